@@ -1,0 +1,23 @@
+//! The nouns of Tenantry and the rules they obey.
+//!
+//! Owns: names, ids, the life cycle of a tenant, limits, and [`route`], the one thing the control
+//! plane and the proxy share. Does not own: any socket, file, clock or SQL. Every crate may depend
+//! on this one; it depends on none of ours.
+
+mod id;
+pub mod lifecycle;
+mod limits;
+mod name;
+mod public;
+mod role;
+pub mod route;
+mod secret;
+mod sql;
+
+pub use id::{CredentialId, IdError, Pid, ProjectId, TenantId};
+pub use limits::Limits;
+pub use name::{NameError, TenantName};
+pub use public::Public;
+pub use role::{Group, LoginName, LoginNameError, Role};
+pub use secret::Secret;
+pub use sql::{Ident, IdentError, Literal};

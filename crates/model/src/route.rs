@@ -1,0 +1,259 @@
+//! What the proxy must know to serve a tenant, and how it learns it.
+//!
+//! The one thing the control plane and the proxy share. Inside one process the two ends are
+//! joined by [`channel`]; between processes something else will carry the same types. The proxy
+//! asks for one login at a time and is told which tenants changed; it keeps what it knows, so
+//! known tenants keep connecting while the control plane is away.
+
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::SystemTime};
+
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use crate::{CredentialId, Group, Limits, LoginName, Pid, Role, Secret, TenantId};
+
+/// A PostgreSQL server as the proxy reaches it.
+#[derive(Debug)]
+pub struct NodeTarget {
+    /// For logs and metrics; never told to a client.
+    pub name: String,
+    /// Where it listens.
+    pub address: NodeAddress,
+    /// Server connections all tenants of the node may hold together.
+    pub server_connections_max: u32,
+}
+
+/// Where a server listens.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NodeAddress {
+    /// A socket file (`…/.s.PGSQL.5432`).
+    Unix(PathBuf),
+    /// Host and port, with or without TLS.
+    Tcp {
+        /// Name or address, as the operator gave it.
+        host: String,
+        /// Port.
+        port: u16,
+        /// What the DSN of the node says about TLS.
+        tls: NodeTls,
+    },
+}
+
+/// How the connection to a node is protected. Words of libpq's `sslmode`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum NodeTls {
+    /// Plain.
+    Disable,
+    /// Encrypted, whoever answers.
+    Require,
+    /// Encrypted, and the certificate's chain ends in these roots (PEM), or the system's.
+    VerifyCa(Option<PathBuf>),
+    /// Also, its name is the host's.
+    VerifyFull(Option<PathBuf>),
+}
+
+/// Whether sessions may begin.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// Yes.
+    Open,
+    /// Not until its database is there.
+    NotReady,
+    /// Not until it is resumed.
+    Suspended,
+    /// It was deleted.
+    Deleted,
+}
+
+/// All there is to know to serve one role of one tenant. Shared, never changed: a change makes a
+/// new one.
+#[derive(Debug)]
+pub struct Route {
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// Which role.
+    pub role: Role,
+    /// Whether sessions may begin. Told only to those who proved a secret.
+    pub access: Access,
+    /// Secrets that open it. At most [`CANDIDATES_MAX`]; all are evaluated at every login.
+    pub candidates: Vec<Candidate>,
+    /// Where its data is.
+    pub server: ServerLogin,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// Secrets valid at once for one login name. More are not read.
+pub const CANDIDATES_MAX: usize = 64;
+
+/// One secret that opens a route: SCRAM-SHA-256 keys (RFC 5802, section 3) over the salt that the
+/// login name has.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// Which one, for logs and for ending its sessions when it is revoked.
+    pub id: CredentialId,
+    /// SCRAM's `StoredKey`.
+    pub stored_key: [u8; 32],
+    /// SCRAM's `ServerKey`.
+    pub server_key: [u8; 32],
+    /// Logins are refused from then on; open sessions stay.
+    pub expires_at: Option<SystemTime>,
+    /// Works once: the proxy asks [`Request::Consume`] before it lets the client in.
+    pub one_use: bool,
+}
+
+/// How to log in to the server in the name of a route.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerLogin {
+    /// Which data. Changes when the tenant's data is replaced; sessions on another one are ended.
+    pub pid: Pid,
+    /// Name of the physical database.
+    pub database: String,
+    /// Name of the login.
+    pub user: String,
+    /// Its password.
+    pub password: Secret,
+    /// The group whose rights its sessions have.
+    pub group: Group,
+    /// Settings for the startup packet, beside `role`, in the order they are given.
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Asked by the proxy.
+#[derive(Debug)]
+pub enum Request {
+    /// What opens this login, and where does it lead?
+    Resolve {
+        /// As routed.
+        login: LoginName,
+        /// `None`: no such login. The asker treats both alike until a secret was proved.
+        reply: oneshot::Sender<Result<Option<Resolved>, Unavailable>>,
+    },
+    /// A one-use credential was proved: is it still unused? It no longer is after this.
+    Consume {
+        /// Which.
+        credential: CredentialId,
+        /// Whether the client may go on.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Nothing to answer; the control plane repairs what it finds.
+    Report(Report),
+}
+
+/// The answer to [`Request::Resolve`].
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    /// The route itself.
+    pub route: Arc<Route>,
+    /// The node it leads to. Equal routes to one node share one value.
+    pub node: Arc<NodeTarget>,
+}
+
+/// Seen by the proxy, of interest to the control plane.
+#[derive(Clone, Debug)]
+pub enum Report {
+    /// A secret opened a session.
+    LoggedIn {
+        /// Which secret.
+        credential: CredentialId,
+    },
+    /// The server refused our own login (28P01, 28000): somebody changed its password.
+    ServerLoginRefused {
+        /// Whose.
+        tenant: TenantId,
+        /// Which login.
+        role: Role,
+    },
+}
+
+/// The control plane cannot tell now. Known routes may be used on, within `stale_max`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("the catalog cannot be reached")]
+pub struct Unavailable;
+
+/// Something about a tenant changed: forget its routes, ask again where it has sessions.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Change {
+    /// Rises with every change.
+    pub generation: u64,
+    /// Which tenant.
+    pub tenant: TenantId,
+}
+
+/// The proxy's end.
+#[derive(Clone, Debug)]
+pub struct RouteClient {
+    /// Bounded: a full queue makes the asker wait.
+    pub requests: mpsc::Sender<Request>,
+    changes: broadcast::Sender<Change>,
+}
+
+impl RouteClient {
+    /// Changes from now on. A receiver that lags has missed some: it forgets all its routes.
+    pub fn changes(&self) -> broadcast::Receiver<Change> {
+        self.changes.subscribe()
+    }
+
+    /// Asks what opens `login`.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] when the catalog, or the control plane as a whole, cannot be reached.
+    pub async fn resolve(&self, login: LoginName) -> Result<Option<Resolved>, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.requests
+            .send(Request::Resolve { login, reply })
+            .await
+            .map_err(|_| Unavailable)?;
+        answer.await.map_err(|_| Unavailable)?
+    }
+
+    /// Uses up a one-use credential. False when it was used before, or nobody can tell.
+    pub async fn consume(&self, credential: CredentialId) -> bool {
+        let (reply, answer) = oneshot::channel();
+        if self
+            .requests
+            .send(Request::Consume { credential, reply })
+            .await
+            .is_err()
+        {
+            return false;
+        }
+        answer.await.unwrap_or(false)
+    }
+
+    /// Tells what was seen. Dropped when the queue is full: reports are hints.
+    pub fn report(&self, report: Report) {
+        let _ = self.requests.try_send(Request::Report(report));
+    }
+}
+
+/// The control plane's end.
+#[derive(Debug)]
+pub struct RouteServer {
+    /// To be answered, in any order.
+    pub requests: mpsc::Receiver<Request>,
+    /// Tells every worker of every proxy.
+    pub changes: broadcast::Sender<Change>,
+}
+
+/// Questions waiting for an answer. Above it, logins wait in their own tasks.
+const REQUESTS_MAX: usize = 1024;
+/// Changes a worker may be behind before it forgets everything it knows.
+const CHANGES_MAX: usize = 4096;
+
+/// Joins a proxy and a control plane inside one process.
+pub fn channel() -> (RouteClient, RouteServer) {
+    let (requests_in, requests) = mpsc::channel(REQUESTS_MAX);
+    let (changes, _) = broadcast::channel(CHANGES_MAX);
+    (
+        RouteClient {
+            requests: requests_in,
+            changes: changes.clone(),
+        },
+        RouteServer { requests, changes },
+    )
+}
+
+/// A way into the proxy for what the platform runs for a user: each stream is served like a client
+/// that came over TLS, and logs in with a one-use credential.
+pub type Door = mpsc::Sender<std::os::unix::net::UnixStream>;

@@ -1,0 +1,1 @@
+//! The test kit: starts whole stacks for system tests.
