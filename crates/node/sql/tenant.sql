@@ -1,0 +1,222 @@
+-- The life of one tenant database. Markers and rules: bootstrap.sql.
+--
+-- {database}: `x_<pid>`. Names the database and its wall role; logins are `{database}_admin`,
+--   `{database}_write`, `{database}_read` and, while needed, `{database}_deploy`, `{database}_dump`.
+-- {source}: the database to copy: {template}, or another tenant's for a branch.
+-- {strategy}: `WAL_LOG` or `FILE_COPY`.
+-- {admin_verifier}, {write_verifier}, {read_verifier}, {deploy_verifier}, {dump_verifier}:
+--   `SCRAM-SHA-256$…`, so that no password is sent, logged or stored. {until}: a timestamp.
+--
+-- Create: roles, database, open (or open_blueprint). Branch: the same with {source}. Statements that
+-- hold a verifier must run with log_min_error_statement = panic.
+
+-- step: roles | postgres | transaction
+-- The wall role is there for pg_hba's `samerole` only: members of the role named like the database
+-- may come in. It has no privileges. On 16+ nobody can SET ROLE to it; on 15 a tenant can, and is then
+-- nobody.
+-- Logins are NOINHERIT and own nothing: after SET ROLE NONE they may do nothing but connect. With
+-- inheritance, what they create then would name the tenant, break the branch and outlive the role.
+-- A second run repairs what a tenant can change on its own roles: password and settings.
+DO $$
+DECLARE
+  login text;
+  fresh boolean;
+  inherit_set text := '';
+  inherit_only text := '';
+  groups CONSTANT text[] := ARRAY['admin', 'write', 'read'];
+  verifiers CONSTANT text[] := ARRAY['{admin_verifier}', '{write_verifier}', '{read_verifier}'];
+BEGIN
+  IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
+    inherit_set := ' WITH INHERIT FALSE, SET TRUE';
+    inherit_only := ' WITH INHERIT FALSE, SET FALSE';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}') THEN
+    CREATE ROLE {database} NOLOGIN;
+  END IF;
+  ALTER ROLE {database} NOLOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
+    CONNECTION LIMIT -1 PASSWORD NULL;
+  ALTER ROLE {database} RESET ALL;
+  FOR i IN 1 .. 3 LOOP
+    login := '{database}_' || groups[i];
+    fresh := NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = login);
+    IF fresh THEN
+      EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', login);
+    END IF;
+    EXECUTE pg_catalog.format('ALTER ROLE %I LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION '
+      'NOBYPASSRLS CONNECTION LIMIT -1 PASSWORD %L', login, verifiers[i]);
+    EXECUTE pg_catalog.format('ALTER ROLE %I RESET ALL', login);
+    EXECUTE pg_catalog.format('GRANT %I TO %I', 'tenantry_' || groups[i], login) || inherit_set;
+    EXECUTE pg_catalog.format('GRANT {database} TO %I', login) || inherit_only;
+  END LOOP;
+END $$;
+
+-- step: database | postgres | statements
+-- Limit 0: until PUBLIC has lost CONNECT, every tenant of the server could come in (superusers are not
+-- counted, so the platform can). For a branch of a tenant, CHECKPOINT first, then hold its sessions.
+CREATE DATABASE {database} TEMPLATE {source} STRATEGY {strategy} CONNECTION LIMIT 0;
+
+-- step: open | postgres | transaction
+-- ACLs of a database are not copied. CONNECT goes to the logins, never to a group: a group is shared by
+-- all tenants. CREATE and TEMPORARY go to groups: whoever may not connect here cannot use them here.
+-- CREATE lets the admin make schemas and install extensions that are marked trusted.
+REVOKE ALL ON DATABASE {database} FROM PUBLIC;
+GRANT CONNECT ON DATABASE {database} TO {database}_admin, {database}_write, {database}_read;
+GRANT CREATE, TEMPORARY ON DATABASE {database} TO tenantry_admin;
+GRANT TEMPORARY ON DATABASE {database} TO tenantry_write;
+ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;
+
+-- step: open_blueprint | postgres | transaction
+-- As `open`, but only a deployment (tenantry_owner) may make schemas and install extensions.
+REVOKE ALL ON DATABASE {database} FROM PUBLIC;
+GRANT CONNECT ON DATABASE {database} TO {database}_admin, {database}_write, {database}_read;
+GRANT CREATE, TEMPORARY ON DATABASE {database} TO tenantry_owner;
+REVOKE CREATE ON DATABASE {database} FROM tenantry_admin;
+GRANT TEMPORARY ON DATABASE {database} TO tenantry_admin, tenantry_write;
+ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;
+
+-- step: close | postgres | transaction
+-- Delete, first half, and suspend: no new server connections, not even the platform's. `open` undoes it.
+ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false CONNECTION LIMIT 0;
+
+-- step: disconnect | postgres | transaction
+-- Commit `close` first. Repeat until it returns no row.
+SELECT pid, pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+WHERE datname = '{database}' AND pid <> pg_catalog.pg_backend_pid();
+
+-- step: drop | postgres | statements
+DROP DATABASE IF EXISTS {database} WITH (FORCE);
+
+-- step: dependents | postgres | transaction
+-- Any tenant can name any role in a GRANT or a policy of its own; then that role cannot be dropped.
+-- A branch begins with such grants of its source. These are the databases to run `forget` in; one
+-- with connections closed has to be opened for the platform first (limit 0 stays).
+SELECT DISTINCT d.datname FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_database d ON d.oid = s.dbid
+WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass
+  AND s.refobjid IN (SELECT oid FROM pg_catalog.pg_roles WHERE rolname IN
+    ('{database}', '{database}_admin', '{database}_write', '{database}_read', '{database}_deploy', '{database}_dump'));
+
+-- step: forget | each of `dependents` | transaction
+-- Takes the roles out of ACLs, default privileges and policies there. They own nothing, so it drops
+-- nothing, and it runs no user text. A tenant's open transaction that named the role makes this wait:
+-- set lock_timeout, and end that session when it happens.
+DO $$
+DECLARE
+  name text;
+BEGIN
+  FOR name IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN
+    ('{database}', '{database}_admin', '{database}_write', '{database}_read', '{database}_deploy', '{database}_dump')
+  LOOP
+    IF EXISTS (SELECT FROM pg_catalog.pg_shdepend WHERE refclassid = 'pg_catalog.pg_authid'::regclass
+        AND refobjid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = name) AND deptype = 'o') THEN
+      RAISE 'role % owns objects', name;
+    END IF;
+    EXECUTE pg_catalog.format('DROP OWNED BY %I', name);
+  END LOOP;
+END $$;
+
+-- step: drop_roles | postgres | transaction
+-- After `drop`, and `forget` where `dependents` names databases.
+DROP ROLE IF EXISTS {database}_dump, {database}_deploy, {database}_read, {database}_write, {database}_admin;
+DROP ROLE IF EXISTS {database};
+
+-- step: deploy_login | postgres | transaction
+-- For deployments, seeds and restores: logs in unprivileged, acts as tenantry_owner, and the guard lets
+-- it pass by its session_user. VALID UNTIL, because it outlives nothing.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_deploy') THEN
+    CREATE ROLE {database}_deploy NOLOGIN;
+  END IF;
+  ALTER ROLE {database}_deploy LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
+    PASSWORD '{deploy_verifier}' VALID UNTIL '{until}';
+  ALTER ROLE {database}_deploy RESET ALL;
+  IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
+    EXECUTE 'GRANT tenantry_owner TO {database}_deploy WITH INHERIT FALSE, SET TRUE';
+    EXECUTE 'GRANT {database} TO {database}_deploy WITH INHERIT FALSE, SET FALSE';
+  ELSE
+    GRANT tenantry_owner, {database} TO {database}_deploy;
+  END IF;
+  GRANT CONNECT ON DATABASE {database} TO {database}_deploy;
+END $$;
+
+-- step: dump_login | postgres | transaction
+-- For logical copies. Reads everything, also what the admin took away from readers and what row security
+-- hides (an owner's dump fails under FORCE ROW LEVEL SECURITY), in this database only. It reads under
+-- its own name, because BYPASSRLS belongs to the current role: no SET ROLE for this one. Large objects
+-- know no pg_read_all_data, hence lo_compat_privileges; every function that writes one is revoked from it.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_dump') THEN
+    CREATE ROLE {database}_dump NOLOGIN;
+  END IF;
+  ALTER ROLE {database}_dump LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION BYPASSRLS
+    PASSWORD '{dump_verifier}' VALID UNTIL '{until}';
+  ALTER ROLE {database}_dump RESET ALL;
+  ALTER ROLE {database}_dump SET default_transaction_read_only = on;
+  ALTER ROLE {database}_dump SET lo_compat_privileges = on;
+  IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
+    EXECUTE 'GRANT pg_read_all_data TO {database}_dump WITH INHERIT TRUE, SET FALSE';
+    EXECUTE 'GRANT {database} TO {database}_dump WITH INHERIT FALSE, SET FALSE';
+  ELSE
+    GRANT pg_read_all_data, {database} TO {database}_dump;
+  END IF;
+  GRANT CONNECT ON DATABASE {database} TO {database}_dump;
+END $$;
+
+-- step: drop_deploy_login | postgres | transaction
+-- CONNECT is revoked first: a role that is named in an ACL cannot be dropped.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_deploy') THEN
+    REVOKE ALL ON DATABASE {database} FROM {database}_deploy;
+    DROP ROLE {database}_deploy;
+  END IF;
+END $$;
+
+-- step: drop_dump_login | postgres | transaction
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_dump') THEN
+    REVOKE ALL ON DATABASE {database} FROM {database}_dump;
+    DROP ROLE {database}_dump;
+  END IF;
+END $$;
+
+-- step: stored_settings | postgres | transaction
+-- What tenants stored as defaults on roles of ours. Nothing relies on it: the proxy's startup options come
+-- last. Not empty: report it, then `forget_settings`.
+SELECT r.rolname, d.datname, s.setconfig FROM pg_catalog.pg_db_role_setting s
+JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+WHERE r.rolname ~ '^(x_[a-z0-9]{12}(_admin|_write|_read|_deploy)?|tenantry_(owner|admin|write|read))$';
+
+-- step: forget_settings | postgres | transaction
+-- With lock_timeout: an open transaction that stores one holds the row.
+DO $$
+DECLARE
+  stored record;
+BEGIN
+  FOR stored IN
+    SELECT r.rolname, d.datname FROM pg_catalog.pg_db_role_setting s
+    JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
+    LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
+    WHERE r.rolname ~ '^(x_[a-z0-9]{12}(_admin|_write|_read|_deploy)?|tenantry_(owner|admin|write|read))$'
+  LOOP
+    IF stored.datname IS NULL THEN
+      EXECUTE pg_catalog.format('ALTER ROLE %I RESET ALL', stored.rolname);
+    ELSE
+      EXECUTE pg_catalog.format('ALTER ROLE %I IN DATABASE %I RESET ALL', stored.rolname, stored.datname);
+    END IF;
+  END LOOP;
+END $$;
+
+-- step: watch_locks | postgres | statements
+-- {locks_per_server_max}: entries of the shared lock table one server connection may hold. Runs on a
+-- connection that is already open: with a full lock table nobody logs in, the platform included.
+SELECT holder.pid, holder.locks, a.datname, pg_catalog.pg_terminate_backend(holder.pid)
+FROM (
+  SELECT pid, pg_catalog.count(*) AS locks FROM pg_catalog.pg_locks
+  WHERE NOT fastpath GROUP BY pid HAVING pg_catalog.count(*) > {locks_per_server_max}
+) AS holder
+JOIN pg_catalog.pg_stat_activity a USING (pid)
+WHERE a.datname ~ '^x_[a-z0-9]{12}$' AND a.backend_type = 'client backend';
