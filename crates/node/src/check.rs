@@ -53,4 +53,10 @@ impl Node {
     pub async fn check_tenant(&self, _expected: &Expected) -> Result<Vec<Finding>, NodeError> {
         todo!()
     }
+
+    /// Sets passwords, attributes, memberships and settings of the logins of `pid` back to ours.
+    /// Returns what was not as it should be.
+    pub async fn repair_logins(&self, _pid: &Pid) -> Result<Vec<Finding>, NodeError> {
+        todo!()
+    }
 }

@@ -6,14 +6,22 @@
 //! Does not own: which tenants there should be (`control`), or the connections of clients (`proxy`).
 
 pub mod attached;
+mod bootstrap;
 pub mod check;
 pub mod doctor;
+mod error;
 pub mod find;
 mod handle;
+mod inventory;
 mod key;
 pub mod managed;
+mod steps;
 mod tenant;
 
-pub use handle::{CatalogConfig, Node, NodeError, ServerVersion};
+pub use error::NodeError;
+pub use handle::{
+    CATALOG_DATABASE, CatalogConfig, MAINTENANCE_MAX, Node, ServerVersion, TEMPLATE_DATABASE,
+};
+pub use inventory::Physical;
 pub use key::NodeKey;
-pub use tenant::{ClonePath, CloneReport, DatabaseState, Physical, Template};
+pub use tenant::{ClonePath, CloneReport, DatabaseState, Template};

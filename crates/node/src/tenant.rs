@@ -1,11 +1,20 @@
 //! The steps of a tenant's life on a server. Each may run twice, and a crash may fall before or
 //! after each: what is done is found done, what is missing is made.
+//!
+//! Create: [`Node::create_logins`], [`Node::create_database`], [`Node::open`]. Delete:
+//! [`Node::close`], and when the retention is over [`Node::drop_database`], [`Node::drop_logins`].
 
 use std::time::Duration;
 
 use model::{Pid, Role, route::ServerLogin};
+use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
 
-use crate::{Node, NodeError};
+use crate::{
+    Node, NodeError,
+    handle::{Lease, STATEMENT_MAX_MS, TEMPLATE_DATABASE},
+    steps::TENANT,
+};
 
 /// What a new database is copied from.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -29,12 +38,24 @@ pub enum ClonePath {
     FileClone,
 }
 
+impl ClonePath {
+    /// As users read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Existing => "existing",
+            Self::WalLog => "wal_log",
+            Self::FileCopy => "file_copy",
+            Self::FileClone => "file_clone",
+        }
+    }
+}
+
 /// What [`Node::create_database`] did.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct CloneReport {
     /// Which way.
     pub path: ClonePath,
-    /// How long the statement took.
+    /// How long it took, the checkpoint before it included.
     pub took: Duration,
 }
 
@@ -43,7 +64,7 @@ pub struct CloneReport {
 pub enum DatabaseState {
     /// There is none.
     Absent,
-    /// It is there and refuses all but the platform (`CONNECTION LIMIT 0`).
+    /// It is there and refuses tenants.
     Closed,
     /// It is there and its logins may connect.
     Open,
@@ -51,85 +72,328 @@ pub enum DatabaseState {
     Broken,
 }
 
-/// What a server has of one physical id.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Physical {
-    /// Which.
-    pub pid: Pid,
-    /// Its database.
-    pub database: DatabaseState,
-    /// Its logins, strongest first.
-    pub logins: Vec<Role>,
-    /// Whether the role that the logins are members of (named like the database) is there.
-    pub wall: bool,
-}
+/// A source of more bytes is copied as files: through the log, every page would be written twice.
+/// Below it, two checkpoints cost more than that.
+const WAL_LOG_BYTES_MAX: i64 = 64 << 20;
+/// How long a copy may take. What takes longer should have been streamed.
+const COPY_MAX_MS: u32 = 3_600_000;
+/// How long ended sessions may take to go away. A session that is cancelled rolls back at once;
+/// only the disk can hold it up.
+const CLOSE_MAX: Duration = Duration::from_secs(30);
+const CLOSE_POLL: Duration = Duration::from_millis(10);
 
 impl Node {
-    /// Groups, revokes, the sealed template and the catalog database. Runs at every start; repairs
-    /// what drifted, changes nothing that is right.
-    pub async fn bootstrap(&self) -> Result<(), NodeError> {
-        todo!()
+    /// Which epoch of passwords is in use. One, until rotation has an issue of its own.
+    const EPOCH: u32 = 1;
+
+    /// How the proxy logs in to the server in the name of `role`. Pure: asks nobody. The caller
+    /// adds timeouts and `search_path` to the settings.
+    pub fn server_login(&self, pid: &Pid, role: Role) -> ServerLogin {
+        let user = role.login(pid);
+        ServerLogin {
+            pid: pid.clone(),
+            database: pid.database(),
+            password: self.shared.parts.key.password(&user, Self::EPOCH),
+            user,
+            group: role.group(),
+            settings: Default::default(),
+        }
     }
 
-    /// Makes the logins of `pid`, without a database to connect to.
-    pub async fn create_logins(&self, _pid: &Pid) -> Result<(), NodeError> {
-        todo!()
+    /// Makes the logins of `pid` and the role that the second wall asks for. When they exist, sets
+    /// passwords, attributes, memberships and settings back to ours.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn create_logins(&self, pid: &Pid) -> Result<(), NodeError> {
+        let database = pid.database();
+        let verifiers = Role::ALL.map(|role| self.verifier(pid, role));
+        let sql = TENANT.fill(
+            "roles",
+            &[
+                ("database", &database),
+                ("admin_verifier", &verifiers[0]),
+                ("write_verifier", &verifiers[1]),
+                ("read_verifier", &verifiers[2]),
+            ],
+        );
+        self.run("create logins", &sql).await
     }
 
-    /// Makes the database of `pid`, closed.
+    pub(crate) fn verifier(&self, pid: &Pid, role: Role) -> String {
+        self.shared
+            .parts
+            .key
+            .verifier(&role.login(pid), Self::EPOCH)
+    }
+
+    /// Makes the database of `pid`, closed. One that exists is left as it is, open or closed,
+    /// unless it is the rest of an interrupted drop: that one is made anew.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::is_source_in_use`] when the source has sessions; [`NodeError::Conflict`] when
+    /// the template is not sealed (bootstrap first).
     pub async fn create_database(
         &self,
-        _pid: &Pid,
-        _from: &Template,
+        pid: &Pid,
+        from: &Template,
     ) -> Result<CloneReport, NodeError> {
-        todo!()
+        const STEP: &str = "create database";
+        let started = Instant::now();
+        let report = |path| CloneReport {
+            path,
+            took: started.elapsed(),
+        };
+        let lease = self.lease(STEP).await?;
+        match self.state_of(&lease, pid).await? {
+            DatabaseState::Absent => {}
+            DatabaseState::Closed | DatabaseState::Open => {
+                lease.give_back();
+                return Ok(report(ClonePath::Existing));
+            }
+            DatabaseState::Broken => {
+                let drop = TENANT.fill("drop", &[("database", &pid.database())]);
+                lease
+                    .batch_execute(&drop)
+                    .await
+                    .map_err(|error| self.error(STEP, error))?;
+            }
+        }
+        if *from == Template::Empty {
+            self.require_seal(&lease).await?;
+        }
+        let path = self.clone_path(&lease, from).await?;
+        match self.copy(&lease, pid, from, path).await {
+            Ok(()) => {
+                lease.give_back();
+                Ok(report(path))
+            }
+            // Another pass was faster.
+            Err(error) if error.refused_with(&SqlState::DUPLICATE_DATABASE) => {
+                Ok(report(ClonePath::Existing))
+            }
+            Err(error) => Err(error),
+        }
     }
 
-    /// Puts up the walls around the database of `pid`, then lets its logins in.
-    pub async fn open(&self, _pid: &Pid) -> Result<(), NodeError> {
-        todo!()
+    async fn require_seal(&self, lease: &Lease) -> Result<(), NodeError> {
+        match self.seal(lease, TEMPLATE_DATABASE).await? {
+            Some(seal) if seal.holds() => Ok(()),
+            _ => Err(NodeError::Conflict {
+                step: "create database",
+                what: "the template is not sealed".to_owned(),
+            }),
+        }
+    }
+
+    /// The fastest way that is safe for this source on this server.
+    async fn clone_path(&self, lease: &Lease, from: &Template) -> Result<ClonePath, NodeError> {
+        const STEP: &str = "choose how to copy";
+        if self.server_version().major() >= 18 {
+            // Set where a probe of the file system found that it can (`managed`), or by the
+            // operator of an attached server.
+            let row = lease
+                .query_one("SELECT current_setting('file_copy_method') = 'clone'", &[])
+                .await
+                .map_err(|error| self.error(STEP, error))?;
+            if row.get(0) {
+                return Ok(ClonePath::FileClone);
+            }
+        }
+        let Template::Copy(source) = from else {
+            return Ok(ClonePath::WalLog);
+        };
+        let row = lease
+            .query_one(
+                "SELECT pg_database_size($1::text::name)",
+                &[&source.database()],
+            )
+            .await
+            .map_err(|error| self.error(STEP, error))?;
+        if row.get::<_, i64>(0) > WAL_LOG_BYTES_MAX {
+            Ok(ClonePath::FileCopy)
+        } else {
+            Ok(ClonePath::WalLog)
+        }
+    }
+
+    async fn copy(
+        &self,
+        lease: &Lease,
+        pid: &Pid,
+        from: &Template,
+        path: ClonePath,
+    ) -> Result<(), NodeError> {
+        let source = match from {
+            Template::Empty => TEMPLATE_DATABASE.to_owned(),
+            Template::Copy(source) => source.database(),
+        };
+        let strategy = match path {
+            ClonePath::Existing | ClonePath::WalLog => "WAL_LOG",
+            ClonePath::FileCopy | ClonePath::FileClone => "FILE_COPY",
+        };
+        let create = TENANT.fill(
+            "database",
+            &[
+                ("database", &pid.database()),
+                ("source", &source),
+                ("strategy", strategy),
+            ],
+        );
+        // Single statements: CREATE DATABASE cannot be in a transaction, not even an implicit one.
+        let before = format!("SET statement_timeout = {COPY_MAX_MS}");
+        let after = format!("SET statement_timeout = {STATEMENT_MAX_MS}");
+        for sql in [&before, &create, &after] {
+            lease
+                .batch_execute(sql)
+                .await
+                .map_err(|error| self.error("create database", error))?;
+        }
+        Ok(())
+    }
+
+    /// Puts up the walls around the database of `pid`, then lets its logins in. Also takes a
+    /// [`Self::close`] back.
+    ///
+    /// # Errors
+    ///
+    /// Refused (3D000, 42704) when the database or a login is missing.
+    pub async fn open(&self, pid: &Pid) -> Result<(), NodeError> {
+        self.run(
+            "open",
+            &TENANT.fill("open", &[("database", &pid.database())]),
+        )
+        .await
     }
 
     /// Refuses new sessions on the database of `pid`, then ends those it has. Returns when none is
-    /// left. Also fine when there is no such database.
-    pub async fn close(&self, _pid: &Pid) -> Result<(), NodeError> {
-        todo!()
+    /// left, also when there is no such database.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Unreachable`] also when sessions do not end within a bound. Repeat.
+    pub async fn close(&self, pid: &Pid) -> Result<(), NodeError> {
+        const STEP: &str = "close";
+        let database = pid.database();
+        match self
+            .run(STEP, &TENANT.fill("close", &[("database", &database)]))
+            .await
+        {
+            Err(error) if error.refused_with(&SqlState::UNDEFINED_DATABASE) => return Ok(()),
+            other => other?,
+        }
+        let disconnect = TENANT.fill("disconnect", &[("database", &database)]);
+        let lease = self.lease(STEP).await?;
+        let until = Instant::now() + CLOSE_MAX;
+        loop {
+            let left = lease
+                .query(&disconnect, &[])
+                .await
+                .map_err(|error| self.error(STEP, error))?
+                .len();
+            if left == 0 {
+                lease.give_back();
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(NodeError::Unreachable {
+                    node: self.name().to_owned(),
+                    step: STEP,
+                    source: format!("{left} sessions did not end within {CLOSE_MAX:?}").into(),
+                });
+            }
+            tokio::time::sleep(CLOSE_POLL).await;
+        }
     }
 
     /// Removes the database of `pid` and all its data.
-    pub async fn drop_database(&self, _pid: &Pid) -> Result<(), NodeError> {
-        todo!()
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::is_source_in_use`] while a branch is being copied from it.
+    pub async fn drop_database(&self, pid: &Pid) -> Result<(), NodeError> {
+        self.run(
+            "drop database",
+            &TENANT.fill("drop", &[("database", &pid.database())]),
+        )
+        .await
     }
 
-    /// Removes the logins of `pid`. Its database must be gone.
-    pub async fn drop_logins(&self, _pid: &Pid) -> Result<(), NodeError> {
-        todo!()
+    /// Removes the logins of `pid`, and what other tenants may have granted to them by name.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Conflict`] while its database is there. Refused (55P03) while a tenant's open
+    /// transaction holds such a grant: repeat.
+    pub async fn drop_logins(&self, pid: &Pid) -> Result<(), NodeError> {
+        const STEP: &str = "drop logins";
+        let database = pid.database();
+        let values = [("database", database.as_str())];
+        let lease = self.lease(STEP).await?;
+        if self.state_of(&lease, pid).await? != DatabaseState::Absent {
+            lease.give_back();
+            return Err(NodeError::Conflict {
+                step: STEP,
+                what: format!("{database} exists"),
+            });
+        }
+        let dependents = lease
+            .query(&TENANT.fill("dependents", &values), &[])
+            .await
+            .map_err(|error| self.error(STEP, error))?;
+        // A visit takes a permit of its own: never wait for one while holding another.
+        lease.give_back();
+        for row in dependents {
+            self.forget(row.get(0), &TENANT.fill("forget", &values))
+                .await?;
+        }
+        self.run(STEP, &TENANT.fill("drop_roles", &values)).await
     }
 
-    /// Sets passwords, attributes, memberships and settings of the logins of `pid` back to ours.
-    /// Returns what was not as it should be.
-    pub async fn repair_logins(&self, _pid: &Pid) -> Result<Vec<crate::check::Finding>, NodeError> {
-        todo!()
-    }
-
-    /// What is on the server, in the order of physical ids.
-    pub async fn inventory(&self) -> Result<Vec<Physical>, NodeError> {
-        todo!()
-    }
-
-    /// What is on the server of one physical id.
-    pub async fn physical(&self, _pid: &Pid) -> Result<Physical, NodeError> {
-        todo!()
-    }
-
-    /// Size of the database of `pid` on disk, in bytes; `None` when there is none. Reads the size
-    /// of every file: on demand only.
-    pub async fn database_bytes(&self, _pid: &Pid) -> Result<Option<u64>, NodeError> {
-        todo!()
-    }
-
-    /// How the proxy logs in to the server in the name of `role`. Pure: asks nobody.
-    pub fn server_login(&self, _pid: &Pid, _role: Role) -> ServerLogin {
-        todo!()
+    /// Runs `forget` inside `database`, also when that one is closed.
+    async fn forget(&self, database: &str, forget: &str) -> Result<(), NodeError> {
+        const STEP: &str = "forget logins";
+        let name = model::Ident::new(database).map_err(|_| NodeError::Conflict {
+            step: STEP,
+            what: "a database with an impossible name".to_owned(),
+        })?;
+        let lease = self.lease(STEP).await?;
+        let closed = lease
+            .query_opt(
+                "SELECT NOT datallowconn FROM pg_database WHERE datname = $1",
+                &[&database],
+            )
+            .await
+            .map_err(|error| self.error(STEP, error))?;
+        lease.give_back();
+        // Gone since: nothing to forget.
+        let Some(closed) = closed.map(|row| row.get::<_, bool>(0)) else {
+            return Ok(());
+        };
+        if closed {
+            // Its limit of 0 stays: only superusers come in.
+            self.run(
+                STEP,
+                &format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true"),
+            )
+            .await?;
+        }
+        let result = match self.visit(STEP, database).await {
+            Ok(inside) => inside
+                .batch_execute(forget)
+                .await
+                .map_err(|error| self.error(STEP, error)),
+            Err(error) => Err(error),
+        };
+        if closed {
+            self.run(
+                STEP,
+                &format!("ALTER DATABASE {name} WITH ALLOW_CONNECTIONS false"),
+            )
+            .await?;
+        }
+        result
     }
 }
