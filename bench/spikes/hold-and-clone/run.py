@@ -11,7 +11,7 @@ The writers move money between accounts and write a ledger row and a NOTIFY in t
 A copy is consistent when all balances sum to zero, every balance equals its ledger, and (held copies)
 the ledger has exactly as many rows as transactions were acknowledged when the gate had closed.
 """
-import argparse, asyncio, json, os, random, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, asyncio, json, os, random, shutil, signal, statistics, subprocess, sys, tempfile, time
 import psycopg
 
 args = argparse.ArgumentParser(usage=__doc__)
@@ -349,6 +349,7 @@ async def main():
 
 
 server = None
+signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
 try:
     os.makedirs(MOUNT), os.makedirs(SOCKET)
     run("truncate", "-s", "20G", f"{WORK}/image")
