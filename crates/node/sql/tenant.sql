@@ -211,12 +211,18 @@ BEGIN
 END $$;
 
 -- step: watch_locks | postgres | statements
--- {locks_per_server_max}: entries of the shared lock table one server connection may hold. Runs on a
--- connection that is already open: with a full lock table nobody logs in, the platform included.
-SELECT holder.pid, holder.locks, a.datname, pg_catalog.pg_terminate_backend(holder.pid)
+-- {locks_per_server_max}: entries of the shared lock table one server connection may hold. Returns pid,
+-- entries, database oid, role oid of each tenant session above it. Runs once a second on a connection
+-- that is already open: with a full lock table nobody logs in, the platform included. It reads
+-- functions only: pg_stat_activity and pg_database are shared relations, and to lock one needs an entry
+-- that is no longer there. For the same reason pg_terminate_backend fails (it looks the role up in
+-- pg_authid): end the session by SIGTERM where the server is ours, elsewhere by a cancel request and by
+-- closing its socket; neither takes a lock.
+SELECT holder.pid, holder.entries, session.datid, session.usesysid
 FROM (
-  SELECT pid, pg_catalog.count(*) AS locks FROM pg_catalog.pg_locks
-  WHERE NOT fastpath GROUP BY pid HAVING pg_catalog.count(*) > {locks_per_server_max}
+  SELECT pid, count(*) AS entries FROM pg_lock_status()
+  WHERE NOT fastpath GROUP BY pid HAVING count(*) > {locks_per_server_max}
 ) AS holder
-JOIN pg_catalog.pg_stat_activity a USING (pid)
-WHERE a.datname ~ '^x_[a-z0-9]{12}$' AND a.backend_type = 'client backend';
+JOIN pg_stat_get_activity(NULL) AS session ON session.pid = holder.pid
+WHERE session.backend_type = 'client backend'
+  AND session.usesysid <> (SELECT usesysid FROM pg_stat_get_activity(pg_backend_pid()));

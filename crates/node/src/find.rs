@@ -1,6 +1,15 @@
 //! Finding the programs of PostgreSQL.
 
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::process::Command;
+
+/// Majors that are known to work.
+pub const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
 
 /// PostgreSQL's programs on this machine.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -9,19 +18,159 @@ pub struct Installation {
     pub bin: PathBuf,
     /// 15 to 18.
     pub major: u32,
-    /// As `postgres --version` says.
+    /// As `postgres --version` says, for example `18.6`.
     pub version: String,
 }
 
-/// No PostgreSQL that can be used.
-#[derive(Debug, thiserror::Error)]
-#[error("no PostgreSQL 15 to 18 was found")]
+/// No PostgreSQL that can be used. Prints where it was looked for and how to install one.
+#[derive(Clone, Debug)]
 pub struct FindError {
     /// Where it was looked for and what was wrong there.
     pub looked: Vec<(PathBuf, String)>,
 }
 
-/// Finds PostgreSQL 15 to 18, the highest major first.
-pub async fn find(_explicit: Option<&Path>) -> Result<Installation, FindError> {
-    todo!()
+impl fmt::Display for FindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "no PostgreSQL 15 to 18 was found; looked in")?;
+        for (place, why) in &self.looked {
+            writeln!(f, "  {}: {why}", place.display())?;
+        }
+        write!(
+            f,
+            "install one (Debian, Ubuntu: `apt install postgresql`, after setting \
+             `create_main_cluster = false` in /etc/postgresql-common/createcluster.conf), \
+             or name the directory of its programs with --pg-bin or TENANTRY_PG_BIN"
+        )
+    }
+}
+
+impl std::error::Error for FindError {}
+
+/// How long `postgres --version` may take. It reads one file.
+const ASK_MAX: Duration = Duration::from_secs(10);
+/// Where Debian and Ubuntu keep all majors side by side.
+const DEBIAN: &str = "/usr/lib/postgresql";
+
+/// Finds PostgreSQL.
+///
+/// A place that is named (`explicit`, from `--pg-bin`; then the environment's `TENANTRY_PG_BIN`) is the only one
+/// looked at. Otherwise: the directories of `PATH` and Debian's, the highest major first, `PATH`
+/// first among equals.
+///
+/// # Errors
+///
+/// [`FindError`], with every place.
+pub async fn find(explicit: Option<&Path>) -> Result<Installation, FindError> {
+    let named = explicit.map(Path::to_owned).or_else(|| {
+        std::env::var_os("TENANTRY_PG_BIN")
+            .filter(|v| !v.is_empty())
+            .map(Into::into)
+    });
+    let places = match named {
+        Some(place) => vec![place],
+        None => usual_places(),
+    };
+    let mut looked = Vec::new();
+    let mut best: Option<Installation> = None;
+    for place in places {
+        match ask(&place).await {
+            Ok(found) if best.as_ref().is_none_or(|best| found.major > best.major) => {
+                best = Some(found);
+            }
+            Ok(_) => {}
+            Err(why) => looked.push((place, why)),
+        }
+    }
+    best.ok_or(FindError { looked })
+}
+
+fn usual_places() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut places: Vec<PathBuf> = std::env::split_paths(&path)
+        .filter(|dir| dir.is_absolute())
+        .collect();
+    for major in MAJORS.rev() {
+        places.push(Path::new(DEBIAN).join(major.to_string()).join("bin"));
+    }
+    let mut seen = std::collections::HashSet::new();
+    places.retain(|place| seen.insert(place.clone()));
+    places
+}
+
+async fn ask(place: &Path) -> Result<Installation, String> {
+    for program in ["postgres", "initdb"] {
+        if !place.join(program).is_file() {
+            return Err(format!("no {program} there"));
+        }
+    }
+    let mut command = Command::new(place.join("postgres"));
+    command
+        .arg("--version")
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    let output = match tokio::time::timeout(ASK_MAX, command.output()).await {
+        Ok(Ok(output)) => output,
+        Ok(Err(error)) => return Err(format!("postgres cannot be run: {error}")),
+        Err(_) => return Err("postgres --version does not answer".to_owned()),
+    };
+    let text = String::from_utf8_lossy(&output.stdout);
+    let Some((version, major)) = parse_version(&text) else {
+        let words = String::from_utf8_lossy(&output.stderr);
+        return Err(format!(
+            "postgres --version says {:?}",
+            format!("{text}{words}").trim()
+        ));
+    };
+    if !MAJORS.contains(&major) {
+        return Err(format!("PostgreSQL {version} is not supported"));
+    }
+    let bin = place.canonicalize().map_err(|error| error.to_string())?;
+    Ok(Installation {
+        bin,
+        major,
+        version,
+    })
+}
+
+/// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` is 15.18 of major 15.
+fn parse_version(text: &str) -> Option<(String, u32)> {
+    let version = text
+        .strip_prefix("postgres (PostgreSQL) ")?
+        .split_whitespace()
+        .next()?;
+    let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
+    Some((version.to_owned(), digits.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        for (text, want) in [
+            (
+                "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n",
+                Some(("15.18", 15)),
+            ),
+            ("postgres (PostgreSQL) 18beta1\n", Some(("18beta1", 18))),
+            ("postgres (EnterpriseDB) 15.1\n", None),
+            ("", None),
+        ] {
+            let got = parse_version(text);
+            assert_eq!(got.as_ref().map(|(v, m)| (v.as_str(), *m)), want, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_named_place_without_it_is_an_error_that_says_where_and_how() {
+        let error = find(Some(Path::new("/nonexistent")))
+            .await
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("/nonexistent") && error.contains("apt install"),
+            "{error}"
+        );
+    }
 }

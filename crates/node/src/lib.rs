@@ -17,6 +17,7 @@ mod key;
 pub mod managed;
 mod steps;
 mod tenant;
+mod tls;
 
 pub use error::NodeError;
 pub use handle::{

@@ -1,10 +1,47 @@
 //! A PostgreSQL server that we run ourselves, as our child.
+//!
+//! Owns: its files ([`place`], [`cluster`]), its settings ([`settings`]), its processes ([`server`])
+//! and its log. It listens on a unix socket only.
 
-use std::{path::PathBuf, time::Duration};
+mod cluster;
+mod log;
+mod machine;
+mod orphan;
+mod place;
+mod server;
+mod settings;
+mod user;
 
-use tokio::sync::watch;
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
-use crate::{Node, NodeError, find::FindError};
+use model::route::{NodeAddress, NodeTarget, NodeTls};
+use tokio::sync::{oneshot, watch};
+use tokio_postgres::{Config, config::SslMode};
+
+pub(crate) use machine::{memory_bytes, probe_reflink};
+
+use crate::{
+    Node, NodeError, NodeKey,
+    find::{FindError, find},
+    handle::{ManagedFacts, NodeParts},
+    tls,
+};
+use place::Place;
+use server::Launch;
+use settings::Sizes;
+use user::RunAs;
+
+/// The platform's role on a managed server. Its password lies in `superuser.password` in the data
+/// directory.
+pub const SUPERUSER: &str = "tenantry";
 
 /// How to run the managed node.
 #[derive(Clone, Debug)]
@@ -21,7 +58,7 @@ pub struct ManagedConfig {
     pub reserved: u32,
     /// Memory to plan with, in bytes; the machine's or container's when `None`.
     pub memory_bytes: Option<u64>,
-    /// Where the cluster goes when PostgreSQL's user cannot reach `data_dir`.
+    /// Where the cluster goes when we are root and PostgreSQL's user cannot reach `data_dir`.
     pub fallback_root: PathBuf,
 }
 
@@ -55,7 +92,11 @@ pub enum ManagedError {
         pid: u32,
     },
     /// The data was made by another major version.
-    #[error("the data in {} is PostgreSQL {found}'s, but {} is PostgreSQL {have}", data.display(), bin.display())]
+    #[error(
+        "the data in {} is of PostgreSQL {found}, but {} is PostgreSQL {have}: name the directory \
+         of PostgreSQL {found} with --pg-bin, or choose another data directory",
+        data.display(), bin.display()
+    )]
     WrongMajor {
         /// Where the data is.
         data: PathBuf,
@@ -76,7 +117,7 @@ pub enum ManagedError {
         what: String,
         /// Why not.
         #[source]
-        source: std::io::Error,
+        source: io::Error,
     },
     /// `initdb` or `postgres` failed; its last words.
     #[error("{program} failed: {output}")]
@@ -86,9 +127,16 @@ pub enum ManagedError {
         /// The end of what it wrote.
         output: String,
     },
-    /// It runs but does not answer.
+    /// It runs, but a statement of ours failed.
     #[error(transparent)]
     Node(#[from] NodeError),
+}
+
+pub(crate) fn io_error(what: &str, path: &Path, source: io::Error) -> ManagedError {
+    ManagedError::Io {
+        what: format!("{what} {}", path.display()),
+        source,
+    }
 }
 
 /// What the server is doing.
@@ -107,19 +155,34 @@ pub enum ServerState {
     Stopped,
 }
 
-/// The running server. Dropping it without [`Self::stop`] leaves PostgreSQL running; the next
-/// start ends it.
-#[derive(Debug)]
-pub struct Managed {
-    node: Node,
-    state: watch::Receiver<ServerState>,
-}
-
 /// How to stop.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct StopLimit {
     /// After this long a fast shutdown becomes an immediate one: the next start recovers.
     pub fast: Duration,
+}
+
+impl Default for StopLimit {
+    /// Half a minute: the checkpoint of an ordinary shutdown.
+    fn default() -> Self {
+        Self {
+            fast: Duration::from_secs(30),
+        }
+    }
+}
+
+/// The running server. Dropping it stops the server in the background, as long as the runtime
+/// lives; what is left running is stopped by the next start.
+#[derive(Debug)]
+pub struct Managed {
+    node: Node,
+    state: watch::Receiver<ServerState>,
+    pid: Arc<AtomicU32>,
+    stop: oneshot::Sender<StopLimit>,
+    keeper: tokio::task::JoinHandle<()>,
+    sizes: Mutex<Sizes>,
+    conf: PathBuf,
+    group: Option<u32>,
 }
 
 impl Managed {
@@ -135,22 +198,129 @@ impl Managed {
 
     /// Id of the postmaster's process, while there is one.
     pub fn postmaster(&self) -> Option<u32> {
-        todo!()
+        Some(self.pid.load(Ordering::Relaxed)).filter(|pid| *pid != 0)
     }
 
-    /// Fits the pace of background work to the number of databases; reloads when it changes.
-    pub async fn pace(&self, _databases: u32) -> Result<(), ManagedError> {
-        todo!()
+    /// Fits the pace of background work to the number of databases. Writes and reloads only when
+    /// the pace changes by a tenth.
+    ///
+    /// # Errors
+    ///
+    /// Those of the file system and of the server.
+    pub async fn pace(&self, databases: u32) -> Result<(), ManagedError> {
+        let conf = {
+            let mut sizes = self.sizes.lock().unwrap_or_else(PoisonError::into_inner);
+            let new = Sizes {
+                databases,
+                ..sizes.clone()
+            };
+            let (old_s, new_s) = (sizes.autovacuum_naptime_s(), new.autovacuum_naptime_s());
+            if old_s.abs_diff(new_s) * 10 < old_s {
+                return Ok(());
+            }
+            *sizes = new;
+            sizes.conf()
+        };
+        cluster::write(&self.conf.join("tenantry.conf"), &conf, self.group)?;
+        Ok(self.node.run("reload", "SELECT pg_reload_conf()").await?)
     }
 
-    /// Stops the server: fast, and immediately after the limit.
-    pub async fn stop(self, _limit: StopLimit) {
-        todo!()
+    /// Stops the server: fast, and immediately after the limit. Returns when it has ended.
+    pub async fn stop(self, limit: StopLimit) {
+        // The keeper is there until it has stopped the server.
+        let _ = self.stop.send(limit);
+        let _ = self.keeper.await;
     }
 }
 
 /// Starts the server, making the cluster when there is none. Returns when it answers and
 /// [`Node::bootstrap`] is done.
-pub async fn start(_config: ManagedConfig) -> Result<Managed, ManagedError> {
-    todo!()
+///
+/// # Errors
+///
+/// [`ManagedError`]. Nothing of ours is left running.
+pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
+    let installation = find(config.bin.as_deref()).await?;
+    let user = RunAs::choose(config.user.as_deref()).await?;
+    let postgres = installation.bin.join("postgres");
+    if !place::can_run(&postgres, user.as_ref()).await {
+        return Err(ManagedError::Setup(format!(
+            "the user {} cannot run {}",
+            user.map_or_else(String::new, |user| user.name),
+            postgres.display()
+        )));
+    }
+    let place = Place::take(
+        &config.data_dir,
+        &config.fallback_root,
+        user.as_ref(),
+        &postgres,
+    )
+    .await?;
+    let key_file = place.data_dir.join("node.key");
+    let key = NodeKey::load_or_create(&key_file)
+        .map_err(|error| io_error("read the key of the node from", &key_file, error))?;
+    let password = cluster::prepare(&place, &installation, user.as_ref()).await?;
+    orphan::stop(&place.cluster()).await?;
+    let sizes = Sizes {
+        major: installation.major,
+        memory_bytes: config.memory_bytes.unwrap_or_else(memory_bytes),
+        cpus: machine::cpus(),
+        budget: config.budget,
+        reserved: config.reserved,
+        databases: machine::databases(&place.cluster()),
+        reflink: probe_reflink(&place.base).unwrap_or(false),
+    };
+    let group = user.as_ref().map(|user| user.gid);
+    cluster::configure(&place, &sizes, group)?;
+
+    let mut connect = Config::new();
+    connect
+        .host_path(&place.socket_dir)
+        .port(5432)
+        .user(SUPERUSER)
+        .password(password.reveal())
+        .ssl_mode(SslMode::Disable);
+    let node = Node::new(NodeParts {
+        target: NodeTarget {
+            name: "local".to_owned(),
+            address: NodeAddress::Unix(place.socket()),
+            server_connections_max: config.budget,
+        },
+        key,
+        config: connect,
+        tls: tls::connector(&NodeTls::Disable).map_err(ManagedError::Setup)?,
+        managed: Some(ManagedFacts {
+            hba_file: place.conf().join("pg_hba.conf"),
+            hba_text: settings::hba(SUPERUSER),
+        }),
+    });
+
+    let (state_out, state) = watch::channel(ServerState::Starting);
+    let (stop, stopped) = oneshot::channel();
+    let pid = Arc::new(AtomicU32::new(0));
+    let conf = place.conf();
+    let launch = Launch {
+        bin: installation.bin,
+        place,
+        user,
+        process_bytes_max: sizes.process_bytes_max(),
+        tail: log::Tail::default(),
+    };
+    let keeper = server::run(launch, node.clone(), state_out, pid.clone(), stopped).await?;
+    let managed = Managed {
+        node,
+        state,
+        pid,
+        stop,
+        keeper,
+        sizes: Mutex::new(sizes),
+        conf,
+        group,
+    };
+    if let Err(error) = managed.node.bootstrap().await {
+        managed.stop(StopLimit::default()).await;
+        return Err(error.into());
+    }
+    Ok(managed)
 }

@@ -1,0 +1,394 @@
+//! Where the cluster of a managed node lies, and that nobody else uses it.
+//!
+//! ```text
+//! <data dir>/              ours: key of the node, superuser's password, log/
+//!   tenantry.lock          held while we run
+//!   postgres/              base: belongs to us; PostgreSQL's user may pass through and read conf/
+//!     conf/                written by us at every start; operator.conf is the operator's
+//!     data/                the cluster; belongs to PostgreSQL's user
+//!     run/                 the socket, unless its path would be too long
+//! ```
+//!
+//! When we are root and PostgreSQL's user cannot reach the data directory (it lies below `/root`,
+//! for example), the base lies in `/var/lib/tenantry/<random>` instead, and the file `postgres.base`
+//! in the data directory says so. Permissions of directories that we did not make are never changed.
+
+use std::{
+    fs,
+    io::{self, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use rustix::fs::FlockOperation;
+use sha2::{Digest, Sha256};
+use tokio::process::Command;
+
+use super::{ManagedError, io_error, user::RunAs};
+use crate::key::{hex, random_bytes, write_secret};
+
+/// The directories of a managed node. Holds the locks.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Of the installation.
+    pub(crate) data_dir: PathBuf,
+    /// See the head of this file.
+    pub(crate) base: PathBuf,
+    /// Where the socket is.
+    pub(crate) socket_dir: PathBuf,
+    _locks: Vec<fs::File>,
+}
+
+/// Longest path of a unix socket, in bytes, without the NUL that ends it.
+const SOCKET_PATH_MAX: usize = 107;
+/// Name of the socket file. The port is only a part of its name: nothing listens on TCP.
+pub(crate) const SOCKET_FILE: &str = ".s.PGSQL.5432";
+const LOCK_FILE: &str = "tenantry.lock";
+const POINTER_FILE: &str = "postgres.base";
+const OWNER_FILE: &str = "data-dir";
+
+impl Place {
+    /// The cluster.
+    pub(crate) fn cluster(&self) -> PathBuf {
+        self.base.join("data")
+    }
+
+    /// Where `initdb` works before its result becomes the cluster.
+    pub(crate) fn unfinished(&self) -> PathBuf {
+        self.base.join("data.new")
+    }
+
+    /// Files of ours that PostgreSQL reads.
+    pub(crate) fn conf(&self) -> PathBuf {
+        self.base.join("conf")
+    }
+
+    /// Logs of the server.
+    pub(crate) fn logs(&self) -> PathBuf {
+        self.data_dir.join("log")
+    }
+
+    /// The socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket_dir.join(SOCKET_FILE)
+    }
+
+    /// Makes what is missing and takes the locks. `probe` is a program that `user` can run.
+    pub(crate) async fn take(
+        data_dir: &Path,
+        fallback_root: &Path,
+        user: Option<&RunAs>,
+        probe: &Path,
+    ) -> Result<Self, ManagedError> {
+        // Root's own directory lets PostgreSQL's user pass, by name only. What is inside and not for
+        // it has mode 0600 or 0700.
+        make_dir(data_dir, if user.is_some() { 0o711 } else { 0o700 })?;
+        let data_dir = data_dir
+            .canonicalize()
+            .map_err(|error| io_error("find the data directory", data_dir, error))?;
+        let mut locks = vec![lock(&data_dir, &data_dir)?];
+        let base = find_base(&data_dir, fallback_root, user, probe).await?;
+        locks.push(lock(&base, &data_dir)?);
+        if let Some(user) = user {
+            chown(&base, None, Some(user.gid))?;
+            set_mode(&base, 0o710)?;
+        }
+        let place = Self {
+            socket_dir: socket_dir(&base, user)?,
+            data_dir,
+            base,
+            _locks: locks,
+        };
+        make_dir(&place.conf(), 0o700)?;
+        make_dir(&place.logs(), 0o700)?;
+        if let Some(user) = user {
+            chown(&place.conf(), None, Some(user.gid))?;
+            set_mode(&place.conf(), 0o750)?;
+        }
+        Ok(place)
+    }
+}
+
+/// Where the base was made, or a new place that PostgreSQL's user can reach.
+async fn find_base(
+    data_dir: &Path,
+    fallback_root: &Path,
+    user: Option<&RunAs>,
+    probe: &Path,
+) -> Result<PathBuf, ManagedError> {
+    let near = data_dir.join("postgres");
+    let pointer = data_dir.join(POINTER_FILE);
+    match fs::read_to_string(&pointer) {
+        Ok(base) => {
+            let base = PathBuf::from(base.trim_end_matches('\n'));
+            if !base.is_dir() {
+                return Err(ManagedError::Setup(format!(
+                    "{} says that the databases are in {}, but there is no such directory",
+                    pointer.display(),
+                    base.display()
+                )));
+            }
+            return must_reach(base, user, probe).await;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(io_error("read", &pointer, error)),
+    }
+    let existed = near.is_dir();
+    make_dir(&near, 0o700)?;
+    let Some(user) = user else { return Ok(near) };
+    if existed && near.join("data").exists() {
+        return must_reach(near, Some(user), probe).await;
+    }
+    chown(&near, None, Some(user.gid))?;
+    set_mode(&near, 0o710)?;
+    if reaches(&near, Some(user), probe).await {
+        return Ok(near);
+    }
+    // Not needed, and misleading when it stays.
+    let _ = fs::remove_dir(&near);
+    elsewhere(data_dir, fallback_root, user, probe, &pointer).await
+}
+
+async fn elsewhere(
+    data_dir: &Path,
+    fallback_root: &Path,
+    user: &RunAs,
+    probe: &Path,
+    pointer: &Path,
+) -> Result<PathBuf, ManagedError> {
+    make_dir(fallback_root, 0o755)?;
+    report_leftovers(data_dir, fallback_root);
+    let base = fallback_root.join(hex(&random_bytes::<6>()));
+    make_dir(&base, 0o700)?;
+    chown(&base, None, Some(user.gid))?;
+    set_mode(&base, 0o710)?;
+    if !reaches(&base, Some(user), probe).await {
+        let _ = fs::remove_dir(&base);
+        return Err(ManagedError::Setup(format!(
+            "the user {} can reach neither {} nor {}: use a data directory below one that all \
+             users may enter",
+            user.name,
+            data_dir.display(),
+            fallback_root.display()
+        )));
+    }
+    let named = |path: &Path, text: &Path| {
+        let text = format!("{}\n", text.display());
+        write_secret(path, &text).map_err(|error| io_error("write", path, error))
+    };
+    named(&base.join(OWNER_FILE), data_dir)?;
+    named(pointer, &base)?;
+    tracing::warn!(
+        user = user.name, data_dir = %data_dir.display(), base = %base.display(),
+        "PostgreSQL's user cannot reach the data directory: the databases are kept elsewhere"
+    );
+    Ok(base)
+}
+
+/// Databases of a data directory that was removed without them are never removed by us.
+fn report_leftovers(data_dir: &Path, fallback_root: &Path) {
+    for entry in fs::read_dir(fallback_root).into_iter().flatten().flatten() {
+        let owner = fs::read_to_string(entry.path().join(OWNER_FILE)).unwrap_or_default();
+        if Path::new(owner.trim_end_matches('\n')) == data_dir {
+            tracing::warn!(
+                base = %entry.path().display(),
+                "databases of an earlier installation in the same data directory; remove them \
+                 when they are not needed"
+            );
+        }
+    }
+}
+
+async fn must_reach(
+    base: PathBuf,
+    user: Option<&RunAs>,
+    probe: &Path,
+) -> Result<PathBuf, ManagedError> {
+    if reaches(&base, user, probe).await {
+        return Ok(base);
+    }
+    let name = user.map_or("this user", |user| &user.name);
+    Err(ManagedError::Setup(format!(
+        "{name} can no longer enter {}: let it pass through every directory above it again \
+         (chmod a+x), or move the data directory",
+        base.display()
+    )))
+}
+
+/// Whether `user` can enter `dir`, found by doing it: permissions, ACLs and mounts all count.
+async fn reaches(dir: &Path, user: Option<&RunAs>, probe: &Path) -> bool {
+    let mut command = Command::new(probe);
+    // The directory is changed after the user.
+    command.arg("--version").current_dir(dir);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    RunAs::apply(user, &mut command);
+    command.status().await.is_ok_and(|status| status.success())
+}
+
+/// Whether `user` can run `program` at all.
+pub(crate) async fn can_run(program: &Path, user: Option<&RunAs>) -> bool {
+    reaches(Path::new("/"), user, program).await
+}
+
+/// A directory for the socket whose path is short enough and that only PostgreSQL's user (and root) can enter.
+fn socket_dir(base: &Path, user: Option<&RunAs>) -> Result<PathBuf, ManagedError> {
+    let near = base.join("run");
+    if fits(&near) {
+        make_dir(&near, 0o700)?;
+        own(&near, user)?;
+        return Ok(near);
+    }
+    // The same at every start, so that nothing is left behind. What is in there already is only
+    // used when nobody else could have put it there.
+    let name = format!(
+        "tenantry-{}",
+        &hex(&Sha256::digest(base.as_os_str().as_encoded_bytes()))[..12]
+    );
+    let uid = user.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
+    for parent in runtime_parents() {
+        let dir = parent.join(&name);
+        if fits(&dir) && make_private(&dir, uid, user).is_ok() {
+            return Ok(dir);
+        }
+    }
+    // Anybody may write here: a name nobody can have guessed.
+    let dir = Path::new("/tmp").join(format!("tenantry-{}", hex(&random_bytes::<8>())));
+    make_private(&dir, uid, user).map_err(|error| io_error("make", &dir, error))?;
+    Ok(dir)
+}
+
+fn fits(dir: &Path) -> bool {
+    dir.join(SOCKET_FILE).as_os_str().len() <= SOCKET_PATH_MAX
+}
+
+/// Directories in which only we can make something.
+fn runtime_parents() -> Vec<PathBuf> {
+    if rustix::process::geteuid().is_root() {
+        return vec![PathBuf::from("/run")];
+    }
+    std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .into_iter()
+        .collect()
+}
+
+fn make_private(dir: &Path, uid: u32, user: Option<&RunAs>) -> io::Result<()> {
+    match fs::DirBuilder::new().mode(0o700).create(dir) {
+        Ok(()) => {
+            if let Some(user) = user {
+                std::os::unix::fs::lchown(dir, Some(user.uid), Some(user.gid))?;
+            }
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error),
+    }
+    let found = fs::symlink_metadata(dir)?;
+    if found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "not a private directory of ours",
+        ))
+    }
+}
+
+/// Takes the lock of `dir` until the process ends, however it ends.
+fn lock(dir: &Path, data_dir: &Path) -> Result<fs::File, ManagedError> {
+    let path = dir.join(LOCK_FILE);
+    let failed = |error| io_error("lock", &path, error);
+    let mut file = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut text = String::new();
+            let _ = file.read_to_string(&mut text);
+            return Err(ManagedError::InUse {
+                data_dir: data_dir.to_owned(),
+                pid: text.trim().parse().unwrap_or(0),
+            });
+        }
+        Err(error) => return Err(failed(error.into())),
+    }
+    file.set_len(0).map_err(failed)?;
+    file.rewind().map_err(failed)?;
+    writeln!(file, "{}", std::process::id()).map_err(failed)?;
+    Ok(file)
+}
+
+/// Makes `dir` and what is missing above it. One that exists keeps its mode.
+pub(crate) fn make_dir(dir: &Path, mode: u32) -> Result<(), ManagedError> {
+    let made = |error| io_error("make the directory", dir, error);
+    match fs::DirBuilder::new().mode(mode).create(dir) {
+        // The umask may have taken bits away.
+        Ok(()) => set_mode(dir, mode),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = dir.parent() {
+                fs::create_dir_all(parent).map_err(made)?;
+            }
+            fs::DirBuilder::new().mode(mode).create(dir).map_err(made)?;
+            set_mode(dir, mode)
+        }
+        Err(error) => Err(made(error)),
+    }
+}
+
+/// Gives `path` to PostgreSQL's user.
+pub(crate) fn own(path: &Path, user: Option<&RunAs>) -> Result<(), ManagedError> {
+    match user {
+        Some(user) => chown(path, Some(user.uid), Some(user.gid)),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn chown(path: &Path, uid: Option<u32>, gid: Option<u32>) -> Result<(), ManagedError> {
+    std::os::unix::fs::lchown(path, uid, gid).map_err(|error| io_error("give away", path, error))
+}
+
+pub(crate) fn set_mode(path: &Path, mode: u32) -> Result<(), ManagedError> {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+        .map_err(|error| io_error("set the mode of", path, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_path_of_108_bytes_is_too_long() {
+        let dir = |length: usize| PathBuf::from(format!("/{}", "d".repeat(length - 1)));
+        let longest = SOCKET_PATH_MAX - SOCKET_FILE.len() - 1;
+        assert!(fits(&dir(longest)));
+        assert!(!fits(&dir(longest + 1)));
+    }
+
+    #[test]
+    fn a_prepared_link_is_not_a_private_directory() {
+        let root =
+            std::env::temp_dir().join(format!("tenantry-place-{}", hex(&random_bytes::<8>())));
+        fs::create_dir(&root).unwrap();
+        let link = root.join("link");
+        std::os::unix::fs::symlink("/root", &link).unwrap();
+        let us = rustix::process::geteuid().as_raw();
+        assert!(make_private(&link, us, None).is_err());
+        let open = root.join("open");
+        fs::create_dir(&open).unwrap();
+        set_mode(&open, 0o755).unwrap();
+        assert!(make_private(&open, us, None).is_err());
+        assert!(make_private(&root.join("new"), us, None).is_ok());
+        assert!(make_private(&root.join("new"), us, None).is_ok());
+        fs::remove_dir_all(root).unwrap();
+    }
+}

@@ -1,0 +1,271 @@
+//! The life of the postmaster: started as our child, watched, started again, stopped.
+
+use std::{
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use tokio::{
+    process::{Child, Command},
+    sync::{oneshot, watch},
+    time::Instant,
+};
+
+use super::{
+    ManagedError, ServerState, StopLimit, io_error,
+    log::{Tail, follow},
+    place::Place,
+    settings::arguments,
+    user::RunAs,
+};
+use crate::Node;
+
+/// First pause before a server that died is started again; it doubles up to the second.
+const BACKOFF_MIN: Duration = Duration::from_millis(100);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+/// A server that lived as long as this begins again with the first pause.
+const STABLE_AFTER: Duration = Duration::from_secs(60);
+/// How often a starting server is asked whether it answers.
+const READY_POLL: Duration = Duration::from_millis(20);
+/// How long the first start may take, recovery included.
+const START_MAX: Duration = Duration::from_secs(1800);
+/// How long an immediate shutdown may take before its processes are killed. It writes nothing.
+const IMMEDIATE_MAX: Duration = Duration::from_secs(30);
+
+/// What is needed to start the server, again and again.
+#[derive(Debug)]
+pub(crate) struct Launch {
+    pub(crate) bin: PathBuf,
+    pub(crate) place: Place,
+    pub(crate) user: Option<RunAs>,
+    pub(crate) process_bytes_max: u64,
+    pub(crate) tail: Tail,
+}
+
+impl Launch {
+    fn start(&self) -> Result<Child, ManagedError> {
+        let program = self.bin.join("postgres");
+        let failed = |error| io_error("run", &program, error);
+        let (log, stderr) = std::io::pipe().map_err(failed)?;
+        self.tail.clear();
+        follow(log, &self.place.logs(), self.tail.clone()).map_err(failed)?;
+        let mut command = Command::new(&program);
+        command
+            .args(arguments(
+                &self.place.cluster(),
+                &self.place.conf(),
+                &self.place.socket_dir,
+            ))
+            .current_dir(&self.place.base)
+            .env_clear()
+            .env("LC_ALL", "C")
+            .env("PATH", "/usr/bin:/bin")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
+        RunAs::apply(self.user.as_ref(), &mut command);
+        let child = command.spawn().map_err(failed)?;
+        self.limit_memory(&child);
+        Ok(child)
+    }
+
+    /// Inherited by every process the postmaster makes from now on.
+    fn limit_memory(&self, child: &Child) {
+        let limit = Some(self.process_bytes_max);
+        let set = id(child).map(|pid| {
+            prlimit(
+                Some(pid),
+                Resource::Data,
+                Rlimit {
+                    current: limit,
+                    maximum: limit,
+                },
+            )
+        });
+        if let Some(Err(error)) = set {
+            tracing::warn!(%error, "the memory of server processes cannot be limited");
+        }
+    }
+}
+
+fn id(child: &Child) -> Option<Pid> {
+    Pid::from_raw(i32::try_from(child.id()?).ok()?)
+}
+
+/// Starts the server and waits until it answers. The task that returns with it keeps it running.
+pub(crate) async fn run(
+    launch: Launch,
+    node: Node,
+    state: watch::Sender<ServerState>,
+    pid: Arc<AtomicU32>,
+    stop: oneshot::Receiver<StopLimit>,
+) -> Result<tokio::task::JoinHandle<()>, ManagedError> {
+    let mut keeper = Keeper {
+        launch,
+        node,
+        state,
+        pid,
+    };
+    let mut child = keeper.start()?;
+    let ready = tokio::select! {
+        status = child.wait() => Err(Some(status)),
+        ready = keeper.answers(START_MAX) => if ready { Ok(()) } else { Err(None) },
+    };
+    match ready {
+        Ok(()) => {
+            keeper.set(ServerState::Up);
+            Ok(tokio::spawn(async move { keeper.keep(child, stop).await }))
+        }
+        Err(status) => {
+            let said = keeper.launch.tail.text();
+            let output = match status {
+                Some(Ok(status)) => format!("{status}\n{said}"),
+                Some(Err(error)) => format!("{error}\n{said}"),
+                None => format!("it did not answer within {START_MAX:?}\n{said}"),
+            };
+            keeper.end(&mut child, StopLimit::default()).await;
+            Err(ManagedError::Program {
+                program: "postgres",
+                output,
+            })
+        }
+    }
+}
+
+struct Keeper {
+    launch: Launch,
+    node: Node,
+    state: watch::Sender<ServerState>,
+    pid: Arc<AtomicU32>,
+}
+
+/// How a wait ended.
+enum Event {
+    /// The postmaster ended by itself.
+    Died(std::io::Result<ExitStatus>),
+    /// We are to stop it.
+    Stop(StopLimit),
+    /// It answers.
+    Ready,
+}
+
+impl Keeper {
+    fn set(&self, state: ServerState) {
+        self.state.send_replace(state);
+    }
+
+    fn start(&mut self) -> Result<Child, ManagedError> {
+        self.set(ServerState::Starting);
+        let child = self.launch.start()?;
+        self.pid.store(child.id().unwrap_or(0), Ordering::Relaxed);
+        Ok(child)
+    }
+
+    /// Until it is told to stop.
+    async fn keep(mut self, child: Child, mut stop: oneshot::Receiver<StopLimit>) {
+        let mut child = Some(child);
+        let mut started = Instant::now();
+        let mut attempt = 0;
+        let limit = loop {
+            let Some(running) = child.as_mut() else {
+                attempt += 1;
+                self.set(ServerState::Restarting { attempt });
+                tokio::select! {
+                    () = tokio::time::sleep(backoff(attempt)) => {}
+                    limit = &mut stop => break limit.unwrap_or_default(),
+                }
+                started = Instant::now();
+                match self.start() {
+                    Ok(started) => child = Some(started),
+                    Err(error) => tracing::error!(
+                        error = &error as &dyn std::error::Error,
+                        "PostgreSQL cannot be started"
+                    ),
+                }
+                continue;
+            };
+            match self.next(running, &mut stop).await {
+                Event::Ready => {
+                    tracing::info!("PostgreSQL answers again");
+                    self.set(ServerState::Up);
+                }
+                Event::Stop(limit) => break limit,
+                Event::Died(status) => {
+                    self.pid.store(0, Ordering::Relaxed);
+                    let status = status.map_or_else(|error| error.to_string(), |s| s.to_string());
+                    tracing::error!(status, "PostgreSQL ended by itself; starting it again");
+                    if started.elapsed() >= STABLE_AFTER {
+                        attempt = 0;
+                    }
+                    child = None;
+                }
+            }
+        };
+        if let Some(mut child) = child {
+            self.end(&mut child, limit).await;
+        }
+        self.pid.store(0, Ordering::Relaxed);
+        self.set(ServerState::Stopped);
+    }
+
+    async fn next(&self, child: &mut Child, stop: &mut oneshot::Receiver<StopLimit>) -> Event {
+        let starting = *self.state.borrow() == ServerState::Starting;
+        tokio::select! {
+            status = child.wait() => Event::Died(status),
+            limit = stop => Event::Stop(limit.unwrap_or_default()),
+            true = self.answers(Duration::MAX), if starting => Event::Ready,
+        }
+    }
+
+    /// Asks until it answers: true; or until the limit: false.
+    async fn answers(&self, limit: Duration) -> bool {
+        let started = Instant::now();
+        while self.node.ping().await.is_err() {
+            if started.elapsed() >= limit {
+                return false;
+            }
+            tokio::time::sleep(READY_POLL).await;
+        }
+        true
+    }
+
+    /// Fast; after the limit, immediately.
+    async fn end(&self, child: &mut Child, limit: StopLimit) {
+        for (signal, limit) in [
+            (Signal::INT, limit.fast),
+            (Signal::QUIT, IMMEDIATE_MAX),
+            (Signal::KILL, Duration::MAX),
+        ] {
+            let Some(pid) = id(child) else { return };
+            // Not reaped yet, so the number is still its own.
+            let _ = kill_process(pid, signal);
+            if tokio::time::timeout(limit, child.wait()).await.is_ok() {
+                return;
+            }
+            tracing::warn!(?signal, "PostgreSQL did not stop in time");
+        }
+    }
+}
+
+fn backoff(attempt: u32) -> Duration {
+    BACKOFF_MIN
+        .saturating_mul(2_u32.saturating_pow(attempt.saturating_sub(1)))
+        .min(BACKOFF_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_limit() {
+        let pauses: Vec<u128> = [1, 2, 3, 8, 1000].map(|n| backoff(n).as_millis()).into();
+        assert_eq!(pauses, [100, 200, 400, 10_000, 10_000]);
+    }
+}

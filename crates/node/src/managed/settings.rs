@@ -1,0 +1,230 @@
+//! The configuration of the managed server, written anew at every start.
+//!
+//! `conf/tenantry.conf` is ours and is overwritten; it ends by including `conf/operator.conf`, which
+//! is the operator's and wins. What the walls rest on is given on the command line, which wins over
+//! every file: see [`arguments`].
+
+use std::{ffi::OsString, fmt::Write, path::Path};
+
+/// What the settings are made from.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Sizes {
+    pub(crate) major: u32,
+    pub(crate) memory_bytes: u64,
+    pub(crate) cpus: u32,
+    /// Server connections of all tenants.
+    pub(crate) budget: u32,
+    /// Server connections of the platform.
+    pub(crate) reserved: u32,
+    /// Databases there are, for the pace of autovacuum.
+    pub(crate) databases: u32,
+    /// Whether files can share blocks.
+    pub(crate) reflink: bool,
+}
+
+const MB: u64 = 1 << 20;
+
+/// Entries of the shared lock table per connection. Four times the default: a dump or a schema
+/// change of an ordinary application locks hundreds of objects, and the table is shared by all.
+const LOCKS_PER_CONNECTION: u32 = 256;
+
+impl Sizes {
+    /// Memory for the shared cache: a quarter, since the kernel caches the same files again.
+    fn shared_buffers_mb(&self) -> u64 {
+        (self.memory_bytes / MB / 4).clamp(64, 16 * 1024)
+    }
+
+    /// Memory for one sort or hash. Half of the memory, were every connection to run one.
+    fn work_mem_mb(&self) -> u64 {
+        (self.memory_bytes / MB / 2 / u64::from(self.budget.max(1))).clamp(2, 32)
+    }
+
+    fn maintenance_work_mem_mb(&self) -> u64 {
+        (self.memory_bytes / MB / 32).clamp(32, 512)
+    }
+
+    /// Private memory one server process may have: enough for any honest statement, too little to
+    /// take the machine down with it. A statement that wants more fails with 53200.
+    pub(crate) fn process_bytes_max(&self) -> u64 {
+        (self.memory_bytes / 8).max(512 * MB)
+    }
+
+    /// Seconds between two visits of autovacuum to the same database.
+    ///
+    /// Its launcher starts `databases / naptime` workers a second, up to ten; each costs 5 ms of CPU
+    /// even when there is nothing to do. This keeps it at one a second: half a percent of a core,
+    /// whatever their number.
+    pub(crate) fn autovacuum_naptime_s(&self) -> u32 {
+        self.databases.clamp(60, 86_400)
+    }
+
+    fn parallel_workers_per_query(&self) -> u32 {
+        if self.cpus >= 8 { 2 } else { 0 }
+    }
+
+    /// The text of `tenantry.conf`.
+    pub(crate) fn conf(&self) -> String {
+        let mut text = String::from(
+            "# Written by tenantry at every start: changes here are lost.\n\
+             # Put yours into operator.conf beside this file; they win.\n",
+        );
+        let connections = self.budget + self.reserved;
+        let mut set = |name: &str, value: &dyn std::fmt::Display| {
+            writeln!(text, "{name} = '{value}'").expect("writing to a String succeeds");
+        };
+        // Tenants share the budget; what is reserved only superusers get.
+        set("max_connections", &connections);
+        set("superuser_reserved_connections", &self.reserved);
+        set("max_locks_per_transaction", &LOCKS_PER_CONNECTION);
+        set(
+            "shared_buffers",
+            &format_args!("{}MB", self.shared_buffers_mb()),
+        );
+        set(
+            "effective_cache_size",
+            &format_args!("{}MB", self.memory_bytes / MB * 6 / 10),
+        );
+        set("work_mem", &format_args!("{}MB", self.work_mem_mb()));
+        set(
+            "maintenance_work_mem",
+            &format_args!("{}MB", self.maintenance_work_mem_mb()),
+        );
+        set(
+            "max_parallel_workers_per_gather",
+            &self.parallel_workers_per_query(),
+        );
+        // Compiling pays for statements of seconds, and costs memory in every process.
+        set("jit", &"off");
+        // Fewer, longer checkpoints: each one makes the next change of every page write it whole.
+        set("checkpoint_timeout", &"15min");
+        set("max_wal_size", &"2GB");
+        set("min_wal_size", &"256MB");
+        set("wal_compression", &"on");
+        // One call per file system instead of opening every file of every database after a crash.
+        set("recovery_init_sync_method", &"syncfs");
+        if self.major >= 18 {
+            set(
+                "file_copy_method",
+                &if self.reflink { "clone" } else { "copy" },
+            );
+        }
+        set(
+            "autovacuum_naptime",
+            &format_args!("{}s", self.autovacuum_naptime_s()),
+        );
+        set("timezone", &"UTC");
+        set("log_timezone", &"UTC");
+        set("lc_messages", &"C");
+        set("password_encryption", &"scram-sha-256");
+        // No statement, parameter or row of a tenant in the log. `log` leaves out ERROR, whose texts
+        // quote values; `terse` leaves out DETAIL, which quotes rows, and after a crash the statement.
+        set("log_destination", &"stderr");
+        set("logging_collector", &"off");
+        set("log_line_prefix", &"%m [%p] ");
+        set("log_min_messages", &"log");
+        set("log_min_error_statement", &"panic");
+        set("log_error_verbosity", &"terse");
+        set("log_statement", &"none");
+        set("log_min_duration_statement", &"-1");
+        set("log_min_duration_sample", &"-1");
+        set("log_duration", &"off");
+        set("log_parameter_max_length", &"0");
+        set("log_parameter_max_length_on_error", &"0");
+        set("log_connections", &"off");
+        set("log_disconnections", &"off");
+        set("log_lock_waits", &"off");
+        set("log_temp_files", &"-1");
+        set("log_autovacuum_min_duration", &"-1");
+        text.push_str("include_if_exists 'operator.conf'\n");
+        text
+    }
+}
+
+/// Who may come in, and how: the platform; then the members of the role that is named like the
+/// database; then nobody.
+pub(crate) fn hba(superuser: &str) -> String {
+    format!(
+        "# Written by tenantry at every start: changes here are lost.\n\
+         local all      {superuser} scram-sha-256\n\
+         local samerole all      scram-sha-256\n\
+         local all      all      reject\n"
+    )
+}
+
+/// Arguments of `postgres`: no file can change these.
+pub(crate) fn arguments(cluster: &Path, conf: &Path, socket_dir: &Path) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = vec!["-D".into(), cluster.into()];
+    let mut set = |name: &str, value: &std::ffi::OsStr| {
+        let mut text = OsString::from(format!("{name}="));
+        text.push(value);
+        arguments.push("-c".into());
+        arguments.push(text);
+    };
+    set("config_file", conf.join("tenantry.conf").as_os_str());
+    set("hba_file", conf.join("pg_hba.conf").as_os_str());
+    set("ident_file", conf.join("pg_ident.conf").as_os_str());
+    set("listen_addresses", "".as_ref());
+    set("port", "5432".as_ref());
+    set("unix_socket_directories", &quoted(socket_dir));
+    set("unix_socket_permissions", "0700".as_ref());
+    // A prepared transaction would hold its locks for ever, also against the platform.
+    set("max_prepared_transactions", "0".as_ref());
+    set("restart_after_crash", "on".as_ref());
+    arguments
+}
+
+/// The setting is a list; in double quotes a comma or a space is a character like any other.
+fn quoted(path: &Path) -> OsString {
+    let mut text = OsString::from("\"");
+    text.push(path.as_os_str());
+    text.push("\"");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sizes(memory_gb: u64, databases: u32) -> Sizes {
+        Sizes {
+            major: 18,
+            memory_bytes: memory_gb << 30,
+            cpus: 2,
+            budget: 100,
+            reserved: 24,
+            databases,
+            reflink: false,
+        }
+    }
+
+    #[test]
+    fn memory_is_divided_within_bounds() {
+        for (memory_gb, buffers, work) in
+            [(0, 64, 2), (1, 256, 5), (16, 4096, 32), (512, 16384, 32)]
+        {
+            let sizes = sizes(memory_gb, 0);
+            assert_eq!(sizes.shared_buffers_mb(), buffers, "{memory_gb} GB");
+            assert_eq!(sizes.work_mem_mb(), work, "{memory_gb} GB");
+        }
+    }
+
+    #[test]
+    fn autovacuum_visits_at_most_one_database_a_second() {
+        for (databases, naptime) in [(0, 60), (60, 60), (1500, 1500), (1_000_000, 86_400)] {
+            assert_eq!(sizes(4, databases).autovacuum_naptime_s(), naptime);
+        }
+    }
+
+    #[test]
+    fn a_setting_of_18_is_not_given_to_15() {
+        assert!(sizes(4, 0).conf().contains("file_copy_method"));
+        assert!(
+            !Sizes {
+                major: 15,
+                ..sizes(4, 0)
+            }
+            .conf()
+            .contains("file_copy_method")
+        );
+    }
+}
