@@ -1,0 +1,261 @@
+//! The command line.
+//!
+//! Owns: names, defaults and help of every command of users. The options of `serve` come from the
+//! table in `serve::settings`, since its file and its environment have the same names.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::{exit::Exit, output::Format, serve::ServeArgs};
+
+/// Every customer, agent or preview gets a PostgreSQL database of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tenantry",
+    version,
+    propagate_version = true,
+    after_help = Exit::table(),
+    arg_required_else_help = true
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options of every command that talks to the API.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Options of commands that use the API")]
+pub(crate) struct Global {
+    /// Address of the API.
+    #[arg(
+        long,
+        global = true,
+        env = "TENANTRY_API_URL",
+        default_value = "http://127.0.0.1:5480",
+        value_name = "URL"
+    )]
+    pub(crate) api_url: String,
+    /// The database to use where a command does not name one.
+    #[arg(
+        short,
+        long,
+        global = true,
+        env = "TENANTRY_DATABASE",
+        value_name = "DB"
+    )]
+    pub(crate) database: Option<String>,
+    /// How results are printed.
+    #[arg(long, global = true, value_enum, default_value = "table")]
+    pub(crate) output: Format,
+    /// The same as `--output json`.
+    #[arg(long, global = true, conflicts_with = "output")]
+    pub(crate) json: bool,
+    /// Print the one thing that matters: an id, a connection string, nothing.
+    #[arg(long, global = true)]
+    pub(crate) quiet: bool,
+}
+
+impl Global {
+    /// The format asked for.
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { self.output }
+    }
+}
+
+/// What can be asked of `tenantry`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the server: control plane, proxy, and PostgreSQL when none is given.
+    Serve(ServeArgs),
+    /// Make a database.
+    Create(CreateArgs),
+    /// List databases.
+    List,
+    /// Delete a database. Its data is kept until the retention ends; see `undelete`.
+    Delete(DeleteArgs),
+    /// Take a delete back.
+    Undelete(NamedArgs),
+    /// Work with one database.
+    #[command(subcommand)]
+    Db(DbCommand),
+    /// Short for `db connect`.
+    #[command(hide = true)]
+    Connect(ConnectArgs),
+    /// Short for `db sql`.
+    #[command(hide = true)]
+    Sql(SqlArgs),
+    /// Choose the database that commands use when they name none.
+    Use(UseArgs),
+    /// Show which server and project the commands use.
+    Status,
+    /// Forget the project kept for this server. It is set aside in a file, not erased.
+    Logout(LogoutArgs),
+    /// Tokens of the API.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// Print the completion script of a shell.
+    Completion(CompletionArgs),
+    /// Look at what this machine offers, and say what to do.
+    Doctor(DoctorArgs),
+}
+
+/// One database, by name or id.
+#[derive(Debug, Args)]
+pub(crate) struct NamedArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateArgs {
+    /// Name; a new one is made up when it is left out.
+    #[arg(value_name = "NAME", conflicts_with = "name")]
+    pub(crate) positional: Option<String>,
+    /// The same, as an option.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Print the password.
+    #[arg(long)]
+    pub(crate) show_password: bool,
+    /// Print the connection string, password included.
+    #[arg(long)]
+    pub(crate) show_connection_string: bool,
+    /// The two above.
+    #[arg(long)]
+    pub(crate) show_secrets: bool,
+    /// When the name is taken, answer with the database that has it.
+    #[arg(long)]
+    pub(crate) if_not_exists: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// What can be done to one database.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DbCommand {
+    /// Show its state and address.
+    Status(NamedArgs),
+    /// Print its address; or run psql, given `-c`, `-f` or standard input.
+    Connect(ConnectArgs),
+    /// Run SQL through the API, without psql.
+    Sql(SqlArgs),
+    /// Make a new password of its admin. The old one no longer works.
+    ResetPassword(ResetArgs),
+    /// Ask the server for the password. It keeps none, and says so.
+    Credentials(NamedArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConnectArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+    /// Run these commands in psql; may be given several times.
+    #[arg(short, long, value_name = "SQL")]
+    pub(crate) command: Vec<String>,
+    /// Run this file in psql.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "command")]
+    pub(crate) file: Option<PathBuf>,
+    /// Print `DATABASE_URL=…`, for an environment file.
+    #[arg(long, conflicts_with_all = ["command", "file"])]
+    pub(crate) env: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+    /// The statements.
+    #[arg(short, long, value_name = "SQL")]
+    pub(crate) query: Option<String>,
+    /// A file with them; `-` is standard input, which is also read when neither is given.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "query")]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResetArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+    /// Print the password and the connection string.
+    #[arg(long)]
+    pub(crate) show_secrets: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UseArgs {
+    /// Name or id.
+    #[arg(required_unless_present = "clear")]
+    pub(crate) db: Option<String>,
+    /// Use none.
+    #[arg(long, conflicts_with = "db")]
+    pub(crate) clear: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LogoutArgs {
+    /// Also when the project is anonymous, and the kept secret is the only way into it.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Print the token that commands use.
+    Show,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompletionArgs {
+    /// Which shell.
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+/// Shells that can be completed for.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Also compare the catalog with PostgreSQL, tenant by tenant. Needs the operator's key.
+    #[arg(long)]
+    pub(crate) deep: bool,
+    /// The data directory to look at.
+    #[arg(
+        long,
+        env = "TENANTRY_DATA_DIR",
+        default_value = "./data",
+        value_name = "DIR"
+    )]
+    pub(crate) data_dir: PathBuf,
+    /// Directory of PostgreSQL's programs.
+    #[arg(long, env = "TENANTRY_PG_BIN", value_name = "DIR")]
+    pub(crate) pg_bin: Option<PathBuf>,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,440 @@
+//! What the settings of `serve` mean.
+//!
+//! Owns: parsing each value, and the rules between them. All mistakes are found in one go.
+
+use std::{
+    fmt::Display,
+    fs,
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use model::Secret;
+
+use crate::serve::settings::{Mistake, Raw, SETTINGS, Source};
+
+/// Settings that can be worked with.
+#[derive(Debug)]
+pub(crate) struct Config {
+    pub(crate) data_dir: PathBuf,
+    pub(crate) pg_listen: SocketAddr,
+    pub(crate) api_listen: SocketAddr,
+    /// The API speaks TLS, with the same certificate.
+    pub(crate) api_tls: bool,
+    pub(crate) public_host: String,
+    pub(crate) pg_bin: Option<PathBuf>,
+    pub(crate) pg_user: Option<String>,
+    pub(crate) attach: Option<Secret>,
+    pub(crate) catalog: Option<Secret>,
+    /// Certificate and key.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    pub(crate) log: LogForm,
+    pub(crate) log_filter: String,
+    pub(crate) workers: u32,
+    pub(crate) server_connections_max: u32,
+    pub(crate) retention: Duration,
+    pub(crate) warm_pool: u32,
+    pub(crate) drain_limit: Duration,
+    pub(crate) anonymous: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum LogForm {
+    /// For people.
+    Human,
+    /// One JSON object per line.
+    Json,
+}
+
+impl FromStr for LogForm {
+    type Err = &'static str;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "human" => Ok(Self::Human),
+            "json" => Ok(Self::Json),
+            _ => Err("is neither human nor json"),
+        }
+    }
+}
+
+/// More would be a typing error: no machine serves a thousand workers.
+const WORKERS_MAX: u32 = 1024;
+/// PostgreSQL's `max_connections` ends at 262,143; ten thousand processes is beyond any use.
+const SERVER_CONNECTIONS_MAX: u32 = 10_000;
+/// About 8 MB of disk each.
+const WARM_POOL_MAX: u32 = 1000;
+/// A day to notice that the wrong database was deleted.
+const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// What service managers wait before they kill, less a margin.
+const DRAIN: Duration = Duration::from_secs(30);
+/// A hundred years of retention is a typing error; so is a drain of a day.
+const RETENTION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
+
+impl Config {
+    /// Makes sense of `raw`.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake, in the order of the settings; never only the first.
+    pub(crate) fn validate(raw: Raw) -> Result<Self, Vec<Mistake>> {
+        let mut reader = Reader { raw };
+        let read = reader.read();
+        let mut mistakes = reader.raw.mistakes;
+        match read {
+            Some(config) if mistakes.is_empty() => Ok(config),
+            _ => {
+                mistakes.sort_by_key(|mistake| match &mistake.source {
+                    Source::File { line, .. } => *line,
+                    _ => usize::MAX,
+                });
+                Err(mistakes)
+            }
+        }
+    }
+}
+
+/// Takes values out of [`Raw`], and adds mistakes to it.
+struct Reader {
+    raw: Raw,
+}
+
+impl Reader {
+    fn read(&mut self) -> Option<Config> {
+        let data_dir = self.path("data-dir").or(Some(PathBuf::from("./data")));
+        let pg_listen = self.or("pg-listen", ([127, 0, 0, 1], 5433).into(), address);
+        let api_listen = self.or("api-listen", ([127, 0, 0, 1], 5480).into(), address);
+        if let (Some(pg), Some(api)) = (pg_listen, api_listen)
+            && pg == api
+            && pg.port() != 0
+        {
+            self.mistake(
+                "api-listen",
+                format!("{api} is the address of pg-listen; they need one each"),
+            );
+        }
+        let api_tls = self.switch("api-tls");
+        let plain = self.switch("allow-plain-http");
+        let anonymous = self.optional("allow-anonymous", boolean);
+        let local_api = api_listen.is_none_or(|address| address.ip().is_loopback());
+        if !local_api && !api_tls && !plain {
+            self.mistake(
+                "api-listen",
+                "is not a loopback address, and plain HTTP would show tokens and passwords to the \
+                 network; give --api-tls, or --allow-plain-http where something else encrypts"
+                    .to_owned(),
+            );
+        }
+        let public_host = self
+            .or("public-host", String::new(), public_host)
+            .map(|host| {
+                if host.is_empty() {
+                    pg_listen.map_or_else(String::new, default_public_host)
+                } else {
+                    host
+                }
+            });
+        let attach = self.secret("attach", "attach-file");
+        let catalog = self.secret("catalog", "catalog-file");
+        let pg_bin = self.path("pg-bin");
+        let pg_user = self.optional("pg-user", text);
+        if attach.is_some() {
+            for name in ["pg-bin", "pg-user"] {
+                if self.raw.values.contains_key(name) {
+                    self.mistake(
+                        name,
+                        "has no use with --attach: no PostgreSQL is run".to_owned(),
+                    );
+                }
+            }
+        }
+        let tls = self.certificate();
+        let log = self.or("log", LogForm::Human, str::parse);
+        let log_filter = self.or("log-filter", "info".to_owned(), log_filter);
+        let workers = self.or("workers", 1, |text| count(text, 1, WORKERS_MAX));
+        let server_connections_max = self.or("server-connections-max", 100, |text| {
+            count(text, 4, SERVER_CONNECTIONS_MAX)
+        });
+        let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
+        let warm_pool = self.or("warm-pool", 8, |text| count(text, 0, WARM_POOL_MAX));
+        let drain_limit = self.or("drain-limit", DRAIN, |text| time(text, DRAIN_MAX));
+        // Only now, when every value has been looked at, may a wrong one end this.
+        let (pg_listen, api_listen) = (pg_listen?, api_listen?);
+        Some(Config {
+            data_dir: data_dir?,
+            log: log?,
+            log_filter: log_filter?,
+            workers: workers?,
+            server_connections_max: server_connections_max?,
+            retention: retention?,
+            warm_pool: warm_pool?,
+            drain_limit: drain_limit?,
+            pg_listen,
+            api_listen,
+            api_tls,
+            anonymous: anonymous.unwrap_or(local_api && pg_listen.ip().is_loopback()),
+            public_host: public_host?,
+            pg_bin,
+            pg_user,
+            attach,
+            catalog,
+            tls,
+        })
+    }
+
+    fn source(&self, name: &'static str) -> Source {
+        self.raw
+            .values
+            .get(name)
+            .map_or(Source::Default(name), |(_, source)| source.clone())
+    }
+
+    fn mistake(&mut self, name: &'static str, what: String) {
+        let source = self.source(name);
+        let what = match source {
+            Source::File { .. } => format!("{name}: {what}"),
+            _ => what,
+        };
+        self.raw.mistakes.push(Mistake { source, what });
+    }
+
+    /// The value of a setting, parsed. `None` when it is not given, or given wrongly, which is
+    /// noted.
+    fn optional<T, E: Display>(
+        &mut self,
+        name: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        debug_assert!(SETTINGS.iter().any(|setting| setting.name == name));
+        let (text, _) = self.raw.values.get(name)?.clone();
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.mistake(name, error.to_string());
+                None
+            }
+        }
+    }
+
+    /// As [`Self::optional`], with what holds when it is not given. `None`: given wrongly.
+    fn or<T, E: Display>(
+        &mut self,
+        name: &'static str,
+        default: T,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        if self.raw.values.contains_key(name) {
+            self.optional(name, parse)
+        } else {
+            Some(default)
+        }
+    }
+
+    /// A switch. Not given, or given wrongly, is off.
+    fn switch(&mut self, name: &'static str) -> bool {
+        self.optional(name, boolean).unwrap_or(false)
+    }
+
+    fn path(&mut self, name: &'static str) -> Option<PathBuf> {
+        self.optional(name, |text| text_not_empty(text).map(PathBuf::from))
+    }
+
+    /// A value that may hold a password: given directly, or by the path of a file.
+    fn secret(&mut self, name: &'static str, file: &'static str) -> Option<Secret> {
+        let direct = self.optional(name, |text| text_not_empty(text).map(Secret::new));
+        let from_file = self.optional(file, |path| {
+            fs::read_to_string(path)
+                .map_err(|error| format!("cannot read {path}: {error}"))
+                .and_then(|text| text_not_empty(text.trim()).map(Secret::new))
+        });
+        if direct.is_some() && from_file.is_some() {
+            self.mistake(file, format!("stands beside {name}; give one of them"));
+        }
+        direct.or(from_file)
+    }
+
+    fn certificate(&mut self) -> Option<(PathBuf, PathBuf)> {
+        let (cert, key) = (self.path("tls-cert"), self.path("tls-key"));
+        match (cert, key) {
+            (Some(cert), Some(key)) => {
+                let mut missing = |name, path: &Path| {
+                    if let Err(error) = fs::File::open(path) {
+                        self.mistake(name, format!("cannot read {}: {error}", path.display()));
+                    }
+                };
+                missing("tls-cert", &cert);
+                missing("tls-key", &key);
+                Some((cert, key))
+            }
+            (Some(_), None) if !self.raw.values.contains_key("tls-key") => {
+                self.mistake("tls-cert", "needs tls-key beside it".to_owned());
+                None
+            }
+            (None, Some(_)) if !self.raw.values.contains_key("tls-cert") => {
+                self.mistake("tls-key", "needs tls-cert beside it".to_owned());
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+fn text(text: &str) -> Result<String, String> {
+    text_not_empty(text).map(str::to_owned)
+}
+
+fn text_not_empty(text: &str) -> Result<&str, String> {
+    if text.is_empty() {
+        return Err("is empty".to_owned());
+    }
+    Ok(text)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    let spelled = text
+        .strip_prefix("localhost:")
+        .map_or_else(|| text.to_owned(), |port| format!("127.0.0.1:{port}"));
+    spelled.parse().map_err(|_| {
+        format!("'{text}' is not an address with a port, like 127.0.0.1:5433, [::1]:5433 or 0.0.0.0:5433")
+    })
+}
+
+/// What users see in place of the listen address.
+fn default_public_host(listen: SocketAddr) -> String {
+    match listen.ip() {
+        ip if ip.is_unspecified() => rustix::system::uname()
+            .nodename()
+            .to_string_lossy()
+            .into_owned(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+        IpAddr::V4(ip) => ip.to_string(),
+    }
+}
+
+fn public_host(text: &str) -> Result<String, String> {
+    let name = text
+        .bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
+    if text.is_empty() || text.len() > 253 || !name {
+        return Err(format!("'{text}' is not a host name"));
+    }
+    Ok(text.to_owned())
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    tracing_subscriber::EnvFilter::try_new(text)
+        .map(|_| text.to_owned())
+        .map_err(|error| format!("'{text}' is not a log filter: {error}"))
+}
+
+fn boolean(text: &str) -> Result<bool, String> {
+    text.parse()
+        .map_err(|_| format!("'{text}' is neither true nor false"))
+}
+
+fn count(text: &str, min: u32, max: u32) -> Result<u32, String> {
+    text.parse()
+        .ok()
+        .filter(|count| (min..=max).contains(count))
+        .ok_or_else(|| format!("'{text}' is not a number from {min} to {max}"))
+}
+
+fn time(text: &str, max: Duration) -> Result<Duration, String> {
+    humantime::parse_duration(text)
+        .map_err(|_| format!("'{text}' is not a time like 30s, 15m, 24h or 7d"))
+        .and_then(|time| {
+            if time <= max {
+                Ok(time)
+            } else {
+                Err(format!(
+                    "'{text}' is more than {}",
+                    humantime::format_duration(max)
+                ))
+            }
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn validate(given: &[(&'static str, &str)]) -> Result<Config, Vec<String>> {
+        let mut raw = Raw::default();
+        for (name, value) in given {
+            raw.values
+                .insert(name, ((*value).to_owned(), Source::Flag(name)));
+        }
+        Config::validate(raw).map_err(|mistakes| mistakes.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn nothing_given_is_a_local_server_that_anybody_on_it_can_use() {
+        let config = validate(&[]).unwrap();
+        assert_eq!(config.pg_listen.to_string(), "127.0.0.1:5433");
+        assert_eq!(config.public_host, "127.0.0.1");
+        assert!(config.anonymous && !config.api_tls);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_together() {
+        let mistakes = validate(&[
+            ("pg-listen", "5433"),
+            ("workers", "0"),
+            ("retention", "soon"),
+            ("log", "xml"),
+            ("allow-anonymous", "maybe"),
+            ("tls-cert", "/nowhere/cert.pem"),
+            ("attach-file", "/nowhere/dsn"),
+            ("log-filter", "a=b=c"),
+        ])
+        .unwrap_err();
+        for part in [
+            "--pg-listen: '5433' is not an address",
+            "--workers: '0' is not a number from 1",
+            "--retention: 'soon' is not a time",
+            "--log: is neither",
+            "--allow-anonymous: 'maybe'",
+            "--tls-cert: needs tls-key",
+            "--attach-file: cannot read",
+            "--log-filter: 'a=b=c'",
+        ] {
+            assert!(
+                mistakes.iter().any(|m| m.contains(part)),
+                "{part}: {mistakes:?}"
+            );
+        }
+        assert_eq!(mistakes.len(), 8, "{mistakes:?}");
+    }
+
+    #[test]
+    fn on_the_network_nothing_is_open_that_was_not_opened_by_name() {
+        let refused = validate(&[("api-listen", "0.0.0.0:5480")]).unwrap_err();
+        assert!(refused[0].contains("--allow-plain-http"), "{refused:?}");
+        let config = validate(&[("api-listen", "0.0.0.0:5480"), ("api-tls", "true")]).unwrap();
+        assert!(config.api_tls && !config.anonymous);
+        let config = validate(&[("pg-listen", "0.0.0.0:5433")]).unwrap();
+        assert!(!config.anonymous);
+        let config = validate(&[
+            ("api-listen", "[::]:5480"),
+            ("allow-plain-http", "true"),
+            ("allow-anonymous", "true"),
+        ])
+        .unwrap();
+        assert!(config.anonymous && !config.api_tls);
+    }
+
+    #[test]
+    fn switching_plain_http_off_by_name_does_not_switch_it_on() {
+        assert!(validate(&[("api-listen", "0.0.0.0:1"), ("allow-plain-http", "false")]).is_err());
+        assert!(validate(&[("api-listen", "0.0.0.0:1"), ("api-tls", "false")]).is_err());
+    }
+
+    #[test]
+    fn one_address_cannot_serve_two() {
+        assert!(validate(&[("pg-listen", "127.0.0.1:1"), ("api-listen", "127.0.0.1:1")]).is_err());
+        assert!(validate(&[("pg-listen", "127.0.0.1:0"), ("api-listen", "127.0.0.1:0")]).is_ok());
+    }
+}

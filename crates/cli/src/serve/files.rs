@@ -1,0 +1,163 @@
+//! The files of an installation that are not PostgreSQL's: made once, kept for its life.
+//!
+//! | in the data directory | what | mode |
+//! | --- | --- | --- |
+//! | `installation.key` | the secret that salts and server passwords are derived from | 0600 |
+//! | `operator.key` | the operator's token for the API | 0600 |
+//! | `tls/server.crt`, `tls/server.key` | the self-signed certificate, when none was given | 0644, 0600 |
+//! | `node/`, `run/` | PostgreSQL's data and socket; see the `node` crate | 0700 |
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::Path,
+};
+
+use anyhow::{Context as _, bail};
+use model::Secret;
+use rand::{TryRng as _, rngs::SysRng};
+
+/// Reads the secret of 32 bytes at `path`, hex, making it when there is none.
+///
+/// # Errors
+///
+/// When it cannot be read or made, can be read by others, or is not 64 hex digits.
+pub(super) fn installation_key(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let text = read_or_make(path, || Ok(format!("{}\n", hex(&random()?))))?;
+    let mut key = [0; 32];
+    let digits = text.reveal().trim();
+    let valid = digits.len() == 64
+        && key.iter_mut().enumerate().all(|(i, byte)| {
+            let parsed = digits
+                .get(2 * i..2 * i + 2)
+                .and_then(|digits| u8::from_str_radix(digits, 16).ok());
+            parsed.map(|value| *byte = value).is_some()
+        });
+    if !valid {
+        bail!(
+            "{} is not a key of this software (64 hex digits); restore it from a backup: without it \
+             no tenant of this installation can log in",
+            path.display()
+        );
+    }
+    Ok(key)
+}
+
+/// Reads the operator's token at `path`, making it when there is none.
+///
+/// # Errors
+///
+/// When it cannot be read or made, or can be read by others.
+pub(super) fn operator_key(path: &Path) -> anyhow::Result<Secret> {
+    let text = read_or_make(path, || Ok(format!("tnt_{}\n", hex(&random()?))))?;
+    let token = text.reveal().trim();
+    if !token.starts_with("tnt_") || token.len() < 36 {
+        bail!(
+            "{} holds no token of this software; remove it and the next start makes another",
+            path.display()
+        );
+    }
+    Ok(Secret::new(token))
+}
+
+/// A file that only its owner may read; made durably, and by one of two that start at once.
+fn read_or_make(
+    path: &Path,
+    make: impl FnOnce() -> anyhow::Result<String>,
+) -> anyhow::Result<Secret> {
+    let what = || path.display().to_string();
+    if !path.try_exists().with_context(what)? {
+        match write_once(path, make()?.as_bytes(), 0o600) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(error).with_context(what);
+            }
+            _ => {}
+        }
+    }
+    let mode = fs::metadata(path).with_context(what)?.mode() & 0o777;
+    if mode & 0o077 != 0 {
+        bail!(
+            "{} can be read by others (mode {mode:o}); chmod 600 it, and think about who may have",
+            path.display()
+        );
+    }
+    Ok(Secret::new(fs::read_to_string(path).with_context(what)?))
+}
+
+/// Writes a file that was not there. A crash leaves nothing or all of it.
+pub(super) fn write_once(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(mode)
+        .open(&fresh)?;
+    let done = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        // Unlike a rename, a link fails when there is a file already.
+        .and_then(|()| fs::hard_link(&fresh, path));
+    let _ = fs::remove_file(&fresh);
+    done?;
+    match path.parent() {
+        Some(parent) => File::open(parent)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+fn random() -> anyhow::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    SysRng
+        .try_fill_bytes(&mut bytes)
+        .context("random bytes of the operating system")?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn in_scratch(name: &str, test: impl FnOnce(&Path)) {
+        let dir =
+            std::env::temp_dir().join(format!("tenantry-files-{name}-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        test(&dir.join("key"));
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn a_key_is_made_once_and_read_ever_after() {
+        in_scratch("once", |path| {
+            let first = installation_key(path).unwrap();
+            assert_eq!(first, installation_key(path).unwrap());
+            assert_ne!(first, [0; 32]);
+            assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o600);
+        });
+    }
+
+    #[test]
+    fn a_damaged_key_is_never_replaced() {
+        in_scratch("damaged", |path| {
+            write_once(path, b"abc\n", 0o600).unwrap();
+            assert!(installation_key(path).is_err());
+            assert_eq!(fs::read(path).unwrap(), b"abc\n");
+        });
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        in_scratch("open", |path| {
+            operator_key(path).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
+            assert!(operator_key(path).is_err());
+        });
+    }
+}

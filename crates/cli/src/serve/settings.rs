@@ -1,0 +1,500 @@
+//! Where the settings of `serve` come from: flags, environment, a TOML file.
+//!
+//! Owns: the one table of names, so that `--pg-listen`, `TENANTRY_PG_LISTEN` and `pg-listen = …`
+//! are the same setting, and the first of them that is given wins. Does not own: what a value
+//! means (`serve::config`).
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    fmt,
+    path::{Path, PathBuf},
+};
+
+use clap::{Arg, ArgAction, ArgMatches};
+
+/// One setting.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// As a flag without its dashes, and as a key of the file.
+    pub(crate) name: &'static str,
+    /// What stands for its value in the help; `None` for a switch.
+    pub(crate) value: Option<&'static str>,
+    /// Used when it is not given, in words where it depends on something.
+    pub(crate) default: &'static str,
+    /// One line.
+    pub(crate) help: &'static str,
+}
+
+const fn setting(
+    name: &'static str,
+    value: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        name,
+        value: Some(value),
+        default,
+        help,
+    }
+}
+
+const fn switch(name: &'static str, help: &'static str) -> Setting {
+    Setting {
+        name,
+        value: None,
+        default: "false",
+        help,
+    }
+}
+
+/// Every setting, in the order of the help.
+pub(crate) const SETTINGS: &[Setting] = &[
+    setting(
+        "data-dir",
+        "DIR",
+        "./data",
+        "Everything that is kept: keys, certificate, PostgreSQL's data",
+    ),
+    setting(
+        "pg-listen",
+        "ADDR",
+        "127.0.0.1:5433",
+        "Address for PostgreSQL clients",
+    ),
+    setting(
+        "api-listen",
+        "ADDR",
+        "127.0.0.1:5480",
+        "Address for the HTTP API",
+    ),
+    setting(
+        "public-host",
+        "NAME",
+        "the host of pg-listen",
+        "Host name in the connection strings that users get",
+    ),
+    setting(
+        "pg-bin",
+        "DIR",
+        "found",
+        "Directory of PostgreSQL's programs (15 to 18)",
+    ),
+    setting(
+        "pg-user",
+        "USER",
+        "postgres",
+        "User that PostgreSQL runs as when tenantry runs as root",
+    ),
+    setting(
+        "attach",
+        "DSN",
+        "none",
+        "Use this PostgreSQL for the tenants instead of running one",
+    ),
+    setting(
+        "attach-file",
+        "FILE",
+        "none",
+        "The same, read from a file, since a DSN may hold a password",
+    ),
+    setting(
+        "catalog",
+        "DSN",
+        "on the node",
+        "The PostgreSQL database where Tenantry keeps its own records",
+    ),
+    setting(
+        "catalog-file",
+        "FILE",
+        "none",
+        "The same, read from a file, since a DSN may hold a password",
+    ),
+    setting("tls-cert", "FILE", "self-signed", "Certificate chain, PEM"),
+    setting("tls-key", "FILE", "self-signed", "Its key, PEM"),
+    setting(
+        "log",
+        "FORM",
+        "human",
+        "human or json; goes to standard error",
+    ),
+    setting(
+        "log-filter",
+        "FILTER",
+        "info",
+        "What is logged, for example info,proxy=debug",
+    ),
+    setting(
+        "workers",
+        "COUNT",
+        "1",
+        "Threads that serve PostgreSQL clients; one serves some ten thousand queries a second",
+    ),
+    setting(
+        "server-connections-max",
+        "COUNT",
+        "100",
+        "Server connections that all tenants may hold together",
+    ),
+    setting(
+        "retention",
+        "TIME",
+        "24h",
+        "How long a deleted database can be undeleted",
+    ),
+    setting(
+        "warm-pool",
+        "COUNT",
+        "8",
+        "Databases made in advance, so that a create takes milliseconds",
+    ),
+    setting(
+        "drain-limit",
+        "TIME",
+        "30s",
+        "How long clients may go on after SIGTERM",
+    ),
+    switch(
+        "api-tls",
+        "Serve the API over TLS, with the certificate of the PostgreSQL port",
+    ),
+    switch(
+        "allow-plain-http",
+        "Serve the API without TLS on an address that is not loopback",
+    ),
+    Setting {
+        name: "allow-anonymous",
+        value: None,
+        default: "true where both addresses are loopback",
+        help: "Let anybody register a project",
+    },
+];
+
+impl Setting {
+    /// Its environment variable.
+    pub(crate) fn variable(&self) -> String {
+        format!("TENANTRY_{}", self.name.replace('-', "_").to_uppercase())
+    }
+}
+
+/// What the command line of `serve` gave.
+#[derive(Debug)]
+pub(crate) struct ServeArgs {
+    given: BTreeMap<&'static str, String>,
+    config: Option<PathBuf>,
+    check: bool,
+}
+
+/// Where a value came from, as the operator would name it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Source {
+    /// A flag.
+    Flag(&'static str),
+    /// A variable.
+    Environment(String),
+    /// A line of the file.
+    File { path: PathBuf, line: usize },
+    /// Nothing said: the default.
+    Default(&'static str),
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) | Self::Default(name) => write!(f, "--{name}"),
+            Self::Environment(name) => f.write_str(name),
+            Self::File { path, line } => write!(f, "{}, line {line}", path.display()),
+        }
+    }
+}
+
+/// Something the operator has to correct.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Mistake {
+    /// Where.
+    pub(crate) source: Source,
+    /// What, and what would be right.
+    pub(crate) what: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.source, self.what)
+    }
+}
+
+/// Values as texts, with their sources, and the mistakes made so far.
+#[derive(Debug, Default)]
+pub(crate) struct Raw {
+    pub(crate) values: BTreeMap<&'static str, (String, Source)>,
+    pub(crate) mistakes: Vec<Mistake>,
+}
+
+impl clap::Args for ServeArgs {
+    fn augment_args(mut command: clap::Command) -> clap::Command {
+        command = command
+            .arg(
+                Arg::new("config")
+                    .long("config")
+                    .value_name("FILE")
+                    .value_parser(clap::value_parser!(PathBuf))
+                    .help("TOML file with the settings below under the same names [env: TENANTRY_CONFIG=]"),
+            )
+            .arg(
+                Arg::new("check")
+                    .long("check")
+                    .action(ArgAction::SetTrue)
+                    .help("Only say whether the settings are right"),
+            );
+        for setting in SETTINGS {
+            let help = match setting.value {
+                Some(_) => format!("{} [default: {}]", setting.help, setting.default),
+                None => setting.help.to_owned(),
+            };
+            let arg = Arg::new(setting.name)
+                .long(setting.name)
+                .help(help)
+                .help_heading("Settings (also in the file, and as TENANTRY_… in the environment)");
+            command = command.arg(match setting.value {
+                Some(value) => arg.value_name(value),
+                // `--allow-anonymous` and `--allow-anonymous=false`.
+                None => arg
+                    .num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
+                    .value_name("BOOL")
+                    .hide_possible_values(true),
+            });
+        }
+        command
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl clap::FromArgMatches for ServeArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = SETTINGS
+            .iter()
+            .filter_map(|setting| {
+                let value = matches.get_one::<String>(setting.name)?;
+                Some((setting.name, value.clone()))
+            })
+            .collect();
+        Ok(Self {
+            given,
+            config: matches.get_one::<PathBuf>("config").cloned(),
+            check: matches.get_flag("check"),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl ServeArgs {
+    /// Whether only the settings shall be checked.
+    pub(crate) fn check_only(&self) -> bool {
+        self.check
+    }
+
+    /// Puts the three places together: a flag before a variable before the file.
+    pub(crate) fn gather(&self, environment: impl Fn(&str) -> Option<OsString>) -> Raw {
+        let mut raw = Raw::default();
+        let file = self.config.clone().or_else(|| {
+            environment("TENANTRY_CONFIG")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from)
+        });
+        if let Some(path) = file {
+            read_file(&path, &mut raw);
+        }
+        for setting in SETTINGS {
+            let name = setting.variable();
+            let Some(value) = environment(&name).filter(|value| !value.is_empty()) else {
+                continue;
+            };
+            let source = Source::Environment(name);
+            match value.into_string() {
+                Ok(value) => {
+                    raw.values.insert(setting.name, (value, source));
+                }
+                Err(_) => raw.mistakes.push(Mistake {
+                    source,
+                    what: "is not UTF-8".into(),
+                }),
+            }
+        }
+        for (name, value) in &self.given {
+            raw.values.insert(name, (value.clone(), Source::Flag(name)));
+        }
+        raw
+    }
+}
+
+/// Reads a file of settings; what is wrong in it becomes mistakes, and the rest is used, so that
+/// all mistakes show at once.
+fn read_file(path: &Path, raw: &mut Raw) {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            raw.mistakes.push(Mistake {
+                source: Source::Flag("config"),
+                what: format!("cannot read {}: {error}", path.display()),
+            });
+            return;
+        }
+    };
+    let at = |offset: usize| Source::File {
+        path: path.to_owned(),
+        line: text[..offset.min(text.len())].matches('\n').count() + 1,
+    };
+    let (table, errors) = toml::de::DeTable::parse_recoverable(&text);
+    for error in errors {
+        raw.mistakes.push(Mistake {
+            source: at(error.span().map_or(0, |span| span.start)),
+            what: error.message().to_owned(),
+        });
+    }
+    for (key, value) in table.get_ref() {
+        let source = at(key.span().start);
+        let name = key.get_ref().as_ref();
+        let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else {
+            raw.mistakes.push(Mistake {
+                source,
+                what: unknown(name),
+            });
+            continue;
+        };
+        let value = value.get_ref();
+        let text = value
+            .as_str()
+            .map(str::to_owned)
+            .or_else(|| value.as_bool().map(|value| value.to_string()))
+            .or_else(|| value.as_integer().map(|value| value.as_str().to_owned()));
+        match text {
+            Some(text) => {
+                raw.values.insert(setting.name, (text, source));
+            }
+            None => raw.mistakes.push(Mistake {
+                source,
+                what: format!(
+                    "{name} takes one value, not this kind ({})",
+                    value.type_str()
+                ),
+            }),
+        }
+    }
+}
+
+fn unknown(name: &str) -> String {
+    let nearest = SETTINGS
+        .iter()
+        .map(|setting| (distance(name, setting.name), setting.name))
+        .min();
+    match nearest {
+        Some((distance, nearest)) if distance <= 3 => {
+            format!("there is no setting '{name}'; did you mean '{nearest}'?")
+        }
+        _ => format!("there is no setting '{name}'; `tenantry serve --help` lists them"),
+    }
+}
+
+/// Levenshtein's distance, a `_` for a `-` being free.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<_>, Vec<_>) = (a.replace('_', "-").bytes().collect(), b.bytes().collect());
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(given: &[(&'static str, &str)]) -> ServeArgs {
+        ServeArgs {
+            given: given.iter().map(|(k, v)| (*k, (*v).to_owned())).collect(),
+            config: None,
+            check: false,
+        }
+    }
+
+    /// Reads `text` as a file and tells line and text of each mistake.
+    fn mistakes(text: &str) -> Vec<(usize, String)> {
+        let path = std::env::temp_dir().join(format!(
+            "tenantry-settings-{}-{:?}.toml",
+            std::process::id(),
+            std::thread::current().id()
+        ));
+        std::fs::write(&path, text).unwrap();
+        let mut raw = Raw::default();
+        read_file(&path, &mut raw);
+        std::fs::remove_file(&path).unwrap();
+        raw.mistakes
+            .into_iter()
+            .map(|mistake| match mistake.source {
+                Source::File { line, .. } => (line, mistake.what),
+                other => panic!("{other}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_flag_beats_a_variable() {
+        let environment = |name: &str| match name {
+            "TENANTRY_PG_LISTEN" => Some("127.0.0.1:1".into()),
+            "TENANTRY_WORKERS" => Some("2".into()),
+            "TENANTRY_LOG" => Some(OsString::new()),
+            _ => None,
+        };
+        let raw = args(&[("pg-listen", "127.0.0.1:2")]).gather(environment);
+        assert_eq!(raw.values["pg-listen"].0, "127.0.0.1:2");
+        assert_eq!(raw.values["workers"].0, "2");
+        assert!(
+            !raw.values.contains_key("log"),
+            "an empty variable says nothing"
+        );
+    }
+
+    #[test]
+    fn every_mistake_of_a_file_is_told_with_its_line() {
+        let found = mistakes(
+            "pg_listen = \"127.0.0.1:1\"\n# fine\nworkers = 2\nworker = 3\nretention = [1]\nfoo-bar-baz = 1\n[log]\nx = 1\n",
+        );
+        let has = |line: usize, part: &str| {
+            assert!(
+                found
+                    .iter()
+                    .any(|(l, what)| *l == line && what.contains(part)),
+                "line {line}, {part}: {found:?}"
+            );
+        };
+        has(1, "did you mean 'pg-listen'");
+        has(4, "did you mean 'workers'");
+        has(5, "(array)");
+        has(6, "--help");
+        has(7, "log takes one value");
+        assert_eq!(found.len(), 5);
+    }
+
+    #[test]
+    fn broken_toml_is_told_with_its_line_too() {
+        let found = mistakes("workers = 2\nlog = \nnonsense = 1\n");
+        assert!(found.iter().any(|(line, _)| *line == 2), "{found:?}");
+        assert!(found.iter().any(|(line, _)| *line == 3), "{found:?}");
+    }
+}

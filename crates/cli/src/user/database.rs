@@ -1,0 +1,321 @@
+//! Databases as a whole: create, list, delete, undelete, state, password.
+
+use std::io::{IsTerminal as _, Write as _};
+
+use serde_json::{Value, json};
+
+use crate::{
+    args::{CreateArgs, DeleteArgs, NamedArgs, ResetArgs},
+    exit::{ApiError, Exit, Failure},
+    output::{self, Format, Rows},
+    user::{Context, connect::Address},
+};
+
+/// Fields of an answer that are secret; printed when asked for, kept in [`super::home`] always.
+const SECRETS: [&str; 2] = ["admin_password", "connection_string"];
+
+/// The path of one database in the API.
+///
+/// # Errors
+///
+/// When `db` can be neither a name nor an id, so that no text of a user becomes part of a path.
+pub(super) fn path(db: &str, rest: &str) -> Result<String, Failure> {
+    if db.parse::<model::TenantName>().is_err() {
+        return Err(Failure::new(
+            Exit::NotFound,
+            format!("no database is called '{}'", db.escape_default()),
+            "a name or id is made of a-z, 0-9, '_' and '-'; `tenantry list` shows them",
+        ));
+    }
+    Ok(format!("/customer/databases/{db}{rest}"))
+}
+
+/// One field of an answer as text; empty when it is not there.
+pub(super) fn field<'a>(database: &'a Value, name: &str) -> &'a str {
+    database[name].as_str().unwrap_or_default()
+}
+
+/// `tenantry create`.
+pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<(), Failure> {
+    let name = args.positional.or(args.name);
+    if args.if_not_exists && name.is_none() {
+        return Err(Failure::usage(
+            "--if-not-exists needs a name",
+            "tenantry create NAME --if-not-exists",
+        ));
+    }
+    let body = match &name {
+        Some(name) => json!({ "name": name }),
+        None => json!({}),
+    };
+    let mut database = match context.api.post("/customer/databases", &body).await {
+        Ok(database) => {
+            keep(context, &database)?;
+            database
+        }
+        Err(Failure::Api(ApiError { status: 409, .. })) if args.if_not_exists => {
+            let name = name.unwrap_or_default();
+            eprintln!("the database '{name}' exists");
+            let mut database = context.api.get(&path(&name, "")?).await?;
+            add_kept(context, &mut database)?;
+            database
+        }
+        Err(failure) => return Err(failure),
+    };
+    let show_password = args.show_password || args.show_secrets;
+    let show_address = args.show_connection_string || args.show_secrets;
+    if show_address && !Address::read(&database)?.has_password() {
+        eprintln!(
+            "its password is not known here; `tenantry db reset-password {}` makes a new one",
+            field(&database, "name")
+        );
+    }
+    hide(&mut database, show_password, show_address)?;
+    print(context, &database)
+}
+
+/// `tenantry list`.
+pub(super) async fn list(context: &Context) -> Result<(), Failure> {
+    let answer = context.api.get("/customer/databases").await?;
+    if context.format == Format::Json {
+        return output::json(&answer);
+    }
+    let databases = answer
+        .as_array()
+        .or_else(|| answer["databases"].as_array())
+        .cloned()
+        .unwrap_or_default();
+    if context.quiet {
+        let ids: String = databases
+            .iter()
+            .map(|db| format!("{}\n", field(db, "id")))
+            .collect();
+        return output::text(&ids);
+    }
+    let chosen = match &context.database {
+        Some(database) => Some(database.clone()),
+        None => context.api.home().default_database(context.api.url())?,
+    };
+    let mark = |db: &Value| {
+        let is = |name| chosen.as_deref() == Some(field(db, name));
+        if context.format == Format::Table && (is("name") || is("id")) {
+            format!("{} *", field(db, "name"))
+        } else {
+            field(db, "name").to_owned()
+        }
+    };
+    Rows {
+        columns: ["id", "name", "state", "created_at"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows: databases
+            .iter()
+            .map(|db| {
+                vec![
+                    Some(field(db, "id").to_owned()),
+                    Some(mark(db)),
+                    Some(field(db, "state").to_owned()),
+                    Some(field(db, "created_at").to_owned()),
+                ]
+            })
+            .collect(),
+    }
+    .print(context.format)
+}
+
+/// `tenantry delete`.
+pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let path = path(&db, "")?;
+    if !args.yes {
+        confirm(&db)?;
+    }
+    let answer = context.api.delete(&path).await?;
+    match context.format {
+        Format::Json => output::json(&answer),
+        _ if context.quiet => Ok(()),
+        _ => output::line(&format!(
+            "deleted {db}; until its retention ends, `tenantry undelete` takes this back"
+        )),
+    }
+}
+
+/// Asks a person. There must be one.
+fn confirm(db: &str) -> Result<(), Failure> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            format!("deleting '{db}' was not confirmed"),
+            "give --yes where nobody can be asked",
+        ));
+    }
+    eprint!("Delete '{db}'? Type its name to confirm: ");
+    std::io::stderr().flush()?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    if line.trim() == db {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, "not deleted", ""))
+}
+
+/// `tenantry undelete`. A deleted database is best named by its id: its name may be another's now.
+pub(super) async fn undelete(context: &Context, args: NamedArgs) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let mut database = context
+        .api
+        .post(&path(&db, "/undelete")?, &json!({}))
+        .await?;
+    hide(&mut database, false, false)?;
+    print(context, &database)
+}
+
+/// `tenantry db status`.
+pub(super) async fn status(context: &Context, args: NamedArgs) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let mut database = context.api.get(&path(&db, "")?).await?;
+    hide(&mut database, false, true)?;
+    if context.quiet {
+        return output::line(field(&database, "state"));
+    }
+    print(context, &database)
+}
+
+/// `tenantry db reset-password`.
+pub(super) async fn reset_password(context: &Context, args: ResetArgs) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let mut answer = context
+        .api
+        .post(&path(&db, "/reset-password")?, &json!({}))
+        .await?;
+    keep(context, &answer)?;
+    // Whoever asks in JSON is a program that wants the secret; a terminal is looked at by many.
+    let show = args.show_secrets || context.format == Format::Json;
+    if context.quiet && show {
+        return output::line(field(&answer, "connection_string"));
+    }
+    hide(&mut answer, show, show)?;
+    if !show {
+        eprintln!(
+            "the new password is kept in {}; `tenantry db connect {db}` uses it, --show-secrets prints it",
+            context.api.home().file().display()
+        );
+    }
+    print(context, &answer)
+}
+
+/// `tenantry db credentials`: asks, and tells what the server says.
+pub(super) async fn credentials(context: &Context, args: NamedArgs) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let answer = context.api.get(&path(&db, "/credentials")?).await?;
+    output::json(&answer)
+}
+
+/// Keeps the connection string of an answer, so that `db connect` can use it.
+fn keep(context: &Context, database: &Value) -> Result<(), Failure> {
+    let (id, address) = (field(database, "id"), field(database, "connection_string"));
+    if id.is_empty() || !Address::read(database)?.has_password() {
+        return Ok(());
+    }
+    context.api.home().change(context.api.url(), |server| {
+        server
+            .connection_strings
+            .insert(id.to_owned(), address.to_owned());
+    })
+}
+
+/// Gives an answer without password the connection string that was kept, when one was.
+pub(super) fn add_kept(context: &Context, database: &mut Value) -> Result<(), Failure> {
+    let server = context.api.home().server(context.api.url())?;
+    if let Some(kept) = server.connection_strings.get(field(database, "id")) {
+        // The server may have moved to another address since; only the password is taken.
+        let address = Address::read(database)?.with_password_of(kept)?;
+        database["connection_string"] = Value::String(address.text());
+    }
+    Ok(())
+}
+
+/// Removes the secrets that were not asked for. An address without its password is no secret.
+fn hide(database: &mut Value, password: bool, address: bool) -> Result<(), Failure> {
+    if !address && database["connection_string"].is_string() {
+        database["connection_string"] =
+            Value::String(Address::read(database)?.without_password().text());
+    }
+    if !password && let Some(fields) = database.as_object_mut() {
+        fields.remove(SECRETS[0]);
+    }
+    Ok(())
+}
+
+/// One database: its id for `--quiet`, else what is known about it.
+fn print(context: &Context, database: &Value) -> Result<(), Failure> {
+    if context.format == Format::Json {
+        return output::json(database);
+    }
+    if context.quiet {
+        return output::line(field(database, "id"));
+    }
+    let shown: Vec<(&str, &str)> = [
+        ("id", "ID"),
+        ("name", "Name"),
+        ("state", "State"),
+        ("state_reason", "Reason"),
+        ("created_at", "Created"),
+        ("admin_user", "Admin user"),
+        ("admin_password", "Admin password"),
+        ("connection_string", "Connection string"),
+    ]
+    .into_iter()
+    .filter(|(name, _)| !field(database, name).is_empty())
+    .collect();
+    if context.format == Format::Table {
+        let pairs: Vec<_> = shown
+            .into_iter()
+            .map(|(name, title)| (title, field(database, name).to_owned()))
+            .collect();
+        return output::pairs(&pairs);
+    }
+    Rows {
+        columns: shown.iter().map(|(name, _)| (*name).to_owned()).collect(),
+        rows: vec![
+            shown
+                .iter()
+                .map(|(name, _)| Some(field(database, name).to_owned()))
+                .collect(),
+        ],
+    }
+    .print(context.format)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_of_a_user_becomes_a_path() {
+        assert_eq!(
+            path("my_db-1", "/sql").unwrap(),
+            "/customer/databases/my_db-1/sql"
+        );
+        for text in ["", "..", "a/b", "a%2fb", "A", "a b", "é", "a?b"] {
+            assert_eq!(path(text, "").unwrap_err().exit(), Exit::NotFound, "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_shown_one_by_one() {
+        let answer = json!({
+            "id": "abcdefghijkl",
+            "admin_password": "s3cret",
+            "connection_string": "postgresql://abcdefghijkl.admin:s3cret@h:5433/postgres",
+        });
+        for (password, address) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut shown = answer.clone();
+            hide(&mut shown, password, address).unwrap();
+            assert_eq!(shown.get("admin_password").is_some(), password);
+            assert_eq!(
+                field(&shown, "connection_string").contains("s3cret"),
+                address
+            );
+        }
+    }
+}

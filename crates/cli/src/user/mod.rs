@@ -1,0 +1,95 @@
+//! The commands of users: clients of the public API.
+//!
+//! Owns: which file serves which command. One file per group; [`api`] is the transport and
+//! [`home`] what is kept between two commands.
+
+mod api;
+mod completion;
+mod connect;
+mod database;
+mod doctor;
+mod home;
+mod session;
+mod sql;
+
+use crate::{
+    args::{Command, DbCommand, Global, TokenCommand},
+    exit::Failure,
+    output::Format,
+    user::{api::Api, home::Home},
+};
+
+/// What every command has at hand.
+struct Context {
+    api: Api,
+    format: Format,
+    quiet: bool,
+    database: Option<String>,
+}
+
+impl Context {
+    /// The database to work with: named by the command, by `-d`, or chosen with `tenantry use`.
+    fn database(&self, named: Option<&str>) -> Result<String, Failure> {
+        if let Some(name) = named.or(self.database.as_deref()) {
+            return Ok(name.to_owned());
+        }
+        self.api
+            .home()
+            .default_database(self.api.url())?
+            .ok_or_else(|| {
+                Failure::usage(
+                    "no database was named",
+                    "name one, give -d, set TENANTRY_DATABASE, or choose one with `tenantry use`",
+                )
+            })
+    }
+}
+
+/// Runs one command to its end.
+///
+/// # Errors
+///
+/// [`Failure`], not yet printed.
+pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
+    // One thread is plenty for a client, and starts in a fraction of a millisecond.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let format = global.format();
+        let context = || -> Result<Context, Failure> {
+            Ok(Context {
+                api: Api::new(&global.api_url, Home::open()?)?,
+                format,
+                quiet: global.quiet,
+                database: global.database.clone(),
+            })
+        };
+        match command {
+            Command::Serve(_) => unreachable!("main runs it"),
+            Command::Create(args) => database::create(&context()?, args).await,
+            Command::List => database::list(&context()?).await,
+            Command::Delete(args) => database::delete(&context()?, args).await,
+            Command::Undelete(args) => database::undelete(&context()?, args).await,
+            Command::Db(DbCommand::Status(args)) => database::status(&context()?, args).await,
+            Command::Db(DbCommand::Connect(args)) | Command::Connect(args) => {
+                connect::connect(&context()?, args).await
+            }
+            Command::Db(DbCommand::Sql(args)) | Command::Sql(args) => {
+                sql::sql(&context()?, args).await
+            }
+            Command::Db(DbCommand::ResetPassword(args)) => {
+                database::reset_password(&context()?, args).await
+            }
+            Command::Db(DbCommand::Credentials(args)) => {
+                database::credentials(&context()?, args).await
+            }
+            Command::Use(args) => session::choose(&context()?, args).await,
+            Command::Status => session::status(&context()?).await,
+            Command::Logout(args) => session::logout(&context()?, &args),
+            Command::Token(TokenCommand::Show) => session::token_show(&context()?),
+            Command::Completion(args) => completion::print(args.shell),
+            Command::Doctor(args) => doctor::doctor(&args, &global).await,
+        }
+    })
+}
