@@ -5,7 +5,9 @@
 //! Every parser is total: arbitrary bytes give a value or an error, never a panic, and a length
 //! is checked before anything of that length is kept.
 
+pub mod frame;
 pub mod login;
 pub mod message;
+pub mod queue;
 pub mod scram;
 pub mod startup;

@@ -112,7 +112,7 @@ pub fn start(
     let user = [("user", user.as_str())].into_iter();
     build::startup(protocol, user.chain(parameters.iter().copied()), out);
     ServerLogin {
-        state: State::AwaitAuthentication(AwaitAuthentication { credentials, nonce }),
+        state: Awaiting::Authentication(AwaitAuthentication { credentials, nonce }),
         seen: Seen {
             protocol,
             messages: 0,
@@ -127,19 +127,19 @@ pub fn start(
 /// A login that is under way.
 #[derive(Debug)]
 pub struct ServerLogin {
-    state: State,
+    state: Awaiting,
     seen: Seen,
 }
 
 #[derive(Debug)]
-enum State {
-    AwaitAuthentication(AwaitAuthentication),
-    AwaitServerFirst(AwaitServerFirst),
-    AwaitServerFinal(scram::AwaitServerFinal),
+enum Awaiting {
+    Authentication(AwaitAuthentication),
+    ServerFirst(AwaitServerFirst),
+    ServerFinal(scram::AwaitServerFinal),
     /// The proofs are exchanged, or the password is sent.
-    AwaitOk,
+    AuthenticationOk,
     /// AuthenticationOk came.
-    AwaitReady,
+    Ready,
 }
 
 #[derive(Debug)]
@@ -213,14 +213,14 @@ impl ServerLogin {
         }
         let Self { state, mut seen } = self;
         let state = match (state, message.tag) {
-            (State::AwaitAuthentication(state), server::NEGOTIATE_PROTOCOL_VERSION) => {
+            (Awaiting::Authentication(state), server::NEGOTIATE_PROTOCOL_VERSION) => {
                 seen.negotiate(message.body)?;
-                State::AwaitAuthentication(state)
+                Awaiting::Authentication(state)
             }
-            (State::AwaitReady, server::READY_FOR_QUERY) => return seen.ready(message.body),
-            (State::AwaitReady, tag) => {
+            (Awaiting::Ready, server::READY_FOR_QUERY) => return seen.ready(message.body),
+            (Awaiting::Ready, tag) => {
                 seen.after_ok(tag, message.body)?;
-                State::AwaitReady
+                Awaiting::Ready
             }
             (state, server::AUTHENTICATION) => {
                 let asked =
@@ -233,7 +233,7 @@ impl ServerLogin {
     }
 }
 
-impl State {
+impl Awaiting {
     fn authenticate(
         self,
         asked: parse::Authentication<'_>,
@@ -242,7 +242,7 @@ impl State {
     ) -> Result<Self, ServerLoginError> {
         use parse::Authentication as Asked;
         match (self, asked) {
-            (Self::AwaitAuthentication(state), Asked::Sasl(mechanisms)) => {
+            (Self::Authentication(state), Asked::Sasl(mechanisms)) => {
                 let started = scram::start(
                     state.credentials.binding.clone(),
                     mechanisms.iter(),
@@ -251,12 +251,12 @@ impl State {
                 .map_err(ServerLoginError::Scram)?;
                 let first = started.client_first.as_bytes();
                 build::sasl_initial_response(started.mechanism, Some(first), out);
-                Ok(Self::AwaitServerFirst(AwaitServerFirst {
+                Ok(Self::ServerFirst(AwaitServerFirst {
                     credentials: state.credentials,
                     exchange: started.state,
                 }))
             }
-            (Self::AwaitServerFirst(state), Asked::SaslContinue(data)) => {
+            (Self::ServerFirst(state), Asked::SaslContinue(data)) => {
                 let Credentials {
                     password, cached, ..
                 } = state.credentials;
@@ -265,27 +265,27 @@ impl State {
                     .on_server_first(data, &password, cached)
                     .map_err(ServerLoginError::Scram)?;
                 build::sasl_response(answer.as_bytes(), out);
-                Ok(Self::AwaitServerFinal(exchange))
+                Ok(Self::ServerFinal(exchange))
             }
-            (Self::AwaitServerFinal(exchange), Asked::SaslFinal(data)) => {
+            (Self::ServerFinal(exchange), Asked::SaslFinal(data)) => {
                 seen.keys = Some(
                     exchange
                         .on_server_final(data)
                         .map_err(ServerLoginError::Scram)?,
                 );
-                Ok(Self::AwaitOk)
+                Ok(Self::AuthenticationOk)
             }
-            (Self::AwaitOk, Asked::Ok) => Ok(Self::AwaitReady),
-            (Self::AwaitAuthentication(state), Asked::Ok) if state.credentials.accept.trust => {
-                Ok(Self::AwaitReady)
+            (Self::AuthenticationOk, Asked::Ok) => Ok(Self::Ready),
+            (Self::Authentication(state), Asked::Ok) if state.credentials.accept.trust => {
+                Ok(Self::Ready)
             }
-            (Self::AwaitAuthentication(state), Asked::CleartextPassword)
+            (Self::Authentication(state), Asked::CleartextPassword)
                 if state.credentials.accept.cleartext =>
             {
                 build::password(&state.credentials.password, out);
-                Ok(Self::AwaitOk)
+                Ok(Self::AuthenticationOk)
             }
-            (Self::AwaitAuthentication(_), asked) => Err(ServerLoginError::Method(match asked {
+            (Self::Authentication(_), asked) => Err(ServerLoginError::Method(match asked {
                 Asked::Ok => "no password at all",
                 Asked::CleartextPassword => "the password itself",
                 Asked::Md5Password { .. } => "MD5",

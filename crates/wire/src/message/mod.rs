@@ -160,10 +160,10 @@ pub fn split(buf: &[u8], body_bytes_max: u32) -> Result<Option<Message<'_>>, Spl
     let Some((&[tag, a, b, c, d], rest)) = buf.split_first_chunk::<HEADER_BYTES>() else {
         return Ok(None);
     };
-    // The length counts itself, not the tag. Signed on the wire: the upper half is negative.
-    let body_bytes = u32::from_be_bytes([a, b, c, d])
+    // Signed on the wire, and it counts itself, but not the tag.
+    let body_bytes = i32::from_be_bytes([a, b, c, d])
         .checked_sub(4)
-        .filter(|length| *length <= i32::MAX as u32)
+        .and_then(|bytes| u32::try_from(bytes).ok())
         .ok_or(SplitError::Length)?;
     if body_bytes > body_bytes_max {
         return Err(SplitError::TooLong {

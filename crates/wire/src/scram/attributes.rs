@@ -92,7 +92,7 @@ pub(super) fn is_printable(value: &str) -> bool {
             .all(|b| matches!(b, 0x21..=0x2b | 0x2d..=0x7e))
 }
 
-pub(super) fn encode(bytes: impl AsRef<[u8]>) -> String {
+pub(crate) fn encode(bytes: impl AsRef<[u8]>) -> String {
     STANDARD.encode(bytes)
 }
 

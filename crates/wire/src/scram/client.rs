@@ -71,9 +71,9 @@ pub fn start<'a>(
 /// Waiting for the challenge.
 #[derive(Debug)]
 pub struct AwaitServerFirst {
-    nonce: String,
-    bare: String,
-    channel: String,
+    pub(super) nonce: String,
+    pub(super) bare: String,
+    pub(super) channel: String,
 }
 
 impl AwaitServerFirst {
@@ -99,7 +99,7 @@ impl AwaitServerFirst {
         attributes.skip_all()?;
 
         let own_part = nonce.strip_prefix(&self.nonce);
-        if !own_part.is_some_and(|server_part| is_printable(server_part)) {
+        if !own_part.is_some_and(is_printable) {
             return Err(ScramError::Nonce);
         }
         let salt = decode(salt)

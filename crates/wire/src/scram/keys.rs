@@ -6,7 +6,10 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use super::attributes::{decode, decode_hash, encode};
+use super::{
+    attributes::{decode, decode_hash, encode},
+    prepare::prepare,
+};
 
 /// Rounds of hashing that PostgreSQL takes by default (`scram_iterations`).
 pub const ITERATIONS_DEFAULT: u32 = 4096;
@@ -73,7 +76,7 @@ impl ClientKeys {
     }
 
     /// What a server that knows the password answers.
-    pub(super) fn server_signature(&self, auth_message: &[&[u8]]) -> [u8; 32] {
+    pub(crate) fn server_signature(&self, auth_message: &[&[u8]]) -> [u8; 32] {
         hmac(&self.server_key, auth_message)
     }
 }
@@ -157,13 +160,10 @@ impl FromStr for Verifier {
 /// RFC 5802's `SaltedPassword`. A password that SASLprep refuses is taken as it is, as PostgreSQL
 /// and libpq do.
 fn salted_password(password: &str, salt: &[u8], iterations: u32) -> Zeroizing<[u8; 32]> {
-    // PostgreSQL's pg_saslprep also refuses what normalises to nothing.
-    let prepared = match stringprep::saslprep(password) {
-        Ok(prepared) if !prepared.is_empty() => Zeroizing::new(prepared.into_owned()),
-        _ => Zeroizing::new(password.to_owned()),
-    };
+    let prepared = prepare(password);
+    let password = prepared.as_deref().map_or(password, String::as_str);
     let mut salted = Zeroizing::new([0; 32]);
-    pbkdf2::pbkdf2_hmac::<Sha256>(prepared.as_bytes(), salt, iterations, &mut *salted);
+    pbkdf2::pbkdf2_hmac::<Sha256>(password.as_bytes(), salt, iterations, &mut *salted);
     salted
 }
 

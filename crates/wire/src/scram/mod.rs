@@ -5,10 +5,11 @@
 //! not own: the messages it travels in ([`crate::login`]) or which keys belong to whom. The user
 //! name inside the exchange is ignored, as in PostgreSQL: the startup packet has it.
 
-mod attributes;
+pub(crate) mod attributes;
 mod certificate;
 pub mod client;
 mod keys;
+mod prepare;
 pub mod server;
 
 pub use certificate::end_point_hash;

@@ -88,6 +88,17 @@ impl AwaitFirst {
         salt: &[u8; SALT_BYTES],
         iterations: u32,
     ) -> Result<(AwaitFinal, String), ScramError> {
+        self.begin(message, &encode(nonce), salt, iterations)
+    }
+
+    /// With a nonce as text, so that published exchanges can be replayed.
+    pub(super) fn begin(
+        self,
+        message: &[u8],
+        nonce: &str,
+        salt: &[u8],
+        iterations: u32,
+    ) -> Result<(AwaitFinal, String), ScramError> {
         let mut attributes = Attributes::new(message)?;
         let gs2_flag = self.read_flag(&mut attributes)?;
         if attributes.rest().starts_with('a') {
@@ -116,7 +127,7 @@ impl AwaitFirst {
         if let Binding::Required(hash) = &self.binding {
             channel.extend_from_slice(hash);
         }
-        let nonce = format!("{client_nonce}{}", encode(nonce));
+        let nonce = format!("{client_nonce}{nonce}");
         let server_first = format!("r={nonce},s={},i={iterations}", encode(salt));
         let state = AwaitFinal {
             bound: matches!(self.binding, Binding::Required(_)),
