@@ -1,15 +1,20 @@
 //! A PostgreSQL server that somebody else runs.
+//!
+//! Owns: reading its DSN, and saying what is missing before anything is changed. The second wall
+//! (`pg_hba.conf`) is the operator's on such a server; the first one, CONNECT, is ours everywhere.
 
-use model::Secret;
+mod dsn;
 
-use crate::{Node, NodeError, NodeKey};
+use model::{Secret, route::NodeTarget};
+
+use crate::{Node, NodeError, NodeKey, find::MAJORS, handle::NodeParts, tls};
 
 /// How to use an existing server as a node.
 #[derive(Clone, Debug)]
 pub struct AttachConfig {
     /// For logs and metrics.
     pub name: String,
-    /// URL or key-value form, with libpq's `sslmode` and `sslrootcert`.
+    /// URL or key-value form, with libpq's `sslmode` and `sslrootcert`. One host.
     pub dsn: Secret,
     /// From which the passwords of its logins are derived.
     pub key: NodeKey,
@@ -20,10 +25,11 @@ pub struct AttachConfig {
 /// Why a server cannot be a node.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// The DSN cannot be read; the operator corrects it.
+    /// The DSN cannot be used; the operator corrects it. Its text is not repeated: it has a
+    /// password.
     #[error("the DSN of the node: {0}")]
     Dsn(String),
-    /// The server is no fit; says what is missing.
+    /// The server is no fit; says everything that is missing.
     #[error("the server cannot be used as a node: {}", .0.join("; "))]
     Unfit(Vec<String>),
     /// It cannot be asked.
@@ -31,7 +37,98 @@ pub enum AttachError {
     Node(#[from] NodeError),
 }
 
-/// Connects and checks version and rights. Changes nothing.
-pub async fn attach(_config: AttachConfig) -> Result<Node, AttachError> {
-    todo!()
+/// Connections that somebody else's server keeps beside the budget: ours, and its operator's.
+const BESIDE_BUDGET: i32 = 20;
+
+/// Connects and checks version and rights. Changes nothing: [`Node::bootstrap`] does, and says what.
+///
+/// # Errors
+///
+/// [`AttachError`].
+pub async fn attach(config: AttachConfig) -> Result<Node, AttachError> {
+    let dsn = dsn::parse(config.dsn.reveal()).map_err(AttachError::Dsn)?;
+    let node = Node::new(NodeParts {
+        tls: tls::connector(&dsn.tls).map_err(AttachError::Dsn)?,
+        target: NodeTarget {
+            name: config.name,
+            address: dsn.address,
+            server_connections_max: config.budget,
+        },
+        key: config.key,
+        config: dsn.config,
+        managed: None,
+    });
+    let missing = missing(&node, config.budget).await?;
+    if missing.is_empty() {
+        Ok(node)
+    } else {
+        Err(AttachError::Unfit(missing))
+    }
+}
+
+async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
+    const STEP: &str = "look at the server";
+    const QUESTION: &str = "SELECT rolsuper, rolname::text, pg_is_in_recovery(), \
+           current_setting('max_connections')::int4, current_setting('max_prepared_transactions'), \
+           current_setting('transaction_read_only') \
+         FROM pg_roles WHERE rolname = current_user";
+    let lease = node.lease(STEP).await?;
+    let rows = node.rows(&lease, STEP, QUESTION, &[]).await?;
+    let mut missing = Vec::new();
+    let version = node.server_version();
+    if !MAJORS.contains(&version.major()) {
+        missing.push(format!(
+            "it is PostgreSQL {}; 15 to 18 are supported",
+            version.major()
+        ));
+    }
+    for row in rows {
+        let (superuser, name): (bool, &str) = (row.get(0), row.get(1));
+        if !superuser {
+            missing.push(format!(
+                "{name} is no superuser (ALTER ROLE {name} SUPERUSER)"
+            ));
+        }
+        if row.get(2) {
+            missing.push("it is a standby".to_owned());
+        } else if row.get::<_, &str>(5) == "on" {
+            missing
+                .push("its transactions are read-only (default_transaction_read_only)".to_owned());
+        }
+        let (have, want) = (
+            row.get::<_, i32>(3),
+            budget.cast_signed().saturating_add(BESIDE_BUDGET),
+        );
+        if have < want {
+            missing.push(format!(
+                "max_connections is {have}; this budget needs {want}"
+            ));
+        }
+        let prepared: &str = row.get(4);
+        if prepared != "0" {
+            missing.push(format!(
+                "max_prepared_transactions is {prepared}: a tenant could hold locks for ever (set it to 0)"
+            ));
+        }
+    }
+    if missing.is_empty() {
+        warn_of_trust(node, &lease).await?;
+    }
+    lease.give_back();
+    Ok(missing)
+}
+
+/// Lines of `pg_hba.conf` by which anybody who reaches the server could come in as anybody. The
+/// operator's to decide, and to know.
+async fn warn_of_trust(node: &Node, lease: &crate::handle::Lease) -> Result<(), NodeError> {
+    const LINES: &str = "SELECT line_number FROM pg_hba_file_rules \
+         WHERE auth_method = 'trust' AND 'all' = ANY (user_name)";
+    for row in node.rows(lease, "read pg_hba.conf", LINES, &[]).await? {
+        tracing::warn!(
+            node = node.name(),
+            line = row.get::<_, i32>(0),
+            "pg_hba.conf of the attached server lets every user in without a password"
+        );
+    }
+    Ok(())
 }

@@ -86,6 +86,12 @@ impl Node {
                     .await
                     .map_err(|error| self.error("template", error))?;
             }
+            // Copies carry the template's age: without this all of them would be due for freezing
+            // at once, and early.
+            inside
+                .batch_execute("VACUUM (FREEZE, ANALYZE)")
+                .await
+                .map_err(|error| self.error("template", error))?;
         }
         let mark = format!(
             "{}; COMMENT ON DATABASE {TEMPLATE_DATABASE} IS '{}'",

@@ -1,5 +1,7 @@
 //! The steps of a tenant's life, each run twice, on every major.
 
+#![allow(clippy::unwrap_used, reason = "a test")]
+
 mod kit;
 
 use kit::{MAJORS, STOP, TempDir, code, create, login, login_to, pid, start};
@@ -95,8 +97,7 @@ async fn a_login_reaches_its_own_database_only() {
             ] {
                 let error = login_to(&node, &a, role, database)
                     .await
-                    .err()
-                    .expect(database);
+                    .expect_err(database);
                 assert!(
                     ["28000", "55000"].contains(&code(&error)),
                     "{database}: {error:?}"

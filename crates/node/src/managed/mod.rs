@@ -202,7 +202,7 @@ impl Managed {
     }
 
     /// Fits the pace of background work to the number of databases. Writes and reloads only when
-    /// the pace changes by a tenth.
+    /// the pace changes by a fifth.
     ///
     /// # Errors
     ///
@@ -215,7 +215,7 @@ impl Managed {
                 ..sizes.clone()
             };
             let (old_s, new_s) = (sizes.autovacuum_naptime_s(), new.autovacuum_naptime_s());
-            if old_s.abs_diff(new_s) * 10 < old_s {
+            if old_s.abs_diff(new_s) * 5 < old_s {
                 return Ok(());
             }
             *sizes = new;

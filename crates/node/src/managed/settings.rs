@@ -24,14 +24,14 @@ pub(crate) struct Sizes {
 
 const MB: u64 = 1 << 20;
 
-/// Entries of the shared lock table per connection. Four times the default: a dump or a schema
-/// change of an ordinary application locks hundreds of objects, and the table is shared by all.
-const LOCKS_PER_CONNECTION: u32 = 256;
+/// Entries of the shared lock table per connection. Twice the default: a dump locks every table of
+/// its tenant, out of a table that is shared by all.
+const LOCKS_PER_CONNECTION: u32 = 128;
 
 impl Sizes {
     /// Memory for the shared cache: a quarter, since the kernel caches the same files again.
     fn shared_buffers_mb(&self) -> u64 {
-        (self.memory_bytes / MB / 4).clamp(64, 16 * 1024)
+        (self.memory_bytes / MB / 4).clamp(128, 8 * 1024)
     }
 
     /// Memory for one sort or hash. Half of the memory, were every connection to run one.
@@ -51,11 +51,12 @@ impl Sizes {
 
     /// Seconds between two visits of autovacuum to the same database.
     ///
-    /// Its launcher starts `databases / naptime` workers a second, up to ten; each costs 5 ms of CPU
-    /// even when there is nothing to do. This keeps it at one a second: half a percent of a core,
-    /// whatever their number.
+    /// Its launcher starts `databases / naptime` workers a second, up to ten; each costs 10 ms of CPU
+    /// even when there is nothing to do. This keeps it at one every two seconds: half a percent of
+    /// a core, whatever their number. Databases in use are looked after by [`crate::Node::look_after`].
+    /// Measured in `docs/decisions/2026-11-21-spike-thousand-databases.md`.
     pub(crate) fn autovacuum_naptime_s(&self) -> u32 {
-        self.databases.clamp(60, 86_400)
+        self.databases.saturating_mul(2).clamp(60, 86_400)
     }
 
     fn parallel_workers_per_query(&self) -> u32 {
@@ -95,10 +96,9 @@ impl Sizes {
         );
         // Compiling pays for statements of seconds, and costs memory in every process.
         set("jit", &"off");
-        // Fewer, longer checkpoints: each one makes the next change of every page write it whole.
-        set("checkpoint_timeout", &"15min");
-        set("max_wal_size", &"2GB");
-        set("min_wal_size", &"256MB");
+        // Checkpoints by time, not by the pages that copies of the template write to the log.
+        set("checkpoint_timeout", &"5min");
+        set("max_wal_size", &"4GB");
         set("wal_compression", &"on");
         // One call per file system instead of opening every file of every database after a crash.
         set("recovery_init_sync_method", &"syncfs");
@@ -200,7 +200,7 @@ mod tests {
     #[test]
     fn memory_is_divided_within_bounds() {
         for (memory_gb, buffers, work) in
-            [(0, 64, 2), (1, 256, 5), (16, 4096, 32), (512, 16384, 32)]
+            [(0, 128, 2), (1, 256, 5), (16, 4096, 32), (512, 8192, 32)]
         {
             let sizes = sizes(memory_gb, 0);
             assert_eq!(sizes.shared_buffers_mb(), buffers, "{memory_gb} GB");
@@ -209,8 +209,8 @@ mod tests {
     }
 
     #[test]
-    fn autovacuum_visits_at_most_one_database_a_second() {
-        for (databases, naptime) in [(0, 60), (60, 60), (1500, 1500), (1_000_000, 86_400)] {
+    fn autovacuum_keeps_its_pace_whatever_the_number_of_databases() {
+        for (databases, naptime) in [(0, 60), (30, 60), (1500, 3000), (1_000_000, 86_400)] {
             assert_eq!(sizes(4, databases).autovacuum_naptime_s(), naptime);
         }
     }

@@ -1,6 +1,11 @@
 //! A managed server of one major, for one test, in a directory of its own.
 
-#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of it")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a test's own code, of which each binary uses a part"
+)]
 
 use std::{
     path::{Path, PathBuf},

@@ -1,0 +1,155 @@
+//! What can only be seen from inside a tenant's database: owners, functions, extensions.
+
+use model::Pid;
+
+use super::{Finding, FindingKind as Kind};
+use crate::{Node, NodeError};
+
+const STEP: &str = "check the inside of a database";
+
+/// Objects made since the server was (`oid >= 16384`), by the kind of catalog and by owner, that
+/// belong neither to a group of ours nor to an extension, nor are the guard's. The first column of
+/// flags says whether the owner has rights beyond the database.
+const OWNERS: &str = "
+WITH objects (class, oid, owner) AS (
+  SELECT tableoid, oid, relowner FROM pg_class UNION ALL
+  SELECT tableoid, oid, proowner FROM pg_proc UNION ALL
+  SELECT tableoid, oid, nspowner FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_' UNION ALL
+  SELECT tableoid, oid, typowner FROM pg_type UNION ALL
+  SELECT tableoid, oid, oprowner FROM pg_operator UNION ALL
+  SELECT tableoid, oid, opcowner FROM pg_opclass UNION ALL
+  SELECT tableoid, oid, opfowner FROM pg_opfamily UNION ALL
+  SELECT tableoid, oid, collowner FROM pg_collation UNION ALL
+  SELECT tableoid, oid, conowner FROM pg_conversion UNION ALL
+  SELECT tableoid, oid, lanowner FROM pg_language UNION ALL
+  SELECT tableoid, oid, stxowner FROM pg_statistic_ext UNION ALL
+  SELECT tableoid, oid, dictowner FROM pg_ts_dict UNION ALL
+  SELECT tableoid, oid, cfgowner FROM pg_ts_config UNION ALL
+  SELECT tableoid, oid, lomowner FROM pg_largeobject_metadata UNION ALL
+  SELECT tableoid, oid, extowner FROM pg_extension UNION ALL
+  SELECT tableoid, oid, fdwowner FROM pg_foreign_data_wrapper UNION ALL
+  SELECT tableoid, oid, srvowner FROM pg_foreign_server UNION ALL
+  SELECT tableoid, oid, pubowner FROM pg_publication UNION ALL
+  SELECT tableoid, oid, evtowner FROM pg_event_trigger
+    WHERE evtname NOT IN ('tenantry_guard_start', 'tenantry_guard_end', 'tenantry_guard_drop')
+)
+SELECT o.class::regclass::text, r.rolname::text, count(*),
+  r.rolsuper OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication OR r.rolbypassrls
+    OR r.rolname ~ '^pg_' OR EXISTS (
+      SELECT FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid
+      WHERE m.member = r.oid AND g.rolname ~ '^pg_')
+FROM objects o JOIN pg_roles r ON r.oid = o.owner
+WHERE o.oid >= 16384
+  AND r.rolname NOT IN ('tenantry_owner', 'tenantry_admin', 'tenantry_write', 'tenantry_read')
+  AND NOT EXISTS (SELECT FROM pg_depend d
+    WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'e')
+  AND NOT (o.class = 'pg_namespace'::regclass
+    AND EXISTS (SELECT FROM pg_namespace n WHERE n.oid = o.oid AND n.nspname = 'tenantry'))
+  AND NOT (o.class = 'pg_proc'::regclass
+    AND EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+      WHERE p.oid = o.oid AND n.nspname = 'tenantry'
+        AND p.proname IN ('guard_start', 'guard_end', 'guard_drop')))
+GROUP BY 1, 2, 4 ORDER BY 1, 2";
+
+/// Functions that `sql/template.sql` takes from PUBLIC and that `read` may call all the same.
+const FUNCTIONS: &str = "
+SELECT count(*) FROM pg_proc
+WHERE pronamespace = 'pg_catalog'::regnamespace
+  AND (proname ~ '^pg_(try_)?advisory_' OR proname = ANY ($1))
+  AND has_function_privilege('tenantry_read', oid, 'EXECUTE')";
+
+/// Named one by one in `sql/template.sql`; a test compares.
+const REVOKED: [&str; 12] = [
+    "lo_creat",
+    "lo_create",
+    "lo_from_bytea",
+    "lo_put",
+    "lowrite",
+    "lo_truncate",
+    "lo_truncate64",
+    "lo_unlink",
+    "pg_logical_emit_message",
+    "pg_export_snapshot",
+    "pg_current_xact_id",
+    "txid_current",
+];
+
+/// Extensions that reach other servers or files, or show the statements of other tenants.
+const FORBIDDEN: [&str; 7] = [
+    "dblink",
+    "postgres_fdw",
+    "file_fdw",
+    "adminpack",
+    "pg_stat_statements",
+    "pageinspect",
+    "plperlu",
+];
+
+impl Node {
+    pub(super) async fn check_inside(&self, pid: &Pid, findings: &mut Vec<Finding>) {
+        if let Err(error) = self.look_inside(pid, findings).await {
+            let why = std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+            findings.push(Finding::new(Kind::Unvisited, pid.database(), why));
+        }
+    }
+
+    async fn look_inside(&self, pid: &Pid, findings: &mut Vec<Finding>) -> Result<(), NodeError> {
+        let name = pid.database();
+        let inside = self.visit(STEP, &name).await?;
+        for row in self.rows(&inside, STEP, OWNERS, &[]).await? {
+            let (class, owner, count): (&str, &str, i64) = (row.get(0), row.get(1), row.get(2));
+            let kind = if row.get(3) {
+                Kind::PrivilegedOwner
+            } else {
+                Kind::NamedOwner
+            };
+            let detail = format!("{count} of {class} belong to {owner}");
+            findings.push(Finding::new(kind, &name, detail));
+        }
+        for row in self
+            .rows(&inside, STEP, FUNCTIONS, &[&&REVOKED[..]])
+            .await?
+        {
+            let open: i64 = row.get(0);
+            if open > 0 {
+                let detail = format!("{open} functions that readers must not call");
+                findings.push(Finding::new(Kind::FunctionAcl, &name, detail));
+            }
+        }
+        const EXTENSIONS: &str = "SELECT extname::text FROM pg_extension WHERE extname = ANY ($1)";
+        for row in self
+            .rows(&inside, STEP, EXTENSIONS, &[&&FORBIDDEN[..]])
+            .await?
+        {
+            findings.push(Finding::new(Kind::Extension, &name, row.get::<_, &str>(0)));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::steps::TEMPLATE_TEXT;
+
+    #[test]
+    fn the_checker_knows_every_function_that_the_template_takes_away() {
+        let list = TEMPLATE_TEXT
+            .split("proname IN (")
+            .nth(1)
+            .unwrap()
+            .split(')')
+            .next()
+            .unwrap();
+        let mut named: Vec<&str> = list
+            .split(',')
+            .map(|name| name.trim().trim_matches('\''))
+            .collect();
+        let mut known = REVOKED.to_vec();
+        named.sort_unstable();
+        known.sort_unstable();
+        assert_eq!(named, known);
+        assert!(TEMPLATE_TEXT.contains("'^pg_(try_)?advisory_'"));
+    }
+}

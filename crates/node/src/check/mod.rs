@@ -1,0 +1,336 @@
+//! The deep checker: compares what is on a server with what should be there.
+//!
+//! Owns: what counts as a finding, and the order of looking: databases and roles ([`server`]), the
+//! configuration, then the inside of every open tenant database ([`inside`]). Changes nothing;
+//! [`Node::repair_logins`] sets back what a tenant can change on its own roles.
+
+mod inside;
+mod server;
+
+use std::{collections::BTreeMap, fmt};
+
+use model::Pid;
+
+use crate::{
+    DatabaseState, Node, NodeError, Physical,
+    handle::{Lease, TEMPLATE_DATABASE},
+    steps::{BOOTSTRAP, TENANT},
+};
+use server::Roles;
+
+/// What should be on the server for one physical id.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Expected {
+    /// Which.
+    pub pid: Pid,
+    /// How.
+    pub state: ExpectedState,
+}
+
+/// How a tenant should be found.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ExpectedState {
+    /// Database open, all logins there.
+    Open,
+    /// Database there and closed.
+    Closed,
+    /// A step is under way: whatever is there is neither missing nor orphaned.
+    Changing,
+}
+
+/// Something that is not as it should be.
+#[derive(Clone, Debug, Eq, PartialEq, PartialOrd, Ord)]
+pub struct Finding {
+    /// What kind.
+    pub kind: FindingKind,
+    /// Name of the database, role or file.
+    pub subject: String,
+    /// What was found, for the operator. Holds no data, names or settings' values of a tenant.
+    pub detail: String,
+}
+
+impl Finding {
+    fn new(kind: FindingKind, subject: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self {
+            kind,
+            subject: subject.into(),
+            detail: detail.into(),
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {}: {}", self.kind, self.subject, self.detail)
+    }
+}
+
+/// Kinds of findings.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash, PartialOrd, Ord)]
+pub enum FindingKind {
+    /// A database of our form that nobody expects. Never removed by itself.
+    OrphanDatabase,
+    /// A role of our form that belongs to nothing expected. Never removed by itself.
+    OrphanRole,
+    /// A tenant's database is not there, or only the rest of an interrupted drop.
+    MissingDatabase,
+    /// A role of a tenant, or a group, is not there.
+    MissingRole,
+    /// Open although it should be closed, or the other way round.
+    WrongAccess,
+    /// PUBLIC may connect, or more. Every tenant of the server is PUBLIC.
+    PublicAccess,
+    /// A grant on a database that should not be, or one that is not and should.
+    DatabaseAcl,
+    /// A database of ours belongs to somebody else.
+    DatabaseOwner,
+    /// A role of ours can do more, or less, than it should by itself.
+    RoleAttributes,
+    /// A login has a password that is not ours: the proxy cannot log in.
+    RolePassword,
+    /// A membership too many, too few, or with other options.
+    Membership,
+    /// A setting is stored for a role or database of ours.
+    StoredSetting,
+    /// The template is not as it was sealed.
+    Template,
+    /// Something inside a tenant database belongs to a role with rights beyond it.
+    PrivilegedOwner,
+    /// Something inside a tenant database belongs to a role that names a tenant.
+    NamedOwner,
+    /// Readers may call a function that takes what all tenants share.
+    FunctionAcl,
+    /// An extension that must not be in a tenant database.
+    Extension,
+    /// The server's own configuration differs from what we wrote.
+    Configuration,
+    /// A database could not be looked into.
+    Unvisited,
+}
+
+impl Node {
+    /// Compares the server with `expected`, which names every tenant of this node. Connects to each
+    /// open database, one after another.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server; a database that cannot be visited is a finding instead.
+    pub async fn check(&self, expected: &[Expected]) -> Result<Vec<Finding>, NodeError> {
+        const STEP: &str = "check";
+        let mut findings = Vec::new();
+        let seen = self.inventory().await?;
+        compare(expected, &seen, &mut findings);
+        {
+            let lease = self.lease(STEP).await?;
+            self.check_databases(&lease, None, expected, &mut findings)
+                .await?;
+            let roles = Roles::read(self, &lease, None).await?;
+            roles.check_groups(&mut findings);
+            for physical in &seen {
+                self.check_logins(physical, &roles, &mut findings).await;
+            }
+            roles.check_strays(&seen, &mut findings);
+            self.check_settings(&lease, None, &mut findings).await?;
+            self.check_template(&lease, &mut findings).await?;
+            self.check_configuration(&lease, &mut findings).await?;
+            lease.give_back();
+        }
+        for physical in seen
+            .iter()
+            .filter(|one| one.database == DatabaseState::Open)
+        {
+            self.check_inside(&physical.pid, &mut findings).await;
+        }
+        findings.sort_unstable();
+        Ok(findings)
+    }
+
+    /// Like [`Self::check`], for one tenant: after a create, clone, deployment or restore.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn check_tenant(&self, expected: &Expected) -> Result<Vec<Finding>, NodeError> {
+        const STEP: &str = "check one tenant";
+        let mut findings = Vec::new();
+        let seen = self.physical(&expected.pid).await?;
+        let expected = std::slice::from_ref(expected);
+        compare(expected, std::slice::from_ref(&seen), &mut findings);
+        let name = seen.pid.database();
+        let lease = self.lease(STEP).await?;
+        self.check_databases(&lease, Some(&name), expected, &mut findings)
+            .await?;
+        let roles = Roles::read(self, &lease, Some(&name)).await?;
+        self.check_logins(&seen, &roles, &mut findings).await;
+        self.check_settings(&lease, Some(&name), &mut findings)
+            .await?;
+        lease.give_back();
+        if seen.database == DatabaseState::Open {
+            self.check_inside(&seen.pid, &mut findings).await;
+        }
+        findings.sort_unstable();
+        Ok(findings)
+    }
+
+    /// Sets passwords, attributes, memberships and stored settings of the logins of `pid` back to
+    /// ours. Returns what was not as it should be; when that is nothing, nothing was written.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server. Refused (55P03) while an open transaction of the tenant changes them.
+    pub async fn repair_logins(&self, pid: &Pid) -> Result<Vec<Finding>, NodeError> {
+        const STEP: &str = "repair logins";
+        let name = pid.database();
+        let seen = self.physical(pid).await?;
+        let mut findings = Vec::new();
+        let lease = self.lease(STEP).await?;
+        let roles = Roles::read(self, &lease, Some(&name)).await?;
+        self.check_logins(&seen, &roles, &mut findings).await;
+        self.check_settings(&lease, Some(&name), &mut findings)
+            .await?;
+        lease.give_back();
+        if findings.is_empty() {
+            return Ok(findings);
+        }
+        self.create_logins(pid).await?;
+        for sql in roles.revokes(self.server_version()) {
+            self.run(STEP, &sql).await?;
+        }
+        self.run(STEP, &TENANT.fill("forget_settings", &[])).await?;
+        Ok(findings)
+    }
+
+    /// Sets groups and stored settings back to ours, for all tenants at once: what any of them can
+    /// change, though without effect, on what all share. Returns what was not as it should be; when
+    /// that is nothing, nothing was written.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn repair_shared(&self) -> Result<Vec<Finding>, NodeError> {
+        const STEP: &str = "repair groups";
+        let mut findings = Vec::new();
+        let lease = self.lease(STEP).await?;
+        Roles::read(self, &lease, None)
+            .await?
+            .check_groups(&mut findings);
+        self.check_settings(&lease, None, &mut findings).await?;
+        lease.give_back();
+        if !findings.is_empty() {
+            self.run(STEP, &BOOTSTRAP.fill("groups", &[])).await?;
+            self.run(STEP, &TENANT.fill("forget_settings", &[])).await?;
+        }
+        findings.sort_unstable();
+        Ok(findings)
+    }
+
+    /// Passwords are compared by deriving them: milliseconds of CPU for each tenant.
+    async fn check_logins(&self, seen: &Physical, roles: &Roles, findings: &mut Vec<Finding>) {
+        let node = self.clone();
+        let pid = seen.pid.clone();
+        let derive = move || model::Role::ALL.map(|role| node.verifier(&pid, role));
+        let verifiers = tokio::task::spawn_blocking(derive).await;
+        roles.check_logins(
+            seen,
+            &verifiers.expect("deriving a password does not panic"),
+            findings,
+        );
+    }
+
+    async fn check_template(
+        &self,
+        lease: &Lease,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), NodeError> {
+        let wrong = match self.seal(lease, TEMPLATE_DATABASE).await? {
+            Some(seal) if seal.holds() => return Ok(()),
+            Some(_) => "not sealed, or not of this version; a restart makes it right",
+            None => "there is none; a restart makes one",
+        };
+        findings.push(Finding::new(
+            FindingKind::Template,
+            TEMPLATE_DATABASE,
+            wrong,
+        ));
+        Ok(())
+    }
+
+    async fn check_configuration(
+        &self,
+        lease: &Lease,
+        findings: &mut Vec<Finding>,
+    ) -> Result<(), NodeError> {
+        let Some(ours) = &self.shared.parts.managed else {
+            return Ok(());
+        };
+        let file = ours.hba_file.display().to_string();
+        let mut wrong = |detail: &str| {
+            findings.push(Finding::new(FindingKind::Configuration, &file, detail));
+        };
+        match std::fs::read_to_string(&ours.hba_file) {
+            Ok(text) if text == ours.hba_text => {}
+            Ok(_) => wrong("was changed; a restart writes it anew"),
+            Err(error) => wrong(&format!("cannot be read: {error}")),
+        }
+        const SETTINGS: &str = "SELECT current_setting('hba_file'), \
+            current_setting('listen_addresses'), current_setting('max_prepared_transactions')";
+        let rows = self
+            .rows(lease, "check the configuration", SETTINGS, &[])
+            .await?;
+        for row in rows {
+            let (hba, listen, prepared): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
+            if hba != file {
+                wrong("is not the file that the server uses");
+            }
+            if !listen.is_empty() || prepared != "0" {
+                wrong("the server listens on TCP or allows prepared transactions");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Orphans, and what is missing or in the wrong state.
+fn compare(expected: &[Expected], seen: &[Physical], findings: &mut Vec<Finding>) {
+    let wanted: BTreeMap<&Pid, ExpectedState> =
+        expected.iter().map(|one| (&one.pid, one.state)).collect();
+    for one in seen {
+        let name = one.pid.database();
+        let mut find = |kind, detail| findings.push(Finding::new(kind, &name, detail));
+        match (wanted.get(&one.pid), one.database) {
+            (None, DatabaseState::Absent) => find(FindingKind::OrphanRole, "no tenant has it"),
+            (None, _) => find(FindingKind::OrphanDatabase, "no tenant has it"),
+            (Some(ExpectedState::Changing), _)
+            | (Some(ExpectedState::Open), DatabaseState::Open)
+            | (Some(ExpectedState::Closed), DatabaseState::Closed) => {}
+            (Some(_), DatabaseState::Absent) => {
+                find(FindingKind::MissingDatabase, "only roles are there");
+            }
+            (Some(_), DatabaseState::Broken) => {
+                find(FindingKind::MissingDatabase, "dropping it was interrupted");
+            }
+            (Some(ExpectedState::Open), DatabaseState::Closed) => {
+                find(FindingKind::WrongAccess, "refuses connections");
+            }
+            (Some(ExpectedState::Closed), DatabaseState::Open) => {
+                find(FindingKind::WrongAccess, "accepts connections");
+            }
+        }
+        let settled = wanted
+            .get(&one.pid)
+            .is_some_and(|state| *state != ExpectedState::Changing);
+        if settled && (!one.wall || one.logins.len() < model::Role::ALL.len()) {
+            find(FindingKind::MissingRole, "not all of its roles are there");
+        }
+    }
+    for (pid, state) in wanted {
+        if state != ExpectedState::Changing && !seen.iter().any(|one| one.pid == *pid) {
+            let detail = "nothing of it is there";
+            findings.push(Finding::new(
+                FindingKind::MissingDatabase,
+                pid.database(),
+                detail,
+            ));
+        }
+    }
+}
