@@ -1,1 +1,157 @@
-//! Not yet.
+//! The control plane: which tenants there should be, and the passes that make it true.
+//!
+//! Owns: the catalog, the REST API, and the answers to the proxy's questions ([`model::route`]).
+//! Does not own: what is done to a PostgreSQL server (`node`), or any connection of a client
+//! (`proxy`); SQL over HTTP goes through the proxy's door like everybody else.
+
+mod api;
+mod catalog;
+mod config;
+mod credential;
+mod housekeeping;
+mod keys;
+mod placement;
+mod project;
+mod routes;
+mod sql;
+mod tasks;
+mod tenant;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use model::route::{Door, RouteServer};
+
+pub use api::{ErrorCode, errors_document, openapi_document};
+pub use catalog::{CatalogError, migrate::MigrateError};
+pub use config::{Config, ControlLimits, WarmPool};
+pub use keys::{Keys, token_hash};
+pub use placement::step::{Moment, Step};
+
+/// What the control plane works with.
+pub struct Parts {
+    /// Where tenants live.
+    pub node: node::Node,
+    /// Where the catalog is; its database exists.
+    pub catalog: node::CatalogConfig,
+    /// The proxy's questions.
+    pub routes: RouteServer,
+    /// The way into the proxy for SQL over HTTP.
+    pub door: Door,
+    /// Keys of the installation.
+    pub keys: Keys,
+}
+
+/// Why the control plane did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The API's address is taken or not ours.
+    #[error("listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The catalog does not answer.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// Its tables are not, and could not be made, what this program needs.
+    #[error(transparent)]
+    Migrate(#[from] MigrateError),
+}
+
+/// A running control plane.
+pub struct Control {
+    app: Arc<api::App>,
+    server: api::server::Server,
+    tasks: tasks::Tasks,
+}
+
+/// Migrates the catalog, takes up what a former process had begun, and serves.
+///
+/// Must be called on a multi-threaded runtime; all tasks live there.
+///
+/// # Errors
+///
+/// [`StartError`]; nothing is left running.
+pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> {
+    let listener = api::server::listen(config.api_listen)?;
+    let limits = config.limits;
+    let catalog = catalog::Catalog::new(
+        parts.catalog,
+        limits.catalog_connections_max,
+        limits.catalog_wait_max,
+    );
+    migrate_catalog(&catalog).await?;
+
+    let tasks = tasks::Tasks::default();
+    let changes = catalog::changes::Changes::new(parts.routes.changes);
+    let app = Arc::new(api::App {
+        config: Arc::new(config),
+        keys: parts.keys,
+        catalog: catalog.clone(),
+        node: parts.node,
+        changes: changes.clone(),
+        door: parts.door,
+        passes: placement::job::Passes::default(),
+        one_use: routes::one_use::OneUse::default(),
+        used: credential::used::Used::default(),
+        sql_permits: tokio::sync::Semaphore::new(limits.sql_concurrent_max),
+        draining: std::sync::atomic::AtomicBool::new(false),
+    });
+    project::store::ensure_operator(&catalog).await?;
+    placement::job::take_up(&app).await?;
+    api::idempotency::release_own(&catalog, &app.config.instance).await?;
+
+    tasks.spawn("changes", changes.follow(catalog));
+    tasks.spawn("passes", placement::job::run(app.clone(), tasks.clone()));
+    tasks.spawn("housekeeping", housekeeping::run(app.clone()));
+    tasks.spawn(
+        "routes",
+        routes::serve(app.clone(), parts.routes.requests, tasks.clone()),
+    );
+    let server = api::server::start(app.clone(), listener, tasks.clone())?;
+    Ok(Control { app, server, tasks })
+}
+
+async fn migrate_catalog(catalog: &catalog::Catalog) -> Result<(), StartError> {
+    let address = catalog.address();
+    let (mut client, connection) = address
+        .config
+        .connect(address.tls.clone())
+        .await
+        .map_err(CatalogError::from)?;
+    let drive = tokio::spawn(connection);
+    let result = catalog::migrate::run(&mut client).await;
+    drop(client);
+    let _ = drive.await;
+    Ok(result?)
+}
+
+impl Control {
+    /// Where the API listens.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.server.local_addr
+    }
+
+    /// Waits until the warm pool holds its minimum. Creating works before, only slower.
+    pub async fn warm(&self) {
+        placement::job::warm(&self.app).await;
+    }
+
+    /// Accepts nothing new, lets running requests finish within `limit`, then ends everything.
+    pub async fn stop(self, limit: Duration) {
+        self.app
+            .draining
+            .store(true, std::sync::atomic::Ordering::Relaxed);
+        self.server.drain(limit).await;
+        if !self.tasks.stop(limit).await {
+            tracing::warn!("tasks of the control plane did not end in time");
+        }
+        if let Err(error) = credential::used::flush(&self.app).await {
+            tracing::debug!(error = %error, "last uses of credentials were not written");
+        }
+        self.app.catalog.close();
+    }
+}

@@ -1,0 +1,327 @@
+//! Every error that the API can answer with.
+//!
+//! One code, one HTTP status, one hint; `docs/errors.md` is written from this list. Messages name
+//! no node, no address and nothing of another project.
+
+use std::{borrow::Cow, fmt::Write, time::Duration};
+
+use axum::{
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::catalog::CatalogError;
+
+macro_rules! codes {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal, $status:ident, $message:literal, $hint:literal;)*) => {
+        /// Code of an error: stable, for programs.
+        #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
+        pub enum ErrorCode { $($(#[$doc])* $variant,)* }
+
+        impl ErrorCode {
+            /// All of them, by status.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// As it stands in an answer.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $code,)* }
+            }
+
+            /// The HTTP status it is answered with.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)* }
+            }
+
+            /// The message, where nothing more exact can be said.
+            pub fn message(self) -> &'static str {
+                match self { $(Self::$variant => $message,)* }
+            }
+
+            /// What to do about it.
+            pub fn hint(self) -> &'static str {
+                match self { $(Self::$variant => $hint,)* }
+            }
+        }
+    };
+}
+
+codes! {
+    /// hyper refused the request, or a part of it that is no body.
+    BadRequest = "bad_request", BAD_REQUEST, "the request cannot be understood",
+        "compare it with /openapi.json";
+    /// The body is no JSON, or not of the documented shape.
+    InvalidBody = "invalid_body", BAD_REQUEST, "the body is not the JSON that is expected here",
+        "compare it with /openapi.json";
+    /// A field has a value that is not allowed.
+    InvalidField = "invalid_field", BAD_REQUEST, "a field has a value that is not allowed",
+        "compare it with /openapi.json";
+    /// The name of a database breaks the rule.
+    InvalidName = "invalid_name", BAD_REQUEST, "a name is 1 to 63 characters of a-z, 0-9, '_' and '-', without '__'",
+        "choose another name, or leave it out to get a generated one";
+    /// No token, or none that we know.
+    InvalidToken = "invalid_token", UNAUTHORIZED, "invalid or expired token",
+        "send 'Authorization: Bearer <token>'; an anonymous project gets a new token at /customer/anonymous-refresh";
+    /// The token was good once.
+    ExpiredToken = "expired_token", UNAUTHORIZED, "the token has expired",
+        "an anonymous project gets a new token at /customer/anonymous-refresh";
+    /// The token may only read.
+    ReadOnlyToken = "read_only_token", FORBIDDEN, "this token may only read",
+        "use a token with full access";
+    /// Only the operator may.
+    OperatorOnly = "operator_only", FORBIDDEN, "only the operator may do this",
+        "use the operator's token";
+    /// Switched off by the operator.
+    RegistrationOff = "registration_off", FORBIDDEN, "anonymous registration is switched off here",
+        "ask the operator for a token";
+    /// The project has as many databases as it may.
+    QuotaExceeded = "quota_exceeded", FORBIDDEN, "the project has as many databases as it may have",
+        "delete one that is not needed, or ask the operator for a project without this limit";
+    /// No such path.
+    RouteNotFound = "route_not_found", NOT_FOUND, "there is nothing at this path",
+        "the paths are listed in /openapi.json";
+    /// No such database in this project.
+    DatabaseNotFound = "database_not_found", NOT_FOUND, "database not found",
+        "list the databases of the project to see names and ids";
+    /// The path exists, the method does not.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "this path has no such method",
+        "the methods are listed in /openapi.json";
+    /// The name is held by another database.
+    NameTaken = "name_taken", CONFLICT, "database name already exists",
+        "choose another name, or ask with if_not_exists to get the existing one";
+    /// Not allowed in the state that the database is in.
+    WrongState = "wrong_state", CONFLICT, "the database is in a state that does not allow this",
+        "look at its state first";
+    /// The same key is being worked on.
+    IdempotencyInProgress = "idempotency_in_progress", CONFLICT, "a request with this Idempotency-Key is still running",
+        "send the same request again after the time in Retry-After";
+    /// Passwords are shown once.
+    SecretsNotKept = "secrets_not_kept", GONE, "passwords are shown once and not kept",
+        "use reset-password to get a new one";
+    /// More bytes than allowed.
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "the body is too large",
+        "send less at once; large data goes through a PostgreSQL connection with COPY";
+    /// Same key, other request.
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "this Idempotency-Key was used with another request",
+        "use a new key for a new request";
+    /// More rows or bytes than the answer may have.
+    ResultTooLarge = "result_too_large", UNPROCESSABLE_ENTITY, "the result is too large",
+        "ask for less with LIMIT, or read it through a PostgreSQL connection";
+    /// Slower, please.
+    TooManyRequests = "too_many_requests", TOO_MANY_REQUESTS, "too many requests at once",
+        "send the request again after the time in Retry-After";
+    /// Our fault.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "an internal error; the request may have had an effect",
+        "tell the operator the request_id; it is in the log";
+    /// The way into the database failed.
+    DatabaseUnreachable = "database_unreachable", BAD_GATEWAY, "the database could not be reached",
+        "send the request again";
+    /// The catalog does not answer.
+    CatalogUnavailable = "catalog_unavailable", SERVICE_UNAVAILABLE, "the catalog cannot be reached; connections to databases still work",
+        "send the request again after the time in Retry-After";
+    /// The database could not be made.
+    CreateFailed = "create_failed", SERVICE_UNAVAILABLE, "the database could not be made",
+        "look at its state_reason; delete it and create it again, or resume it";
+    /// We are stopping.
+    Draining = "draining", SERVICE_UNAVAILABLE, "this server is stopping",
+        "send the request again";
+    /// It took too long.
+    Timeout = "timeout", GATEWAY_TIMEOUT, "the request took too long; it may have had an effect",
+        "look at the state of the database before you repeat it";
+}
+
+/// What a client is told. Log the cause where this is made; it does not travel.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct ApiError {
+    pub(crate) code: ErrorCode,
+    pub(crate) message: Cow<'static, str>,
+    pub(crate) hint: Cow<'static, str>,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+pub(crate) type ApiResult<T> = Result<T, ApiError>;
+
+impl ApiError {
+    /// With a message of its own.
+    pub(crate) fn with(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            message: message.into(),
+            ..code.into()
+        }
+    }
+
+    pub(crate) fn hint(self, hint: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            hint: hint.into(),
+            ..self
+        }
+    }
+
+    /// Our own mistake: logged here, told without detail.
+    pub(crate) fn internal(error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(error = %chain(error), "a request failed");
+        ErrorCode::Internal.into()
+    }
+}
+
+impl From<ErrorCode> for ApiError {
+    fn from(code: ErrorCode) -> Self {
+        let retry_after = match code {
+            ErrorCode::IdempotencyInProgress
+            | ErrorCode::TooManyRequests
+            | ErrorCode::CatalogUnavailable => Some(Duration::from_secs(1)),
+            _ => None,
+        };
+        Self {
+            code,
+            message: code.message().into(),
+            hint: code.hint().into(),
+            retry_after,
+        }
+    }
+}
+
+impl From<CatalogError> for ApiError {
+    fn from(error: CatalogError) -> Self {
+        match &error {
+            CatalogError::Unavailable(_) => {
+                tracing::warn!(error = %chain(&error), "the catalog did not answer");
+                ErrorCode::CatalogUnavailable.into()
+            }
+            CatalogError::Refused(_) => Self::internal(&error),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for ApiError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        CatalogError::from(error).into()
+    }
+}
+
+/// Body of every answer that is an error.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ErrorBody {
+    /// Always false.
+    success: bool,
+    /// The status of the answer again.
+    http_status: u16,
+    /// Stable; see docs/errors.md.
+    #[schema(example = "database_not_found")]
+    code: &'static str,
+    /// The same as `message`.
+    error: String,
+    /// For people.
+    message: String,
+    /// What to do.
+    hint: String,
+    /// Quote it to your operator; it is in the server's log.
+    request_id: String,
+}
+
+impl ApiError {
+    /// The whole answer. `request_id` also stands in a header.
+    pub(crate) fn render(&self, request_id: &str) -> Response {
+        let status = self.code.status();
+        let mut response = (status, axum::Json(self.body(request_id))).into_response();
+        let headers = response.headers_mut();
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(wait) = self.retry_after {
+            headers.insert(
+                header::RETRY_AFTER,
+                HeaderValue::from(wait.as_secs().max(1)),
+            );
+        }
+        if self.code == ErrorCode::BodyTooLarge {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+impl ApiError {
+    fn body(&self, request_id: &str) -> ErrorBody {
+        ErrorBody {
+            success: false,
+            http_status: self.code.status().as_u16(),
+            code: self.code.as_str(),
+            error: self.message.to_string(),
+            message: self.message.to_string(),
+            hint: self.hint.to_string(),
+            request_id: request_id.to_owned(),
+        }
+    }
+
+    /// The body, for an answer that is written without HTTP's machinery.
+    pub(crate) fn plain_body(&self) -> String {
+        serde_json::to_string(&self.body("")).expect("an error is plain data")
+    }
+}
+
+/// Only a mark: the outermost layer, which knows the request's id, renders it.
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = self.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Header with the id of a request.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// An error and its causes on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let _ = write!(text, ": {error}");
+        cause = error.source();
+    }
+    text
+}
+
+/// The part of `docs/errors.md` that lists the codes of the API, as a table in Markdown.
+pub fn errors_document() -> String {
+    let mut text =
+        String::from("| HTTP | code | message | what to do |\n| --- | --- | --- | --- |\n");
+    for code in ErrorCode::ALL {
+        let _ = writeln!(
+            text,
+            "| {} | `{}` | {} | {} |",
+            code.status().as_u16(),
+            code.as_str(),
+            code.message().replace('|', "\\|"),
+            code.hint().replace('|', "\\|"),
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_sorted_by_status() {
+        let mut codes: Vec<_> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), ErrorCode::ALL.len());
+        assert!(ErrorCode::ALL.is_sorted_by_key(|code| code.status()));
+    }
+
+    #[test]
+    fn every_code_says_what_to_do() {
+        for code in ErrorCode::ALL {
+            assert!(
+                !code.hint().is_empty() && !code.message().is_empty(),
+                "{code:?}"
+            );
+            assert!(!code.message().ends_with('.'), "{code:?}");
+        }
+    }
+}

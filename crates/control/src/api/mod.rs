@@ -1,0 +1,150 @@
+//! The REST API: what all routes share.
+//!
+//! Owns: the list of routes and their document, who may come in ([`auth`]), errors ([`error`]),
+//! repeated requests ([`idempotency`]), and the listener ([`server`]). Does not own: what a route
+//! does; that is in the folder of its noun.
+
+pub(crate) mod auth;
+pub(crate) mod error;
+pub(crate) mod extract;
+pub(crate) mod health;
+pub(crate) mod idempotency;
+pub(crate) mod layers;
+pub(crate) mod server;
+
+use std::sync::{Arc, atomic::AtomicBool};
+
+use axum::{Router, middleware};
+use model::route::Door;
+use utoipa::{
+    Modify, OpenApi,
+    openapi::security::{Http, HttpAuthScheme, SecurityScheme},
+};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use error::{ErrorCode, errors_document};
+
+use crate::{
+    Config, Keys,
+    catalog::{Catalog, changes::Changes},
+    credential::used::Used,
+    placement::job::Passes,
+    project, routes, sql, tenant,
+};
+
+/// What every part of the control plane works with. One per process.
+pub(crate) struct App {
+    pub(crate) config: Arc<Config>,
+    pub(crate) keys: Keys,
+    pub(crate) catalog: Catalog,
+    pub(crate) node: node::Node,
+    pub(crate) changes: Changes,
+    pub(crate) door: Door,
+    pub(crate) passes: Passes,
+    pub(crate) one_use: routes::one_use::OneUse,
+    pub(crate) used: Used,
+    pub(crate) sql_permits: tokio::sync::Semaphore,
+    pub(crate) draining: AtomicBool,
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Tenantry",
+        description = "Isolated PostgreSQL databases, created in milliseconds. The paths under \
+            /customer follow DB9's. Every error has the shape of `ErrorBody`. Every write under \
+            /customer/databases takes an `Idempotency-Key`: the same key with the same request gets \
+            the same answer for an hour, with another request 422; answers that are errors are not \
+            kept, because nothing was done.",
+    ),
+    modifiers(&Bearer),
+)]
+struct Document;
+
+struct Bearer;
+
+impl Modify for Bearer {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        document
+            .components
+            .get_or_insert_default()
+            .add_security_scheme(
+                "bearer",
+                SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)),
+            );
+    }
+}
+
+/// Routes that need no token, and say why in `tests/refused.rs`.
+fn open() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(health::healthz))
+        .routes(routes!(health::readyz))
+        .routes(routes!(health::document))
+        .routes(routes!(project::http::register))
+        .routes(routes!(project::http::refresh))
+}
+
+/// Routes that need one.
+fn closed() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new()
+        .routes(routes!(project::http::me))
+        .routes(routes!(project::http::list))
+        .routes(routes!(tenant::http::list, tenant::http::create))
+        .routes(routes!(tenant::http::get, tenant::http::delete))
+        .routes(routes!(tenant::http::undelete))
+        .routes(routes!(tenant::http::suspend))
+        .routes(routes!(tenant::http::resume))
+        .routes(routes!(tenant::http::reset_password))
+        .routes(routes!(
+            tenant::http::get_credentials,
+            tenant::http::post_credentials
+        ))
+        .routes(routes!(sql::http::run))
+        .routes(routes!(health::check))
+}
+
+/// All routes with all layers.
+pub(crate) fn router(app: Arc<App>) -> Router {
+    // The last layer is the first to see a request.
+    let closed = closed()
+        .split_for_parts()
+        .0
+        .route_layer(middleware::from_fn_with_state(
+            app.clone(),
+            idempotency::layer,
+        ))
+        .route_layer(middleware::from_fn_with_state(
+            app.clone(),
+            layers::read_body,
+        ))
+        .route_layer(middleware::from_fn_with_state(app.clone(), auth::require));
+    let open = open()
+        .split_for_parts()
+        .0
+        .route_layer(middleware::from_fn_with_state(
+            app.clone(),
+            layers::read_body,
+        ));
+    open.merge(closed)
+        .fallback(layers::no_route)
+        .method_not_allowed_fallback(layers::no_method)
+        .layer(middleware::from_fn_with_state(
+            app.clone(),
+            layers::limit_time,
+        ))
+        .layer(middleware::from_fn(layers::finish))
+        .with_state(app)
+}
+
+/// The OpenAPI 3.1 document, as `/openapi.json` serves it.
+pub fn openapi_document() -> String {
+    let mut document = Document::openapi();
+    document.merge(open().split_for_parts().1);
+    document.merge(closed().split_for_parts().1);
+    let mut text = document
+        .to_pretty_json()
+        .expect("the document is plain data");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,130 @@
+//! The catalog: what should be, in a PostgreSQL database.
+//!
+//! Owns: the connections to it, its migrations ([`migrate`]) and hearing of changes ([`changes`]).
+//! Does not own: any table's rows; each noun has its `store`.
+
+pub(crate) mod changes;
+pub(crate) mod migrate;
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
+use tokio_postgres::error::SqlState;
+
+/// Why the catalog gave no answer, split by what the caller does.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// It cannot be reached, or is shutting down or starting. Try again later.
+    #[error("the catalog cannot be reached")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It refused a statement: our mistake, or a rule of the schema that the caller looks into.
+    #[error("the catalog refused a statement")]
+    Refused(#[source] tokio_postgres::Error),
+}
+
+impl CatalogError {
+    /// The unique index or constraint that was violated.
+    pub(crate) fn constraint(&self) -> Option<&str> {
+        match self {
+            Self::Refused(error) => error.as_db_error()?.constraint(),
+            Self::Unavailable(_) => None,
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for CatalogError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let gone = match error.code() {
+            None => true,
+            Some(code) => [
+                SqlState::ADMIN_SHUTDOWN,
+                SqlState::CRASH_SHUTDOWN,
+                SqlState::CANNOT_CONNECT_NOW,
+                SqlState::TOO_MANY_CONNECTIONS,
+                SqlState::CONNECTION_EXCEPTION,
+                SqlState::CONNECTION_FAILURE,
+            ]
+            .contains(code),
+        };
+        if gone {
+            Self::Unavailable(Box::new(error))
+        } else {
+            Self::Refused(error)
+        }
+    }
+}
+
+/// Time for one statement on the catalog. All are look-ups by key; 30 s is far above any.
+const STATEMENT_TIME_MAX: Duration = Duration::from_secs(30);
+/// Wait for a row that another transaction holds.
+const LOCK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Time to connect.
+const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
+
+/// Connections to the catalog. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Catalog {
+    pool: Pool,
+    address: node::CatalogConfig,
+}
+
+impl Catalog {
+    /// Prepares the pool; connects to nothing yet.
+    pub(crate) fn new(mut address: node::CatalogConfig, size: usize, wait: Duration) -> Self {
+        let options = format!(
+            "{} -c statement_timeout={} -c lock_timeout={} -c idle_in_transaction_session_timeout={}",
+            address.config.get_options().unwrap_or_default(),
+            STATEMENT_TIME_MAX.as_millis(),
+            LOCK_WAIT_MAX.as_millis(),
+            STATEMENT_TIME_MAX.as_millis(),
+        );
+        address
+            .config
+            .options(options.trim_start())
+            .application_name("tenantry")
+            .connect_timeout(CONNECT_TIME_MAX);
+        let manager = Manager::from_config(
+            address.config.clone(),
+            address.tls.clone(),
+            ManagerConfig {
+                recycling_method: RecyclingMethod::Fast,
+            },
+        );
+        let pool = Pool::builder(manager)
+            .max_size(size)
+            .wait_timeout(Some(wait))
+            .create_timeout(Some(CONNECT_TIME_MAX))
+            .runtime(Runtime::Tokio1)
+            .build()
+            .expect("a pool with a runtime can have timeouts");
+        Self { pool, address }
+    }
+
+    /// A connection, given back when dropped.
+    ///
+    /// # Errors
+    ///
+    /// [`CatalogError::Unavailable`] when none became free in time or none can be made.
+    pub(crate) async fn get(&self) -> Result<Object, CatalogError> {
+        self.pool
+            .get()
+            .await
+            .map_err(|error| CatalogError::Unavailable(Box::new(error)))
+    }
+
+    /// How to make a connection outside the pool.
+    pub(crate) fn address(&self) -> &node::CatalogConfig {
+        &self.address
+    }
+
+    /// Whether it answers now.
+    pub(crate) async fn answers(&self) -> Result<(), CatalogError> {
+        self.get().await?.query_one("SELECT 1", &[]).await?;
+        Ok(())
+    }
+
+    /// Closes every connection that is not in use, and the others when they are given back.
+    pub(crate) fn close(&self) {
+        self.pool.close();
+    }
+}

@@ -1,0 +1,138 @@
+//! What the control plane is told at start.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+/// Settings of the control plane. Already validated: files were read, numbers are in range.
+#[derive(Clone)]
+pub struct Config {
+    /// Name of this process among those that share the catalog. What a former process of the same
+    /// name had begun is taken up again at once; what one of another name had begun, after its
+    /// lease ended.
+    pub instance: String,
+    /// Where the API listens. Port 0 picks one: see [`crate::Control::local_addr`].
+    pub api_listen: SocketAddr,
+    /// TLS of the API; `None` is plain HTTP.
+    pub api_tls: Option<Arc<rustls::ServerConfig>>,
+    /// What connection strings say: where clients reach the proxy.
+    pub public_host: String,
+    /// What connection strings say.
+    pub public_port: u16,
+    /// Shown as the region of every database. DB9 keeps it as a hint; so do we.
+    pub region: Option<String>,
+    /// Whether somebody without credentials may register a project.
+    pub anonymous_registration: bool,
+    /// SHA-256 of the operator's token; see [`crate::token_hash`].
+    pub operator_token_sha256: [u8; 32],
+    /// How long the data of a deleted database is kept.
+    pub retention: Duration,
+    /// Databases made ahead of demand.
+    pub warm_pool: WarmPool,
+    /// Everything else that has a bound.
+    pub limits: ControlLimits,
+}
+
+/// Size of the pool of complete, unused databases.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct WarmPool {
+    /// Kept ready without any demand. 4: about 30 MB of disk, and a person never waits.
+    pub min: u32,
+    /// Kept ready at most, however great the demand. 32: a burst of 20 callers, with room.
+    pub max: u32,
+}
+
+impl Default for WarmPool {
+    fn default() -> Self {
+        Self { min: 4, max: 32 }
+    }
+}
+
+/// Bounds of the control plane, each with its reason.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ControlLimits {
+    /// Connections to the catalog. 16: logins at some hundreds per second need about two.
+    pub catalog_connections_max: usize,
+    /// Wait for one of them. 5 s: longer than any burst, shorter than a client's patience.
+    pub catalog_wait_max: Duration,
+    /// API connections at once; more wait in the listen queue. 1,024.
+    pub api_connections_max: usize,
+    /// Size of a request body. 1 MiB; `/sql` has its own.
+    pub body_bytes_max: usize,
+    /// Size of the body of `/sql`. 16 MiB: a seed file.
+    pub sql_body_bytes_max: usize,
+    /// Time for one request, all included. 90 s: above the longest `?wait=` and SQL time.
+    pub request_time_max: Duration,
+    /// Time for the head of a request to arrive. 10 s.
+    pub header_time_max: Duration,
+    /// `?wait=` at most. 60 s.
+    pub wait_max: Duration,
+    /// Wait of a create that says nothing else. 20 s.
+    pub wait_default: Duration,
+    /// Databases of an anonymous project. 5, as in DB9.
+    pub anonymous_databases_max: u32,
+    /// Rows of one result of `/sql`. 10,000.
+    pub sql_rows_max: usize,
+    /// Bytes of values in one result of `/sql`. 8 MiB.
+    pub sql_result_bytes_max: usize,
+    /// Time of one request to `/sql` inside the database. 30 s.
+    pub sql_time_max: Duration,
+    /// Requests to `/sql` at once; more are told to come again. 64.
+    pub sql_concurrent_max: usize,
+    /// Idempotency keys remembered per project. 10,000.
+    pub idempotency_keys_max: u32,
+    /// How long one is remembered, with its encrypted answer. 1 h: longer than retries take; short,
+    /// because the answer may hold a password.
+    pub idempotency_time: Duration,
+    /// A row that is on its way for longer than this fails (creating) or is reported (all others).
+    /// 10 min.
+    pub stuck_after: Duration,
+    /// Databases worked on at once. 4: more only wait for each other inside PostgreSQL.
+    pub placements_concurrent_max: usize,
+}
+
+impl Default for ControlLimits {
+    fn default() -> Self {
+        Self {
+            catalog_connections_max: 16,
+            catalog_wait_max: Duration::from_secs(5),
+            api_connections_max: 1024,
+            body_bytes_max: 1 << 20,
+            sql_body_bytes_max: 16 << 20,
+            request_time_max: Duration::from_secs(90),
+            header_time_max: Duration::from_secs(10),
+            wait_max: Duration::from_secs(60),
+            wait_default: Duration::from_secs(20),
+            anonymous_databases_max: 5,
+            sql_rows_max: 10_000,
+            sql_result_bytes_max: 8 << 20,
+            sql_time_max: Duration::from_secs(30),
+            sql_concurrent_max: 64,
+            idempotency_keys_max: 10_000,
+            idempotency_time: Duration::from_secs(3600),
+            stuck_after: Duration::from_secs(600),
+            placements_concurrent_max: 4,
+        }
+    }
+}
+
+impl Config {
+    /// Settings for a process that listens on loopback only.
+    pub fn local(
+        api_listen: SocketAddr,
+        public_port: u16,
+        operator_token_sha256: [u8; 32],
+    ) -> Self {
+        Self {
+            instance: "serve".to_owned(),
+            api_listen,
+            api_tls: None,
+            public_host: "127.0.0.1".to_owned(),
+            public_port,
+            region: None,
+            anonymous_registration: true,
+            operator_token_sha256,
+            retention: Duration::from_secs(24 * 3600),
+            warm_pool: WarmPool::default(),
+            limits: ControlLimits::default(),
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! The passes: they read what should be and do one step per placement, until there is none left.
+//!
+//! A pass is told that something changed, never what. After a crash it finds the same rows and goes
+//! on; every effect may be done twice.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use model::{Pid, lifecycle::TenantEvent};
+use node::{DatabaseState, NodeError, Template};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{
+    Action, Stage, is_contradiction, next_action,
+    pool::Demand,
+    step::{self, Moment, reached},
+    store::{self, Work},
+};
+use crate::{
+    api::App,
+    catalog::{CatalogError, changes::Changes},
+    tasks::Tasks,
+};
+
+/// A pass looks at the catalog at least this often, should a wake-up be lost or come from another
+/// process.
+const TICK: Duration = Duration::from_secs(5);
+/// How long other processes leave a placement alone after its process was last heard of.
+const LEASE: Duration = Duration::from_secs(60);
+/// How often a lease is renewed while a step runs.
+const RENEW_EVERY: Duration = Duration::from_secs(20);
+/// First wait after a failure; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(200);
+/// Longest wait after a failure.
+const RETRY_MAX: Duration = Duration::from_secs(30);
+/// A pool entry that fails this often is given up: another one is cheaper than the search.
+const POOL_ATTEMPTS_MAX: i32 = 5;
+
+/// How passes are woken, and how others hear of what they did.
+pub(crate) struct Passes {
+    wake: Notify,
+    changed: Notify,
+    demand: Mutex<Option<Demand>>,
+}
+
+impl Default for Passes {
+    fn default() -> Self {
+        Self {
+            wake: Notify::new(),
+            changed: Notify::new(),
+            demand: Mutex::new(None),
+        }
+    }
+}
+
+impl Passes {
+    /// Something changed. Cheap, and may be called too often.
+    pub(crate) fn wake(&self) {
+        self.wake.notify_one();
+    }
+
+    /// Resolves at the next step that is done after this call. Call it before looking.
+    pub(crate) fn changed(&self) -> tokio::sync::futures::Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// A tenant took a pool entry, or found none.
+    pub(crate) fn claimed(&self, left: Option<u32>) {
+        let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(demand) = demand.as_mut() {
+            match left {
+                Some(left) => demand.claimed(left, Instant::now()),
+                None => demand.missed(Instant::now()),
+            }
+        }
+        drop(demand);
+        self.wake();
+    }
+
+    fn pool_target(&self, app: &App) -> u32 {
+        let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        demand
+            .get_or_insert_with(|| Demand::new(app.config.warm_pool, now))
+            .target(now)
+    }
+}
+
+/// Takes up what a former process had begun: its leases are void, and what its pool holds is looked
+/// at on the server before anybody gets it.
+pub(crate) async fn take_up(app: &App) -> Result<(), CatalogError> {
+    let client = app.catalog.get().await?;
+    store::release_leases(&**client, &app.config.instance).await?;
+    let entries = store::pool_entries(&**client, app.node.name()).await?;
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let found = match app.node.inventory().await {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::warn!(error = %crate::api::error::chain(&error), "the pool was not looked at; opening it again");
+            return store::reopen_pool(&**client, app.node.name()).await;
+        }
+    };
+    let complete = |pid: &Pid| {
+        found.iter().any(|physical| {
+            physical.pid == *pid
+                && physical.database == DatabaseState::Open
+                && physical.wall
+                && physical.logins.len() == model::Role::ALL.len()
+        })
+    };
+    let broken: Vec<&str> = entries
+        .iter()
+        .filter(|pid| !complete(pid))
+        .map(Pid::as_str)
+        .collect();
+    if !broken.is_empty() {
+        tracing::warn!(
+            entries = broken.len(),
+            "pool entries are not complete; replacing them"
+        );
+        store::abandon(&**client, &broken).await?;
+    }
+    Ok(())
+}
+
+/// Runs passes for ever.
+pub(crate) async fn run(app: Arc<App>, tasks: Tasks) {
+    let permits = Arc::new(tokio::sync::Semaphore::new(
+        app.config.limits.placements_concurrent_max,
+    ));
+    let mut away = false;
+    loop {
+        let next = match pass(&app, &tasks, &permits).await {
+            Ok(next) => {
+                away = false;
+                next
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut away, true) {
+                    tracing::warn!(error = %crate::api::error::chain(&error), "passes wait for the catalog");
+                }
+                Duration::from_secs(1)
+            }
+        };
+        tokio::select! {
+            () = app.passes.wake.notified() => {}
+            () = tokio::time::sleep(next.min(TICK)) => {}
+        }
+    }
+}
+
+/// Starts what is due; returns how long there is nothing to do.
+async fn pass(
+    app: &Arc<App>,
+    tasks: &Tasks,
+    permits: &Arc<tokio::sync::Semaphore>,
+) -> Result<Duration, CatalogError> {
+    let client = app.catalog.get().await?;
+    let size = store::pool_size(&**client, app.node.name()).await?;
+    for _ in size.all..app.passes.pool_target(app) {
+        store::plan(&**client, app.node.name(), "pool").await?;
+    }
+    let free = permits.available_permits();
+    if free == 0 {
+        return Ok(TICK);
+    }
+    for pid in store::take_due(&**client, &app.config.instance, LEASE, free).await? {
+        let permit = permits.clone().try_acquire_owned();
+        let app = app.clone();
+        tasks.spawn("placement", async move {
+            drive(&app, &pid).await;
+            drop(permit);
+            app.passes.wake();
+        });
+    }
+    Ok(store::next_due(&**client).await?.unwrap_or(TICK))
+}
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+enum ActError {
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+impl From<tokio_postgres::Error> for ActError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Catalog(error.into())
+    }
+}
+
+/// Takes steps with one placement until it rests, fails or is gone.
+async fn drive(app: &App, pid: &Pid) {
+    loop {
+        let (work, result) = match step_once(app, pid).await {
+            Ok(Progress::Done) => return,
+            Ok(Progress::Again) => continue,
+            Err((work, error)) => (work, error),
+        };
+        if let Err(error) = failed(app, &work, &result).await {
+            // The lease ends by itself; then it is due again.
+            tracing::debug!(pid = %pid, error = %error, "a failure was not written down");
+        }
+        return;
+    }
+}
+
+enum Progress {
+    Again,
+    Done,
+}
+
+async fn step_once(app: &App, pid: &Pid) -> Result<Progress, (Option<Work>, ActError)> {
+    let read = async {
+        let client = app.catalog.get().await?;
+        let work = store::read(&**client, pid).await?;
+        Ok::<_, CatalogError>(work)
+    };
+    let Some(work) = read.await.map_err(|error| (None, error.into()))? else {
+        return Ok(Progress::Done);
+    };
+    if is_contradiction(work.owner, work.stage) {
+        tracing::error!(pid = %pid, owner = ?work.owner, stage = ?work.stage, "a database has no data where it should; nothing is done");
+    }
+    let Some(action) = next_action(work.owner, work.stage) else {
+        let client = app
+            .catalog
+            .get()
+            .await
+            .map_err(|error| (None, error.into()))?;
+        let settled = store::settle(&**client, pid, work.version).await;
+        return match settled {
+            Ok(true) => {
+                app.passes.changed.notify_waiters();
+                Ok(Progress::Done)
+            }
+            Ok(false) => Ok(Progress::Again),
+            Err(error) => Err((None, error.into())),
+        };
+    };
+    let result = tokio::select! {
+        result = act(app, &work, action) => result,
+        never = keep_lease(app, pid) => match never {},
+    };
+    match result {
+        Ok(()) => {
+            tracing::debug!(pid = %pid, tenant = work.tenant.as_ref().map(|id| id.as_str()), action = ?action, "step done");
+            app.passes.changed.notify_waiters();
+            Ok(Progress::Again)
+        }
+        Err(error) => Err((Some(work), error)),
+    }
+}
+
+async fn keep_lease(app: &App, pid: &Pid) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(RENEW_EVERY).await;
+        if let Ok(client) = app.catalog.get().await {
+            let _ = store::renew(&**client, pid, &app.config.instance, LEASE).await;
+        }
+    }
+}
+
+/// Does one action: the effect, then the note. Twice is as good as once.
+async fn act(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
+    let step = step::of(work.owner, action, work.was_active);
+    let pid = &work.pid;
+    reached(step, Moment::Before).await;
+    match action {
+        Action::CreateLogins => app.node.create_logins(pid).await?,
+        Action::CreateDatabase => {
+            app.node.create_database(pid, &Template::Empty).await?;
+        }
+        Action::Open => {
+            let client = app.catalog.get().await?;
+            store::set_stage(&**client, pid, Stage::Opening).await?;
+            drop(client);
+            app.node.open(pid).await?;
+        }
+        Action::Close => app.node.close(pid).await?,
+        Action::BeginDrop => {}
+        Action::DropDatabase => {
+            app.node.close(pid).await?;
+            app.node.drop_database(pid).await?;
+        }
+        Action::DropLogins => app.node.drop_logins(pid).await?,
+    }
+    reached(step, Moment::Between).await;
+    note(app, work, action).await?;
+    reached(step, Moment::After).await;
+    Ok(())
+}
+
+async fn note(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
+    let pid = &work.pid;
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
+    let change = match action {
+        Action::CreateLogins => {
+            store::set_stage(&*transaction, pid, Stage::Logins).await?;
+            None
+        }
+        Action::CreateDatabase => {
+            store::set_stage(&*transaction, pid, Stage::Closed).await?;
+            None
+        }
+        Action::Open => {
+            store::reached_stage(&transaction, pid, Stage::Open, TenantEvent::Provisioned).await?
+        }
+        Action::Close => {
+            let stage = store::closed(work.stage);
+            store::reached_stage(&transaction, pid, stage, TenantEvent::Closed).await?
+        }
+        Action::BeginDrop => {
+            store::begin_drop(&transaction, pid).await?;
+            None
+        }
+        Action::DropDatabase => {
+            store::set_stage(&*transaction, pid, Stage::Dropped).await?;
+            None
+        }
+        Action::DropLogins => {
+            store::forget(&transaction, pid).await?;
+            None
+        }
+    };
+    transaction.commit().await?;
+    announce(&app.changes, change);
+    if action == Action::DropLogins
+        && let Some(tenant) = &work.tenant
+    {
+        tracing::info!(tenant = %tenant, "the data of a deleted database was removed");
+    }
+    Ok(())
+}
+
+fn announce(changes: &Changes, change: Option<model::route::Change>) {
+    if let Some(change) = change {
+        changes.announce(change);
+    }
+}
+
+/// Writes a failure down, and gives up where that is right: a pool entry after some tries, a create
+/// after `stuck_after`. Everything else is tried for ever, and reported.
+async fn failed(app: &App, work: &Option<Work>, error: &ActError) -> Result<(), CatalogError> {
+    let Some(work) = work else { return Ok(()) };
+    let words = crate::api::error::chain(error);
+    let mut client = app.catalog.get().await?;
+    let wait = RETRY_FIRST
+        .saturating_mul(1 << work.attempts.clamp(0, 16))
+        .min(RETRY_MAX);
+    store::fail(&**client, &work.pid, &words, wait).await?;
+    let stuck = work.unsettled_for >= app.config.limits.stuck_after;
+    match work.owner {
+        super::Owner::Pool if work.attempts >= POOL_ATTEMPTS_MAX => {
+            tracing::warn!(pid = %work.pid, error = words, "a pool entry failed for good; it is removed");
+            store::abandon(&**client, &[work.pid.as_str()]).await?;
+        }
+        super::Owner::Tenant(state) if stuck => {
+            let transaction = client.transaction().await?;
+            let change = store::fail_tenant(&transaction, &work.pid, reason(error)).await?;
+            transaction.commit().await?;
+            let gave_up = change.is_some();
+            announce(&app.changes, change);
+            app.passes.changed.notify_waiters();
+            tracing::error!(pid = %work.pid, tenant = work.tenant.as_ref().map(|id| id.as_str()), %state, gave_up, error = words, "a database is stuck");
+        }
+        _ => {
+            tracing::warn!(pid = %work.pid, tenant = work.tenant.as_ref().map(|id| id.as_str()), attempts = work.attempts, error = words, "a step failed; trying again");
+        }
+    }
+    Ok(())
+}
+
+/// For the user: names no node.
+fn reason(error: &ActError) -> &'static str {
+    match error {
+        ActError::Catalog(_) => "the catalog did not answer",
+        ActError::Node(NodeError::Unreachable { .. }) => "the database server could not be reached",
+        ActError::Node(NodeError::Busy { .. }) => "the database server was too busy",
+        ActError::Node(NodeError::Refused { .. }) => {
+            "the database server refused; ask your operator"
+        }
+        ActError::Node(NodeError::Conflict { .. }) => {
+            "something else stands where the database should be; ask your operator"
+        }
+    }
+}
+
+/// Waits until the pool holds its minimum.
+pub(crate) async fn warm(app: &App) {
+    loop {
+        let changed = app.passes.changed();
+        if let Ok(client) = app.catalog.get().await
+            && let Ok(size) = store::pool_size(&**client, app.node.name()).await
+            && size.ready >= app.config.warm_pool.min
+        {
+            return;
+        }
+        let _ = tokio::time::timeout(TICK, changed).await;
+    }
+}

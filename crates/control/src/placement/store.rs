@@ -1,0 +1,464 @@
+//! Rows of placements.
+//!
+//! Whoever changes a tenant and its placement locks the tenant's row first.
+
+use std::time::Duration;
+
+use model::{
+    Pid, TenantId,
+    lifecycle::{TenantEvent, TenantState},
+    route::Change,
+};
+use tokio_postgres::{GenericClient, Row, Transaction};
+
+use super::{Owner, Stage};
+use crate::catalog::{CatalogError, changes};
+
+/// A placement as a pass sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Work {
+    pub(crate) pid: Pid,
+    pub(crate) owner: Owner,
+    pub(crate) stage: Stage,
+    /// What it had when it was read: rests only if nobody asked for something else since.
+    pub(crate) version: i64,
+    /// Failures since the last success.
+    pub(crate) attempts: i32,
+    /// How long it has not been where it should be.
+    pub(crate) unsettled_for: Duration,
+    pub(crate) tenant: Option<TenantId>,
+    /// Whether the tenant could be used before.
+    pub(crate) was_active: bool,
+}
+
+const WORK: &str = "
+    SELECT p.pid, p.owner, p.stage, p.version, p.attempts,
+           coalesce(extract(epoch FROM now() - p.unsettled_since), 0)::float8 AS unsettled,
+           t.id, t.state, coalesce(t.activated_at IS NOT NULL, false) AS was_active,
+           coalesce(t.state = 'DISABLED'
+               AND (t.purge_after <= now() OR p.stage IN ('dropping', 'dropped')), false) AS expired
+    FROM placement p LEFT JOIN tenant t ON t.pid = p.pid";
+
+impl Work {
+    fn read(row: &Row) -> Self {
+        let state = row
+            .get::<_, Option<&str>>("state")
+            .map(|text| TenantState::parse(text).expect("the schema allows known states only"));
+        let owner = match (row.get("owner"), state) {
+            ("pool", _) => Owner::Pool,
+            ("tenant", Some(_)) if row.get("expired") => Owner::Expired,
+            ("tenant", Some(state)) => Owner::Tenant(state),
+            // 'nobody', or a claim whose tenant row never came to be, which one transaction forbids.
+            (_, _) => Owner::Nobody,
+        };
+        Self {
+            pid: parse(row.get("pid")),
+            owner,
+            stage: Stage::parse(row.get("stage")).expect("the schema allows known stages only"),
+            version: row.get("version"),
+            attempts: row.get("attempts"),
+            unsettled_for: Duration::try_from_secs_f64(row.get("unsettled")).unwrap_or_default(),
+            tenant: row.get::<_, Option<&str>>("id").map(parse),
+            was_active: row.get("was_active"),
+        }
+    }
+}
+
+fn parse<T: std::str::FromStr>(text: &str) -> T {
+    text.parse()
+        .ok()
+        .expect("the schema allows well-formed ids only")
+}
+
+/// Leases at most `limit` placements that are due, those of tenants before the pool's.
+pub(crate) async fn take_due(
+    client: &impl GenericClient,
+    instance: &str,
+    lease: Duration,
+    limit: usize,
+) -> Result<Vec<Pid>, CatalogError> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = client
+        .query(
+            "UPDATE placement SET leased_by = $1, leased_until = now() + make_interval(secs => $2)
+             WHERE pid IN (
+                 SELECT pid FROM placement
+                 WHERE due_at <= now() AND (leased_until IS NULL OR leased_until < now())
+                 ORDER BY owner = 'tenant' DESC, due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+             RETURNING pid",
+            &[&instance, &lease.as_secs_f64(), &limit],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| parse(row.get(0))).collect())
+}
+
+/// Holds a lease for longer.
+pub(crate) async fn renew(
+    client: &impl GenericClient,
+    pid: &Pid,
+    instance: &str,
+    lease: Duration,
+) -> Result<(), CatalogError> {
+    client
+        .execute(
+            "UPDATE placement SET leased_until = now() + make_interval(secs => $3)
+             WHERE pid = $1 AND leased_by = $2",
+            &[&pid.as_str(), &instance, &lease.as_secs_f64()],
+        )
+        .await?;
+    Ok(())
+}
+
+/// How long until the next placement is due; `None` when none ever is.
+pub(crate) async fn next_due(
+    client: &impl GenericClient,
+) -> Result<Option<Duration>, CatalogError> {
+    let row = client
+        .query_one(
+            "SELECT extract(epoch FROM min(greatest(due_at, leased_until)) - now())::float8
+             FROM placement WHERE due_at IS NOT NULL",
+            &[],
+        )
+        .await?;
+    let seconds: Option<f64> = row.get(0);
+    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+}
+
+/// Gives up the leases that a former process of this name held.
+pub(crate) async fn release_leases(
+    client: &impl GenericClient,
+    instance: &str,
+) -> Result<(), CatalogError> {
+    client
+        .execute(
+            "UPDATE placement SET leased_by = NULL, leased_until = NULL, due_at = now()
+             WHERE leased_by = $1",
+            &[&instance],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Reads one placement again.
+pub(crate) async fn read(
+    client: &impl GenericClient,
+    pid: &Pid,
+) -> Result<Option<Work>, CatalogError> {
+    let sql = format!("{WORK} WHERE p.pid = $1");
+    let row = client.query_opt(&sql, &[&pid.as_str()]).await?;
+    Ok(row.as_ref().map(Work::read))
+}
+
+/// Plans a new placement: the next pass begins to make it.
+pub(crate) async fn plan(
+    client: &impl GenericClient,
+    node: &str,
+    owner: &'static str,
+) -> Result<Pid, CatalogError> {
+    let pid = Pid::random(&mut rand::rng());
+    client
+        .execute(
+            "INSERT INTO placement (pid, node, owner) VALUES ($1, $2, $3)",
+            &[&pid.as_str(), &node, &owner],
+        )
+        .await?;
+    Ok(pid)
+}
+
+/// Takes a complete placement out of the pool for a tenant. Returns how many are left, too.
+pub(crate) async fn claim(
+    client: &impl GenericClient,
+    node: &str,
+) -> Result<Option<(Pid, u32)>, CatalogError> {
+    let row = client
+        .query_opt(
+            "WITH entry AS (
+                 SELECT pid FROM placement
+                 WHERE owner = 'pool' AND stage = 'open' AND node = $1
+                 ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
+             UPDATE placement SET owner = 'tenant', version = version + 1
+             FROM entry WHERE placement.pid = entry.pid
+             RETURNING placement.pid, (SELECT count(*) FROM placement
+                 WHERE owner = 'pool' AND stage = 'open' AND node = $1)",
+            &[&node],
+        )
+        .await?;
+    Ok(row.map(|row| {
+        let with_this: i64 = row.get(1);
+        (
+            parse(row.get(0)),
+            u32::try_from(with_this - 1).unwrap_or_default(),
+        )
+    }))
+}
+
+/// What the pool holds.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct PoolSize {
+    /// Can be claimed now.
+    pub(crate) ready: u32,
+    /// Ready or on their way.
+    pub(crate) all: u32,
+}
+
+pub(crate) async fn pool_size(
+    client: &impl GenericClient,
+    node: &str,
+) -> Result<PoolSize, CatalogError> {
+    let row = client
+        .query_one(
+            "SELECT count(*) FILTER (WHERE stage = 'open'), count(*)
+             FROM placement WHERE owner = 'pool' AND node = $1",
+            &[&node],
+        )
+        .await?;
+    let count = |index| u32::try_from(row.get::<_, i64>(index)).unwrap_or(u32::MAX);
+    Ok(PoolSize {
+        ready: count(0),
+        all: count(1),
+    })
+}
+
+/// The pool's entries that count as complete.
+pub(crate) async fn pool_entries(
+    client: &impl GenericClient,
+    node: &str,
+) -> Result<Vec<Pid>, CatalogError> {
+    let rows = client
+        .query(
+            "SELECT pid FROM placement WHERE owner = 'pool' AND stage = 'open' AND node = $1",
+            &[&node],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| parse(row.get(0))).collect())
+}
+
+/// Gives pool entries up: passes remove them.
+pub(crate) async fn abandon(
+    client: &impl GenericClient,
+    pids: &[&str],
+) -> Result<(), CatalogError> {
+    client
+        .execute(
+            "UPDATE placement SET owner = 'nobody', version = version + 1, due_at = now(),
+                 attempts = 0, unsettled_since = now()
+             WHERE pid = ANY($1) AND owner = 'pool'",
+            &[&pids],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Has every complete pool entry opened again before it is claimed.
+pub(crate) async fn reopen_pool(
+    client: &impl GenericClient,
+    node: &str,
+) -> Result<(), CatalogError> {
+    client
+        .execute(
+            "UPDATE placement SET stage = 'opening', version = version + 1, due_at = now()
+             WHERE owner = 'pool' AND stage = 'open' AND node = $1",
+            &[&node],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Says that somebody wants something else of a placement. Part of every transaction that changes
+/// its tenant's state.
+pub(crate) async fn touch(client: &impl GenericClient, pid: &Pid) -> Result<(), CatalogError> {
+    client
+        .execute(
+            "UPDATE placement SET version = version + 1, due_at = now(), attempts = 0,
+                 unsettled_since = coalesce(unsettled_since, now())
+             WHERE pid = $1",
+            &[&pid.as_str()],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Writes down how far a placement got.
+pub(crate) async fn set_stage(
+    client: &impl GenericClient,
+    pid: &Pid,
+    stage: Stage,
+) -> Result<(), CatalogError> {
+    client
+        .execute(
+            "UPDATE placement SET stage = $2, attempts = 0, last_error = NULL WHERE pid = $1",
+            &[&pid.as_str(), &stage.as_str()],
+        )
+        .await?;
+    Ok(())
+}
+
+/// The stage after closing: what was never open stays what it was.
+pub(crate) fn closed(stage: Stage) -> Stage {
+    match stage {
+        Stage::Opening | Stage::Open => Stage::Closed,
+        Stage::Planned | Stage::Logins | Stage::Closed | Stage::Dropping | Stage::Dropped => stage,
+    }
+}
+
+/// Writes down the stage, and tells the tenant, if there is one and it cares.
+pub(crate) async fn reached_stage(
+    transaction: &Transaction<'_>,
+    pid: &Pid,
+    stage: Stage,
+    event: TenantEvent,
+) -> Result<Option<Change>, CatalogError> {
+    let row = transaction
+        .query_opt(
+            "SELECT id, state FROM tenant WHERE pid = $1 FOR UPDATE",
+            &[&pid.as_str()],
+        )
+        .await?;
+    set_stage(transaction, pid, stage).await?;
+    let Some(row) = row else { return Ok(None) };
+    let id: TenantId = parse(row.get(0));
+    let state = TenantState::parse(row.get(1)).expect("the schema allows known states only");
+    // A tenant that moved on meanwhile is not interested; the next step follows where it is now.
+    let Ok(next) = state.after(event) else {
+        return Ok(None);
+    };
+    set_tenant_state(transaction, &id, next, None).await?;
+    changes::mark(transaction, &id).await.map(Some)
+}
+
+/// Sets a tenant's state. The caller holds its row, and asked [`TenantState::after`].
+pub(crate) async fn set_tenant_state(
+    client: &impl GenericClient,
+    id: &TenantId,
+    state: TenantState,
+    reason: Option<&str>,
+) -> Result<(), CatalogError> {
+    client
+        .execute(
+            "UPDATE tenant SET state = $2, state_reason = $3,
+                 activated_at = CASE WHEN $2 = 'ACTIVE' THEN coalesce(activated_at, now())
+                     ELSE activated_at END
+             WHERE id = $1",
+            &[&id.as_str(), &state.as_str(), &reason],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Begins the removal of data, if it is still wanted. False: somebody took the delete back.
+pub(crate) async fn begin_drop(
+    transaction: &Transaction<'_>,
+    pid: &Pid,
+) -> Result<bool, CatalogError> {
+    transaction
+        .execute(
+            "SELECT 1 FROM tenant WHERE pid = $1 FOR UPDATE",
+            &[&pid.as_str()],
+        )
+        .await?;
+    let begun = transaction
+        .execute(
+            "UPDATE placement p SET stage = 'dropping', attempts = 0
+             WHERE pid = $1 AND (owner = 'nobody' OR EXISTS (
+                 SELECT 1 FROM tenant t
+                 WHERE t.pid = p.pid AND t.state = 'DISABLED' AND t.purge_after <= now()))",
+            &[&pid.as_str()],
+        )
+        .await?;
+    Ok(begun == 1)
+}
+
+/// Forgets a placement whose data and logins are gone, and its tenant.
+pub(crate) async fn forget(transaction: &Transaction<'_>, pid: &Pid) -> Result<(), CatalogError> {
+    let pid = pid.as_str();
+    transaction
+        .execute("DELETE FROM tenant WHERE pid = $1", &[&pid])
+        .await?;
+    transaction
+        .execute("DELETE FROM placement WHERE pid = $1", &[&pid])
+        .await?;
+    Ok(())
+}
+
+/// Rests, unless somebody asked for something else meanwhile. A deleted tenant's placement is
+/// looked at again when its retention ends. Returns whether it rests.
+pub(crate) async fn settle(
+    client: &impl GenericClient,
+    pid: &Pid,
+    version: i64,
+) -> Result<bool, CatalogError> {
+    let settled = client
+        .execute(
+            "UPDATE placement SET attempts = 0, unsettled_since = NULL, last_error = NULL,
+                 leased_by = NULL, leased_until = NULL,
+                 due_at = (SELECT purge_after FROM tenant t
+                     WHERE t.pid = placement.pid AND t.state = 'DISABLED')
+             WHERE pid = $1 AND version = $2",
+            &[&pid.as_str(), &version],
+        )
+        .await?;
+    Ok(settled == 1)
+}
+
+/// A step failed: try again after `wait`.
+pub(crate) async fn fail(
+    client: &impl GenericClient,
+    pid: &Pid,
+    error: &str,
+    wait: Duration,
+) -> Result<(), CatalogError> {
+    client
+        .execute(
+            "UPDATE placement SET attempts = attempts + 1, last_error = $2,
+                 due_at = now() + make_interval(secs => $3),
+                 unsettled_since = coalesce(unsettled_since, now()),
+                 leased_by = NULL, leased_until = NULL
+             WHERE pid = $1",
+            &[&pid.as_str(), &error, &wait.as_secs_f64()],
+        )
+        .await?;
+    Ok(())
+}
+
+/// A tenant could not be made: it fails, with a reason for its user.
+pub(crate) async fn fail_tenant(
+    transaction: &Transaction<'_>,
+    pid: &Pid,
+    reason: &str,
+) -> Result<Option<Change>, CatalogError> {
+    let row = transaction
+        .query_opt(
+            "SELECT id, state FROM tenant WHERE pid = $1 FOR UPDATE",
+            &[&pid.as_str()],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let id: TenantId = parse(row.get(0));
+    let state = TenantState::parse(row.get(1)).expect("the schema allows known states only");
+    let Ok(next) = state.after(TenantEvent::ProvisionFailed) else {
+        return Ok(None);
+    };
+    set_tenant_state(transaction, &id, next, Some(reason)).await?;
+    touch(transaction, pid).await?;
+    changes::mark(transaction, &id).await.map(Some)
+}
+
+/// What should be on the node, for the checker.
+pub(crate) async fn expected(
+    client: &impl GenericClient,
+    node: &str,
+) -> Result<Vec<(Pid, Stage, bool)>, CatalogError> {
+    let rows = client
+        .query(
+            "SELECT pid, stage, unsettled_since IS NULL FROM placement WHERE node = $1",
+            &[&node],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| {
+            let stage = Stage::parse(row.get(1)).expect("the schema allows known stages only");
+            (parse(row.get(0)), stage, row.get(2))
+        })
+        .collect())
+}

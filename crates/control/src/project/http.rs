@@ -1,0 +1,202 @@
+//! `/customer/me`, `/customer/anonymous-register`, `/customer/anonymous-refresh`, `/projects`.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{extract::State, http::StatusCode};
+use chrono::{DateTime, Utc};
+use model::{ProjectId, Secret, TenantId};
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use tokio_postgres::GenericClient;
+use utoipa::{IntoParams, ToSchema};
+
+use super::store;
+use crate::{
+    api::{
+        App,
+        auth::Principal,
+        error::{ApiError, ApiResult, ErrorBody, ErrorCode},
+        extract::{Json, Params},
+    },
+    credential,
+    keys::token_hash,
+};
+
+/// Life of an anonymous project's token. It gets another one as often as it asks.
+const TOKEN_LIFE: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Projects in one answer.
+const PROJECTS_MAX: i64 = 1000;
+
+/// The project that a token belongs to.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Me {
+    /// Id of the project.
+    id: String,
+    /// `operator` or `anonymous`.
+    kind: String,
+    /// Nobody's, so far.
+    email: Option<String>,
+    /// Always `active`.
+    status: &'static str,
+    is_anonymous: bool,
+    anonymous_id: Option<String>,
+    created_at: DateTime<Utc>,
+    /// Databases it has, deleted ones not counted.
+    databases: i64,
+    /// Databases it may have; null: no limit.
+    databases_max: Option<u32>,
+}
+
+fn describe(app: &App, project: store::Project) -> Me {
+    let is_anonymous = project.kind == "anonymous";
+    Me {
+        id: project.id.to_string(),
+        kind: project.kind,
+        email: None,
+        status: "active",
+        is_anonymous,
+        anonymous_id: project.anonymous_id,
+        created_at: project.created_at,
+        databases: project.databases,
+        databases_max: is_anonymous.then_some(app.config.limits.anonymous_databases_max),
+    }
+}
+
+/// Whose token this is.
+#[utoipa::path(get, path = "/customer/me", tag = "project", security(("bearer" = [])),
+    responses((status = 200, body = Me), (status = 401, body = ErrorBody)))]
+pub(crate) async fn me(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+) -> ApiResult<axum::Json<Me>> {
+    let client = app.catalog.get().await?;
+    let found = store::list(&**client, Some(&principal.project), None, 1).await?;
+    let project = found.into_iter().next().ok_or(ErrorCode::InvalidToken)?;
+    Ok(axum::Json(describe(&app, project)))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ProjectsQuery {
+    /// Projects after this id.
+    after: Option<String>,
+}
+
+/// Projects that the token may see: its own, or all for the operator, 1,000 at a time.
+#[utoipa::path(get, path = "/projects", tag = "project", security(("bearer" = [])),
+    params(ProjectsQuery),
+    responses((status = 200, body = Vec<Me>), (status = 401, body = ErrorBody)))]
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    Params(query): Params<ProjectsQuery>,
+) -> ApiResult<axum::Json<Vec<Me>>> {
+    let client = app.catalog.get().await?;
+    let found = store::list(
+        &**client,
+        principal.scope(),
+        query.after.as_deref(),
+        PROJECTS_MAX,
+    )
+    .await?;
+    Ok(axum::Json(
+        found
+            .into_iter()
+            .map(|project| describe(&app, project))
+            .collect(),
+    ))
+}
+
+/// A new anonymous project. Nothing of this is shown again.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Registered {
+    /// Id of the project.
+    customer_id: String,
+    token: String,
+    expires_at: DateTime<Utc>,
+    is_anonymous: bool,
+    anonymous_id: String,
+    /// Gets new tokens; losing it loses the databases.
+    anonymous_secret: String,
+}
+
+/// Makes an anonymous project and its first token.
+///
+/// Takes no `Idempotency-Key`: a repeated request makes another, empty project.
+#[utoipa::path(post, path = "/customer/anonymous-register", tag = "project",
+    responses((status = 201, body = Registered), (status = 403, body = ErrorBody)))]
+pub(crate) async fn register(
+    State(app): State<Arc<App>>,
+) -> ApiResult<(StatusCode, axum::Json<Registered>)> {
+    if !app.config.anonymous_registration {
+        return Err(ErrorCode::RegistrationOff.into());
+    }
+    let anonymous_id = format!("anon_{}", TenantId::random(&mut rand::rng()));
+    let secret = credential::new_token("sk_anon_");
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
+    let hash = token_hash(secret.reveal());
+    let project = store::insert_anonymous(&*transaction, &anonymous_id, &hash).await?;
+    let (token, expires_at) = issue(&*transaction, &project).await?;
+    transaction.commit().await?;
+    tracing::info!(project = %project, "an anonymous project was registered");
+    let registered = Registered {
+        customer_id: project.to_string(),
+        token: token.reveal().to_owned(),
+        expires_at,
+        is_anonymous: true,
+        anonymous_id,
+        anonymous_secret: secret.reveal().to_owned(),
+    };
+    Ok((StatusCode::CREATED, axum::Json(registered)))
+}
+
+async fn issue(
+    client: &impl GenericClient,
+    project: &ProjectId,
+) -> ApiResult<(Secret, DateTime<Utc>)> {
+    let token = credential::new_token("tnt_");
+    let expires_at = Utc::now() + TOKEN_LIFE;
+    let hash = token_hash(token.reveal());
+    credential::store::insert_token(client, project, &hash, expires_at).await?;
+    Ok((token, expires_at))
+}
+
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct RefreshRequest {
+    anonymous_id: String,
+    anonymous_secret: String,
+}
+
+/// A new token of an anonymous project.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Refreshed {
+    token: String,
+    expires_at: DateTime<Utc>,
+}
+
+/// Gives an anonymous project a new token for 90 days. Earlier ones stay valid until they expire;
+/// of more than 20 the oldest is revoked.
+#[utoipa::path(post, path = "/customer/anonymous-refresh", tag = "project",
+    request_body = RefreshRequest,
+    responses((status = 200, body = Refreshed), (status = 401, body = ErrorBody)))]
+pub(crate) async fn refresh(
+    State(app): State<Arc<App>>,
+    Json(request): Json<RefreshRequest>,
+) -> ApiResult<axum::Json<Refreshed>> {
+    let hash = token_hash(&request.anonymous_secret);
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
+    let found = store::find_anonymous(&*transaction, &request.anonymous_id).await?;
+    let wrong = || ApiError::with(ErrorCode::InvalidToken, "no such anonymous id and secret");
+    let (project, known) = found.ok_or_else(wrong)?;
+    if !bool::from(known.ct_eq(&hash)) {
+        return Err(wrong());
+    }
+    let (token, expires_at) = issue(&*transaction, &project).await?;
+    transaction.commit().await?;
+    Ok(axum::Json(Refreshed {
+        token: token.reveal().to_owned(),
+        expires_at,
+    }))
+}

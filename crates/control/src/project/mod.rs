@@ -1,0 +1,6 @@
+//! A project: owner of tenants. Anonymous until it is claimed.
+//!
+//! There is always exactly one that belongs to the operator.
+
+pub(crate) mod http;
+pub(crate) mod store;

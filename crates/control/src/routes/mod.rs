@@ -1,0 +1,68 @@
+//! Answers to the proxy's questions ([`model::route`]).
+//!
+//! Owns: resolving logins from the catalog, one-use credentials, and what is done about reports.
+//! Does not own: telling of changes ([`crate::catalog::changes`]).
+
+pub(crate) mod one_use;
+mod repair;
+mod store;
+
+use std::sync::Arc;
+
+use model::{
+    LoginName,
+    route::{Report, Request, Resolved, Route, Unavailable},
+};
+use tokio::sync::mpsc;
+
+use crate::{api::App, tasks::Tasks};
+
+/// Answers for ever. Each question has a task of its own, so that one that waits for the catalog
+/// delays no other; how many run at once is bounded by the queue and the catalog's connections.
+pub(crate) async fn serve(app: Arc<App>, mut requests: mpsc::Receiver<Request>, tasks: Tasks) {
+    let repair = Arc::new(repair::Repair::default());
+    let permits = Arc::new(tokio::sync::Semaphore::new(RESOLVES_MAX));
+    while let Some(request) = requests.recv().await {
+        match request {
+            Request::Resolve { login, reply } => {
+                let Ok(permit) = permits.clone().acquire_owned().await else {
+                    return;
+                };
+                let app = app.clone();
+                tasks.spawn("resolve", async move {
+                    // The asker may have gone away.
+                    let _ = reply.send(resolve(&app, login).await);
+                    drop(permit);
+                });
+            }
+            Request::Consume { credential, reply } => {
+                let _ = reply.send(app.one_use.consume(&credential));
+            }
+            Request::Report(Report::LoggedIn { credential }) => app.used.note(credential),
+            Request::Report(Report::ServerLoginRefused { tenant, role }) => {
+                repair::begin(&repair, &app, &tasks, tenant, role);
+            }
+        }
+    }
+}
+
+/// Questions answered at once. More than the catalog's connections, so that none of those idles.
+const RESOLVES_MAX: usize = 64;
+
+async fn resolve(app: &App, login: LoginName) -> Result<Option<Resolved>, Unavailable> {
+    let found = store::resolve(app, &login).await.map_err(|error| {
+        tracing::warn!(error = %crate::api::error::chain(&error), "a login could not be looked up");
+        Unavailable
+    })?;
+    Ok(found.map(|found| Resolved {
+        route: Arc::new(Route {
+            server: app.node.server_login(&found.pid, login.role),
+            access: found.access,
+            candidates: found.candidates,
+            limits: model::Limits::default(),
+            tenant: login.tenant,
+            role: login.role,
+        }),
+        node: app.node.target(),
+    }))
+}

@@ -1,0 +1,78 @@
+//! One query answers a login: the same one whether it exists or not.
+
+use model::{
+    CredentialId, LoginName, Pid,
+    lifecycle::TenantState,
+    route::{Access, CANDIDATES_MAX, Candidate},
+};
+
+use crate::{api::App, catalog::CatalogError};
+
+/// What the catalog says of a login.
+pub(super) struct Found {
+    pub(super) pid: Pid,
+    pub(super) access: Access,
+    pub(super) candidates: Vec<Candidate>,
+}
+
+/// The newest credentials come first: of more than [`CANDIDATES_MAX`] the oldest are not read.
+const RESOLVE: &str = "
+    SELECT t.pid, t.state, c.id, c.stored_key, c.server_key, c.expires_at
+    FROM tenant t
+    LEFT JOIN credential c ON c.tenant_id = t.id AND c.role = $2 AND c.kind = 'password'
+        AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now())
+    WHERE t.id = $1
+    ORDER BY c.created_at DESC LIMIT $3";
+
+pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found>, CatalogError> {
+    let one_use = app.one_use.candidates(login);
+    let limit = i64::try_from(CANDIDATES_MAX.saturating_sub(one_use.len()))
+        .unwrap_or(0)
+        .max(1);
+    let client = app.catalog.get().await?;
+    let statement = client.prepare_cached(RESOLVE).await?;
+    let rows = client
+        .query(
+            &statement,
+            &[&login.tenant.as_str(), &login.role.as_str(), &limit],
+        )
+        .await?;
+    let Some(first) = rows.first() else {
+        return Ok(None);
+    };
+    let state = TenantState::parse(first.get(1)).expect("the schema allows known states only");
+    let mut candidates: Vec<Candidate> = rows.iter().filter_map(candidate).collect();
+    candidates.extend(one_use);
+    candidates.truncate(CANDIDATES_MAX);
+    Ok(Some(Found {
+        pid: first
+            .get::<_, &str>(0)
+            .parse()
+            .expect("the schema allows well-formed ids only"),
+        access: access(state),
+        candidates,
+    }))
+}
+
+/// `None` for a tenant without any: the row that the outer join made up.
+fn candidate(row: &tokio_postgres::Row) -> Option<Candidate> {
+    let id: CredentialId = row.get::<_, Option<&str>>(2)?.parse().ok()?;
+    Some(Candidate {
+        id,
+        stored_key: row.get::<_, &[u8]>(3).try_into().ok()?,
+        server_key: row.get::<_, &[u8]>(4).try_into().ok()?,
+        expires_at: row.get::<_, Option<std::time::SystemTime>>(5),
+        one_use: false,
+    })
+}
+
+fn access(state: TenantState) -> Access {
+    match state {
+        TenantState::Active => Access::Open,
+        TenantState::Creating | TenantState::Cloning | TenantState::CreateFailed => {
+            Access::NotReady
+        }
+        TenantState::Suspended => Access::Suspended,
+        TenantState::Disabling | TenantState::Disabled => Access::Deleted,
+    }
+}

@@ -1,0 +1,339 @@
+//! The client side of the PostgreSQL protocol, as far as SQL over HTTP needs it: results as text,
+//! command tags, and every field of an error, which tokio-postgres does not give.
+//!
+//! PostgreSQL manual, chapter "Frontend/Backend Protocol".
+
+use std::io;
+
+use bytes::BytesMut;
+use model::Secret;
+use postgres_protocol::{
+    IsNull,
+    authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256},
+    message::{
+        backend::{DataRowBody, ErrorResponseBody, Message, RowDescriptionBody},
+        frontend,
+    },
+};
+use serde_json::Value;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+use super::value;
+
+/// A session of one user at one database.
+pub(super) struct Session {
+    stream: UnixStream,
+    input: BytesMut,
+    output: BytesMut,
+}
+
+/// How a session is begun.
+pub(super) struct Login<'a> {
+    pub(super) user: &'a str,
+    pub(super) password: &'a Secret,
+    /// Sent in the startup packet.
+    pub(super) settings: &'a [(&'a str, &'a str)],
+}
+
+/// Bounds of one result.
+#[derive(Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) rows_max: usize,
+    pub(super) bytes_max: usize,
+}
+
+/// What a column is.
+#[derive(Clone, Debug)]
+pub(super) struct Column {
+    pub(super) name: String,
+    pub(super) oid: u32,
+}
+
+/// Result of the last statement.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub(super) columns: Vec<Column>,
+    pub(super) rows: Vec<Vec<Value>>,
+    /// `INSERT 0 3`
+    pub(super) tag: String,
+}
+
+/// The server's own words.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ServerError {
+    pub(super) severity: String,
+    pub(super) code: String,
+    pub(super) message: String,
+    pub(super) detail: Option<String>,
+    pub(super) hint: Option<String>,
+    pub(super) position: Option<u32>,
+}
+
+/// Why there is no result, split by what is answered.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SqlError {
+    /// The statement failed; its user is told.
+    #[error("the server refused ({})", .0.code)]
+    Server(Box<ServerError>),
+    /// More rows or bytes than the bounds. The session must be thrown away.
+    #[error("the result has more than {0}")]
+    TooLarge(String),
+    /// The session is over.
+    #[error("the session ended")]
+    Lost(#[source] io::Error),
+}
+
+impl From<io::Error> for SqlError {
+    fn from(error: io::Error) -> Self {
+        Self::Lost(error)
+    }
+}
+
+impl Session {
+    /// Logs in.
+    ///
+    /// # Errors
+    ///
+    /// [`SqlError::Server`] when it is refused.
+    pub(super) async fn begin(stream: UnixStream, login: Login<'_>) -> Result<Self, SqlError> {
+        let mut session = Self {
+            stream,
+            input: BytesMut::with_capacity(8 << 10),
+            output: BytesMut::new(),
+        };
+        let fixed = [
+            ("user", login.user),
+            ("database", "postgres"),
+            ("client_encoding", "UTF8"),
+        ];
+        let parameters = fixed.iter().chain(login.settings).copied();
+        frontend::startup_message(parameters, &mut session.output)?;
+        session.send().await?;
+        session.authenticate(login.password).await?;
+        loop {
+            match session.receive().await? {
+                Message::ReadyForQuery(_) => return Ok(session),
+                Message::ErrorResponse(body) => return Err(server_error(&body)),
+                _ => {}
+            }
+        }
+    }
+
+    async fn authenticate(&mut self, password: &Secret) -> Result<(), SqlError> {
+        let mut scram =
+            ScramSha256::new(password.reveal().as_bytes(), ChannelBinding::unsupported());
+        loop {
+            match self.receive().await? {
+                Message::AuthenticationOk => return Ok(()),
+                Message::AuthenticationSasl(_) => {
+                    frontend::sasl_initial_response(
+                        SCRAM_SHA_256,
+                        scram.message(),
+                        &mut self.output,
+                    )?;
+                    self.send().await?;
+                }
+                Message::AuthenticationSaslContinue(body) => {
+                    scram.update(body.data())?;
+                    frontend::sasl_response(scram.message(), &mut self.output)?;
+                    self.send().await?;
+                }
+                Message::AuthenticationSaslFinal(body) => scram.finish(body.data())?,
+                Message::ErrorResponse(body) => return Err(server_error(&body)),
+                Message::NoticeResponse(_) => {}
+                _ => return Err(io::Error::other("unexpected message at login").into()),
+            }
+        }
+    }
+
+    /// Runs one or more statements, as psql's `-c` does: together they are one transaction. The
+    /// result is the last one's.
+    pub(super) async fn script(&mut self, sql: &str, bounds: Bounds) -> Result<Outcome, SqlError> {
+        frontend::query(sql, &mut self.output)?;
+        self.send().await?;
+        self.collect(bounds, false).await
+    }
+
+    /// Runs one statement with parameters. When the result is too large, nothing was changed: it is
+    /// committed only after all of it was read.
+    pub(super) async fn statement(
+        &mut self,
+        sql: &str,
+        parameters: &[Option<String>],
+        bounds: Bounds,
+    ) -> Result<Outcome, SqlError> {
+        frontend::parse("", sql, [], &mut self.output)?;
+        let bound = frontend::bind(
+            "",
+            "",
+            [0],
+            parameters,
+            |value, out| match value {
+                Some(text) => {
+                    out.extend_from_slice(text.as_bytes());
+                    Ok(IsNull::No)
+                }
+                None => Ok(IsNull::Yes),
+            },
+            [0],
+            &mut self.output,
+        );
+        bound.map_err(|_| io::Error::other("parameters do not fit into one message"))?;
+        frontend::describe(b'P', "", &mut self.output)?;
+        frontend::execute("", 0, &mut self.output)?;
+        frontend::flush(&mut self.output);
+        self.send().await?;
+        self.collect(bounds, true).await
+    }
+
+    /// Reads up to ReadyForQuery. With `sync`, the statement's end is answered with Sync first.
+    async fn collect(&mut self, bounds: Bounds, sync: bool) -> Result<Outcome, SqlError> {
+        let mut last = Outcome::default();
+        // Whether the statement that runs now has said which columns it returns.
+        let mut described = false;
+        let mut bytes = 0;
+        let mut failed = None;
+        loop {
+            match self.receive().await? {
+                Message::RowDescription(body) => {
+                    last = Outcome {
+                        columns: columns(&body)?,
+                        ..Outcome::default()
+                    };
+                    described = true;
+                }
+                Message::DataRow(body) => {
+                    bytes += body.buffer().len();
+                    if bytes > bounds.bytes_max {
+                        return Err(SqlError::TooLarge(format!("{} bytes", bounds.bytes_max)));
+                    }
+                    if last.rows.len() >= bounds.rows_max {
+                        return Err(SqlError::TooLarge(format!("{} rows", bounds.rows_max)));
+                    }
+                    let row = row(&body, &last.columns)?;
+                    last.rows.push(row);
+                }
+                Message::CommandComplete(body) => {
+                    if !std::mem::take(&mut described) {
+                        last = Outcome::default();
+                    }
+                    last.tag = body.tag()?.to_owned();
+                    self.end_statement(sync).await?;
+                }
+                Message::EmptyQueryResponse => self.end_statement(sync).await?,
+                Message::ErrorResponse(body) => {
+                    let error = server_error(&body);
+                    if matches!(&error, SqlError::Server(error) if error.severity != "ERROR") {
+                        return Err(error);
+                    }
+                    failed = Some(error);
+                    self.end_statement(sync).await?;
+                }
+                Message::CopyInResponse(_) => {
+                    let reason = "COPY FROM STDIN needs a PostgreSQL connection";
+                    frontend::copy_fail(reason, &mut self.output)?;
+                    self.send().await?;
+                }
+                Message::CopyData(body) => {
+                    bytes += body.data().len();
+                    if bytes > bounds.bytes_max {
+                        return Err(SqlError::TooLarge(format!("{} bytes", bounds.bytes_max)));
+                    }
+                }
+                Message::ReadyForQuery(_) => {
+                    return match failed {
+                        Some(error) => Err(error),
+                        None => Ok(last),
+                    };
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn end_statement(&mut self, sync: bool) -> Result<(), SqlError> {
+        if sync {
+            frontend::sync(&mut self.output);
+            self.send().await?;
+        }
+        Ok(())
+    }
+
+    /// Says good-bye. A session that is just dropped is as good, only less polite.
+    pub(super) async fn end(mut self) {
+        frontend::terminate(&mut self.output);
+        let _ = self.send().await;
+    }
+
+    async fn send(&mut self) -> io::Result<()> {
+        self.stream.write_all(&self.output).await?;
+        self.output.clear();
+        Ok(())
+    }
+
+    async fn receive(&mut self) -> Result<Message, SqlError> {
+        loop {
+            if let Some(message) = Message::parse(&mut self.input)? {
+                return Ok(message);
+            }
+            if self.stream.read_buf(&mut self.input).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+    }
+}
+
+fn columns(body: &RowDescriptionBody) -> io::Result<Vec<Column>> {
+    use fallible_iterator::FallibleIterator;
+    body.fields()
+        .map(|field| {
+            Ok(Column {
+                name: field.name().to_owned(),
+                oid: field.type_oid(),
+            })
+        })
+        .collect()
+}
+
+fn row(body: &DataRowBody, columns: &[Column]) -> io::Result<Vec<Value>> {
+    use fallible_iterator::FallibleIterator;
+    let mut ranges = body.ranges();
+    let mut values = Vec::with_capacity(columns.len());
+    for column in columns {
+        let range = ranges
+            .next()?
+            .ok_or_else(|| io::Error::other("a row has too few values"))?;
+        let value = match range {
+            None => Value::Null,
+            Some(range) => {
+                let text = String::from_utf8_lossy(&body.buffer()[range]);
+                value::to_json(column.oid, &text)
+            }
+        };
+        values.push(value);
+    }
+    Ok(values)
+}
+
+fn server_error(body: &ErrorResponseBody) -> SqlError {
+    use fallible_iterator::FallibleIterator;
+    let mut error = ServerError::default();
+    let mut fields = body.fields();
+    while let Ok(Some(field)) = fields.next() {
+        let text = String::from_utf8_lossy(field.value_bytes()).into_owned();
+        match field.type_() {
+            b'V' => error.severity = text,
+            b'S' if error.severity.is_empty() => error.severity = text,
+            b'C' => error.code = text,
+            b'M' => error.message = text,
+            b'D' => error.detail = Some(text),
+            b'H' => error.hint = Some(text),
+            b'P' => error.position = text.parse().ok(),
+            _ => {}
+        }
+    }
+    SqlError::Server(Box::new(error))
+}

@@ -1,0 +1,213 @@
+//! Making a tenant: one transaction on a complete pool entry, or a plan that passes carry out.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::http::StatusCode;
+use model::{LoginName, ProjectId, Role, Secret, TenantName, lifecycle::TenantState};
+
+use super::{
+    http::{DatabaseResponse, describe},
+    store::{self, Purpose, Tenant},
+};
+use crate::{
+    api::{
+        App,
+        auth::Principal,
+        error::{ApiError, ApiResult, ErrorCode},
+        extract::DatabaseKey,
+        idempotency::Ticket,
+    },
+    credential,
+    placement::{
+        self,
+        step::{Moment, Step, reached},
+    },
+};
+
+/// Generated names that are tried before we say that none is free.
+const NAME_TRIES: u32 = 8;
+
+/// What is asked for.
+pub(crate) struct Wanted {
+    pub(crate) project: ProjectId,
+    /// `None`: generated.
+    pub(crate) name: Option<TenantName>,
+    pub(crate) password: Option<Secret>,
+    /// Answer with the existing one instead of an error.
+    pub(crate) if_not_exists: bool,
+    pub(crate) wait: Duration,
+}
+
+/// Makes a tenant and waits until it can be used, at most `wanted.wait`.
+pub(crate) async fn create(
+    app: &Arc<App>,
+    principal: &Principal,
+    ticket: &Ticket,
+    wanted: Wanted,
+) -> ApiResult<(StatusCode, DatabaseResponse)> {
+    if wanted.if_not_exists
+        && let Some(existing) = existing(app, &wanted).await?
+    {
+        return Ok((StatusCode::OK, describe(app, &existing, None)));
+    }
+    let made = match insert(app, principal, ticket, &wanted).await {
+        // Somebody was faster: theirs is the existing one.
+        Err(error) if error.code == ErrorCode::NameTaken && wanted.if_not_exists => {
+            let existing = existing(app, &wanted).await?.ok_or(error)?;
+            return Ok((StatusCode::OK, describe(app, &existing, None)));
+        }
+        other => other?,
+    };
+    let tenant = wait_until_made(app, made.tenant, wanted.wait).await?;
+    Ok((
+        StatusCode::CREATED,
+        describe(app, &tenant, Some(&made.password)),
+    ))
+}
+
+async fn existing(app: &App, wanted: &Wanted) -> ApiResult<Option<Tenant>> {
+    let key = DatabaseKey {
+        id: None,
+        name: wanted.name.clone(),
+    };
+    let client = app.catalog.get().await?;
+    let found = store::find(
+        &**client,
+        Some(&wanted.project),
+        &wanted.project,
+        &key,
+        Purpose::Read,
+    )
+    .await?;
+    match found {
+        Some(tenant) => super::change::wait_for(app, tenant, wanted.wait, |state| {
+            !matches!(state, TenantState::Creating | TenantState::Cloning)
+        })
+        .await
+        .map(Some),
+        None => Ok(None),
+    }
+}
+
+struct Made {
+    tenant: Tenant,
+    password: Secret,
+}
+
+async fn insert(
+    app: &App,
+    principal: &Principal,
+    ticket: &Ticket,
+    wanted: &Wanted,
+) -> ApiResult<Made> {
+    let generated = || TenantName::generated(&mut rand::rng());
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let name = wanted.name.clone().unwrap_or_else(generated);
+        match insert_named(app, principal, ticket, wanted, &name).await {
+            Err(error)
+                if error.code == ErrorCode::NameTaken
+                    && wanted.name.is_none()
+                    && tries < NAME_TRIES => {}
+            other => return other,
+        }
+    }
+}
+
+async fn insert_named(
+    app: &App,
+    principal: &Principal,
+    ticket: &Ticket,
+    wanted: &Wanted,
+    name: &TenantName,
+) -> ApiResult<Made> {
+    reached(Step::CreateCommit, Moment::Before).await;
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
+    if principal.is_anonymous() {
+        check_quota(app, &*transaction, &wanted.project).await?;
+    }
+    let claimed = placement::store::claim(&*transaction, app.node.name()).await?;
+    let (pid, state) = match &claimed {
+        Some((pid, _)) => (pid.clone(), TenantState::Active),
+        None => {
+            let pid = placement::store::plan(&*transaction, app.node.name(), "tenant").await?;
+            (pid, TenantState::Creating)
+        }
+    };
+    let inserted = store::insert(&*transaction, &wanted.project, name, &pid, state).await;
+    let tenant = inserted.map_err(|error| match error.constraint() {
+        Some("tenant_name") => name_taken(name),
+        _ => error.into(),
+    })?;
+    let password = wanted
+        .password
+        .clone()
+        .unwrap_or_else(credential::new_password);
+    let login = LoginName {
+        tenant: tenant.id.clone(),
+        role: Role::Admin,
+    };
+    let keys = credential::scram_keys(&app.keys, &login, &password);
+    credential::store::insert_password(&*transaction, &tenant.id, Role::Admin, &keys).await?;
+    let body = serde_json::to_vec(&describe(app, &tenant, Some(&password)))
+        .expect("an answer is plain data");
+    ticket
+        .keep_in(&*transaction, StatusCode::CREATED, &body)
+        .await?;
+    reached(Step::CreateCommit, Moment::Between).await;
+    transaction.commit().await?;
+    drop(client);
+    app.passes.claimed(claimed.map(|(_, left)| left));
+    tracing::info!(tenant = %tenant.id, project = %tenant.project, state = %tenant.state, "a database was created");
+    reached(Step::CreateCommit, Moment::After).await;
+    Ok(Made { tenant, password })
+}
+
+pub(super) fn name_taken(name: &TenantName) -> ApiError {
+    ApiError::with(
+        ErrorCode::NameTaken,
+        format!("database name already exists: {name}"),
+    )
+}
+
+/// # Errors
+///
+/// [`ErrorCode::QuotaExceeded`]. Holds the project until the transaction ends.
+pub(super) async fn check_quota(
+    app: &App,
+    client: &impl tokio_postgres::GenericClient,
+    project: &ProjectId,
+) -> ApiResult<()> {
+    let limit = app.config.limits.anonymous_databases_max;
+    if store::lock_and_count(client, project).await? < i64::from(limit) {
+        return Ok(());
+    }
+    Err(ApiError::with(
+        ErrorCode::QuotaExceeded,
+        format!("anonymous account limit ({limit} databases)"),
+    ))
+}
+
+/// # Errors
+///
+/// [`ErrorCode::CreateFailed`] when it cannot be made. At the end of the wait it is answered as it
+/// is.
+async fn wait_until_made(app: &App, tenant: Tenant, wait: Duration) -> ApiResult<Tenant> {
+    let tenant = super::change::wait_for(app, tenant, wait, |state| {
+        !matches!(state, TenantState::Creating | TenantState::Cloning)
+    })
+    .await?;
+    if tenant.state == TenantState::CreateFailed {
+        let reason = tenant
+            .state_reason
+            .as_deref()
+            .unwrap_or("no reason is known");
+        return Err(ApiError::with(
+            ErrorCode::CreateFailed,
+            format!("database {} could not be made: {reason}", tenant.id),
+        ));
+    }
+    Ok(tenant)
+}

@@ -1,0 +1,566 @@
+//! `/customer/databases` and below.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+};
+use chrono::{DateTime, Utc};
+use model::{ProjectId, Role, Secret, TenantId, TenantName, lifecycle::TenantState};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    change,
+    create::{self, Wanted},
+    store::{self, Filter, Purpose, Tenant},
+};
+use crate::api::{
+    App,
+    auth::{Kind, Principal},
+    error::{ApiError, ApiResult, ErrorBody, ErrorCode},
+    extract::{DatabaseKey, Json, Params},
+    idempotency::Ticket,
+};
+
+/// Databases in one answer of the list, at most.
+const LIST_MAX: u32 = 1000;
+/// How long a delete waits for the last session to be gone before it answers.
+const DELETE_WAIT: Duration = Duration::from_secs(5);
+/// In the answer of the list: there is more, ask with `after=` this.
+const NEXT_AFTER: HeaderName = HeaderName::from_static("x-next-after");
+/// Passwords chosen by users: shorter can be guessed, longer is surely a mistake.
+const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 12..=128;
+
+/// Where clients connect.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Endpoint {
+    host: String,
+    port: u16,
+    /// Always `postgresql`.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    enabled: bool,
+    region: Option<String>,
+}
+
+/// A database.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DatabaseResponse {
+    /// 12 characters, permanent.
+    id: String,
+    name: String,
+    /// CREATING, CLONING, ACTIVE, SUSPENDED, DISABLING, DISABLED or CREATE_FAILED.
+    state: &'static str,
+    /// Why it is in that state, where there is more to say.
+    state_reason: Option<String>,
+    project_id: String,
+    region: Option<String>,
+    endpoints: Vec<Endpoint>,
+    /// User name of the role `admin`, or of the role whose password was reset.
+    admin_user: String,
+    /// Shown by create and reset-password only, and never again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_password: Option<String>,
+    /// With the password where that is shown.
+    connection_string: String,
+    created_at: DateTime<Utc>,
+    parent_database_id: Option<String>,
+    /// When it was deleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    deleted_at: Option<DateTime<Utc>>,
+    /// When its data will be removed; until then it can be undeleted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purge_after: Option<DateTime<Utc>>,
+}
+
+/// A tenant as the API shows it, with the password of its role `admin` if there is one to show.
+pub(crate) fn describe(app: &App, tenant: &Tenant, password: Option<&Secret>) -> DatabaseResponse {
+    let config = &app.config;
+    let user = format!("{}.{}", tenant.id, Role::Admin);
+    DatabaseResponse {
+        id: tenant.id.to_string(),
+        name: tenant.name.to_string(),
+        state: tenant.state.as_str(),
+        state_reason: tenant.state_reason.clone(),
+        project_id: tenant.project.to_string(),
+        region: config.region.clone(),
+        endpoints: vec![Endpoint {
+            host: config.public_host.clone(),
+            port: config.public_port,
+            kind: "postgresql",
+            enabled: tenant.state == TenantState::Active,
+            region: config.region.clone(),
+        }],
+        connection_string: connection_string(app, &user, password),
+        admin_user: user,
+        admin_password: password.map(|password| password.reveal().to_owned()),
+        created_at: tenant.created_at,
+        parent_database_id: tenant.parent.as_ref().map(TenantId::to_string),
+        deleted_at: tenant.deleted_at,
+        purge_after: tenant.purge_after,
+    }
+}
+
+impl DatabaseResponse {
+    /// The same, with the password of `role`.
+    pub(super) fn with_password(self, app: &App, role: Role, password: &Secret) -> Self {
+        let user = format!("{}.{role}", self.id);
+        Self {
+            connection_string: connection_string(app, &user, Some(password)),
+            admin_user: user,
+            admin_password: Some(password.reveal().to_owned()),
+            ..self
+        }
+    }
+}
+
+fn connection_string(app: &App, user: &str, password: Option<&Secret>) -> String {
+    let password = password
+        .map(|password| format!(":{}", percent(password.reveal())))
+        .unwrap_or_default();
+    let host = &app.config.public_host;
+    let host = if host.contains(':') {
+        format!("[{host}]")
+    } else {
+        host.clone()
+    };
+    let port = app.config.public_port;
+    format!("postgresql://{user}{password}@{host}:{port}/postgres?sslmode=require")
+}
+
+/// For the user part of a URL: everything but unreserved characters (RFC 3986, section 2.3).
+fn percent(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
+                out.push(char::from(byte));
+            }
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
+}
+
+/// What to create. Unknown fields are ignored.
+#[derive(Default, Deserialize, ToSchema)]
+pub(crate) struct CreateRequest {
+    /// 1 to 63 characters of a-z, 0-9, '_' and '-', without '__'; unique in the project; generated
+    /// when left out.
+    name: Option<String>,
+    /// Another project than the token's own; operator only.
+    project_id: Option<String>,
+    /// 12 to 128 characters; generated when left out.
+    admin_password: Option<String>,
+    /// Answer with the existing database of that name, without its password, instead of 409.
+    #[serde(default)]
+    if_not_exists: bool,
+    /// Taken and ignored: there is one region.
+    #[allow(dead_code, reason = "part of the documented surface")]
+    region: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct WaitQuery {
+    /// Seconds to wait until it can be used; 0 answers at once. 20 when left out, 60 at most.
+    wait: Option<f64>,
+}
+
+impl WaitQuery {
+    fn duration(&self, app: &App) -> ApiResult<Duration> {
+        let limits = &app.config.limits;
+        let Some(seconds) = self.wait else {
+            return Ok(limits.wait_default);
+        };
+        Duration::try_from_secs_f64(seconds)
+            .map(|wait| wait.min(limits.wait_max))
+            .map_err(|_| {
+                ApiError::with(
+                    ErrorCode::InvalidField,
+                    "wait is a number of seconds, not below 0",
+                )
+            })
+    }
+}
+
+fn parse_name(text: &str) -> ApiResult<TenantName> {
+    text.parse().map_err(|error: model::NameError| {
+        ApiError::with(ErrorCode::InvalidName, error.to_string())
+    })
+}
+
+fn parse_password(text: String) -> ApiResult<Secret> {
+    let fits =
+        PASSWORD_CHARS.contains(&text.chars().count()) && !text.chars().any(char::is_control);
+    if !fits {
+        return Err(ApiError::with(
+            ErrorCode::InvalidField,
+            "a password has 12 to 128 characters and no control characters",
+        ));
+    }
+    Ok(Secret::new(text))
+}
+
+/// Creates a database. The password is shown in this answer only.
+#[utoipa::path(post, path = "/customer/databases", tag = "databases", security(("bearer" = [])),
+    params(WaitQuery), request_body = CreateRequest,
+    responses(
+        (status = 201, body = DatabaseResponse, description = "Made, or still CREATING at the end of the wait"),
+        (status = 200, body = DatabaseResponse, description = "It was there, and if_not_exists was set"),
+        (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 503, body = ErrorBody)))]
+pub(crate) async fn create(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    ticket: Ticket,
+    Params(query): Params<WaitQuery>,
+    Json(request): Json<CreateRequest>,
+) -> ApiResult<(StatusCode, axum::Json<DatabaseResponse>)> {
+    principal.may_write()?;
+    let project = match request.project_id {
+        Some(text) => owned_project(&app, &principal, &text).await?,
+        None => principal.project.clone(),
+    };
+    let wanted = Wanted {
+        project,
+        name: request.name.as_deref().map(parse_name).transpose()?,
+        password: request.admin_password.map(parse_password).transpose()?,
+        if_not_exists: request.if_not_exists,
+        wait: query.duration(&app)?,
+    };
+    if wanted.if_not_exists && wanted.name.is_none() {
+        return Err(ApiError::with(
+            ErrorCode::InvalidField,
+            "if_not_exists needs a name",
+        ));
+    }
+    let (status, body) = create::create(&app, &principal, &ticket, wanted).await?;
+    Ok((status, axum::Json(body)))
+}
+
+/// A project that the asker may create in.
+async fn owned_project(app: &App, principal: &Principal, text: &str) -> ApiResult<ProjectId> {
+    let unknown = || ApiError::with(ErrorCode::InvalidField, "project_id is no project of yours");
+    let id: ProjectId = text.parse().map_err(|_| unknown())?;
+    if id == principal.project {
+        return Ok(id);
+    }
+    if principal.kind != Kind::Operator {
+        return Err(unknown());
+    }
+    let client = app.catalog.get().await?;
+    let found = crate::project::store::list(&**client, Some(&id), None, 1).await?;
+    if found.is_empty() {
+        Err(unknown())
+    } else {
+        Ok(id)
+    }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct ListQuery {
+    /// States, separated by commas. Left out: all but DISABLING, DISABLED and CREATE_FAILED.
+    state: Option<String>,
+    /// Every state; for the operator also every project.
+    all: Option<bool>,
+    /// Another project than the token's own; operator only.
+    project_id: Option<String>,
+    /// Names that begin with this.
+    prefix: Option<String>,
+    /// Created before this time (RFC 3339).
+    created_before: Option<DateTime<Utc>>,
+    /// Databases after the one with this id; see the header `x-next-after`.
+    after: Option<String>,
+    /// At most 1,000, which is also the default.
+    limit: Option<u32>,
+}
+
+/// Lists databases, oldest first. When there are more, the header `x-next-after` says how to go on.
+#[utoipa::path(get, path = "/customer/databases", tag = "databases", security(("bearer" = [])),
+    params(ListQuery),
+    responses((status = 200, body = Vec<DatabaseResponse>), (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody)))]
+pub(crate) async fn list(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    Params(query): Params<ListQuery>,
+) -> ApiResult<(HeaderMap, axum::Json<Vec<DatabaseResponse>>)> {
+    let all = query.all.unwrap_or(false);
+    let project = match &query.project_id {
+        Some(text) => Some(owned_project(&app, &principal, text).await?),
+        None if all && principal.kind == Kind::Operator => None,
+        None => Some(principal.project.clone()),
+    };
+    let after = query.after.as_deref().map(parse_after).transpose()?;
+    let limit = query.limit.unwrap_or(LIST_MAX).clamp(1, LIST_MAX);
+    let filter = Filter {
+        project: project.as_ref(),
+        states: states(query.state.as_deref(), all)?,
+        prefix: query.prefix.as_deref(),
+        created_before: query.created_before,
+        after: after.as_ref(),
+        limit: i64::from(limit) + 1,
+    };
+    let client = app.catalog.get().await?;
+    let mut found = store::list(&**client, filter).await?;
+    let mut headers = HeaderMap::new();
+    if found.len() > limit as usize {
+        found.truncate(limit as usize);
+        if let Some(last) = found.last() {
+            let id = HeaderValue::from_str(last.id.as_str()).expect("an id is plain ASCII");
+            headers.insert(NEXT_AFTER, id);
+        }
+    }
+    let body = found
+        .iter()
+        .map(|tenant| describe(&app, tenant, None))
+        .collect();
+    Ok((headers, axum::Json(body)))
+}
+
+fn parse_after(text: &str) -> ApiResult<TenantId> {
+    text.parse()
+        .map_err(|_| ApiError::with(ErrorCode::InvalidField, "after is no database id"))
+}
+
+fn states(wanted: Option<&str>, all: bool) -> ApiResult<Option<Vec<&'static str>>> {
+    match wanted {
+        None if all => Ok(None),
+        None => Ok(Some(
+            TenantState::ALL
+                .into_iter()
+                .filter(|state| state.holds_name() && *state != TenantState::CreateFailed)
+                .map(TenantState::as_str)
+                .collect(),
+        )),
+        Some(text) => text
+            .split(',')
+            .map(|word| {
+                let state = TenantState::parse(&word.trim().to_ascii_uppercase());
+                state.map(TenantState::as_str).ok_or_else(|| {
+                    ApiError::with(ErrorCode::InvalidField, "state has an unknown state")
+                })
+            })
+            .collect::<ApiResult<Vec<_>>>()
+            .map(Some),
+    }
+}
+
+/// One database, by id or name. Deleted ones are found by id.
+#[utoipa::path(get, path = "/customer/databases/{database}", tag = "databases",
+    security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
+    responses((status = 200, body = DatabaseResponse), (status = 401, body = ErrorBody),
+        (status = 404, body = ErrorBody)))]
+pub(crate) async fn get(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    key: DatabaseKey,
+) -> ApiResult<axum::Json<DatabaseResponse>> {
+    let tenant = read(&app, &principal, &key).await?;
+    Ok(axum::Json(describe(&app, &tenant, None)))
+}
+
+/// Finds what a request means, to look at it.
+pub(crate) async fn read(app: &App, principal: &Principal, key: &DatabaseKey) -> ApiResult<Tenant> {
+    let client = app.catalog.get().await?;
+    let found = store::find(
+        &**client,
+        principal.scope(),
+        &principal.project,
+        key,
+        Purpose::Read,
+    )
+    .await?;
+    found.ok_or_else(|| ErrorCode::DatabaseNotFound.into())
+}
+
+/// A database was deleted.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Deleted {
+    /// Always `Database disabled`.
+    message: &'static str,
+    id: String,
+    name: String,
+    /// DISABLED, or DISABLING while sessions are still being ended.
+    state: &'static str,
+    /// Until then it can be undeleted.
+    purge_after: Option<DateTime<Utc>>,
+}
+
+/// Deletes a database: refuses and disconnects at once, and removes the data after the retention.
+#[utoipa::path(delete, path = "/customer/databases/{database}", tag = "databases",
+    security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
+    responses((status = 200, body = Deleted), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody)))]
+pub(crate) async fn delete(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    key: DatabaseKey,
+) -> ApiResult<axum::Json<Deleted>> {
+    principal.may_write()?;
+    let tenant = change::delete(&app, &principal, &key, DELETE_WAIT).await?;
+    Ok(axum::Json(Deleted {
+        message: "Database disabled",
+        id: tenant.id.to_string(),
+        name: tenant.name.to_string(),
+        state: tenant.state.as_str(),
+        purge_after: tenant.purge_after,
+    }))
+}
+
+/// How to undelete.
+#[derive(Default, Deserialize, ToSchema)]
+pub(crate) struct UndeleteRequest {
+    /// Another name; needed when the old one is held by another database now.
+    name: Option<String>,
+}
+
+/// Takes a delete back, until the retention ends. Passwords are the same as before. By name, the
+/// database of that name that was deleted last is meant.
+#[utoipa::path(post, path = "/customer/databases/{database}/undelete", tag = "databases",
+    security(("bearer" = [])),
+    params(("database" = String, Path, description = "id or name"), WaitQuery),
+    request_body = UndeleteRequest,
+    responses((status = 200, body = DatabaseResponse), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub(crate) async fn undelete(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    key: DatabaseKey,
+    Params(query): Params<WaitQuery>,
+    Json(request): Json<UndeleteRequest>,
+) -> ApiResult<axum::Json<DatabaseResponse>> {
+    principal.may_write()?;
+    let name = request.name.as_deref().map(parse_name).transpose()?;
+    let wait = query.duration(&app)?;
+    let tenant = change::undelete(&app, &principal, &key, name, wait).await?;
+    Ok(axum::Json(describe(&app, &tenant, None)))
+}
+
+/// Refuses connections and ends sessions; the data stays.
+#[utoipa::path(post, path = "/customer/databases/{database}/suspend", tag = "databases",
+    security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
+    responses((status = 200, body = DatabaseResponse), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub(crate) async fn suspend(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    key: DatabaseKey,
+) -> ApiResult<axum::Json<DatabaseResponse>> {
+    principal.may_write()?;
+    let tenant = change::suspend(&app, &principal, &key).await?;
+    Ok(axum::Json(describe(&app, &tenant, None)))
+}
+
+/// Accepts connections again. Of a database that could not be made: tries again.
+#[utoipa::path(post, path = "/customer/databases/{database}/resume", tag = "databases",
+    security(("bearer" = [])),
+    params(("database" = String, Path, description = "id or name"), WaitQuery),
+    responses((status = 200, body = DatabaseResponse), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 409, body = ErrorBody)))]
+pub(crate) async fn resume(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    key: DatabaseKey,
+    Params(query): Params<WaitQuery>,
+) -> ApiResult<axum::Json<DatabaseResponse>> {
+    principal.may_write()?;
+    let wait = query.duration(&app)?;
+    let tenant = change::resume(&app, &principal, &key, wait).await?;
+    Ok(axum::Json(describe(&app, &tenant, None)))
+}
+
+/// Whose password.
+#[derive(Default, Deserialize, ToSchema)]
+pub(crate) struct ResetPasswordRequest {
+    /// `admin` (when left out), `write` or `read`.
+    role: Option<String>,
+    /// 12 to 128 characters; generated when left out.
+    admin_password: Option<String>,
+}
+
+/// Replaces the password of a role; the old one is refused at once and its sessions end. The new
+/// one is shown in this answer only.
+#[utoipa::path(post, path = "/customer/databases/{database}/reset-password", tag = "databases",
+    security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
+    request_body = ResetPasswordRequest,
+    responses((status = 200, body = DatabaseResponse), (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn reset_password(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    ticket: Ticket,
+    key: DatabaseKey,
+    Json(request): Json<ResetPasswordRequest>,
+) -> ApiResult<axum::Json<DatabaseResponse>> {
+    principal.may_write()?;
+    let role: Role = request
+        .role
+        .as_deref()
+        .unwrap_or("admin")
+        .parse()
+        .map_err(|_| ApiError::with(ErrorCode::InvalidField, "role is admin, write or read"))?;
+    let password = request.admin_password.map(parse_password).transpose()?;
+    let answer = change::reset_password(&app, &principal, &ticket, &key, role, password).await?;
+    Ok(axum::Json(answer))
+}
+
+/// 410: passwords are shown once and not kept.
+#[utoipa::path(get, path = "/customer/databases/{database}/credentials", tag = "databases",
+    security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
+    responses((status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 410, body = ErrorBody)))]
+pub(crate) async fn get_credentials(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    key: DatabaseKey,
+) -> ApiError {
+    match read(&app, &principal, &key).await {
+        Ok(_) => ErrorCode::SecretsNotKept.into(),
+        Err(error) => error,
+    }
+}
+
+/// 410: passwords are shown once and not kept.
+#[utoipa::path(post, path = "/customer/databases/{database}/credentials", tag = "databases",
+    security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
+    responses((status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
+        (status = 410, body = ErrorBody)))]
+pub(crate) async fn post_credentials(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    key: DatabaseKey,
+) -> ApiError {
+    get_credentials(State(app), principal, key).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_safe_in_a_connection_string() {
+        assert_eq!(percent("aZ9-._~"), "aZ9-._~");
+        assert_eq!(percent("p@ss/wörd:#?"), "p%40ss%2Fw%C3%B6rd%3A%23%3F");
+    }
+
+    #[test]
+    fn states_are_read_and_unknown_ones_refused() {
+        assert_eq!(
+            states(Some("active, disabled"), false).unwrap().unwrap(),
+            ["ACTIVE", "DISABLED"]
+        );
+        assert_eq!(states(None, true).unwrap(), None);
+        assert!(!states(None, false).unwrap().unwrap().contains(&"DISABLED"));
+        assert!(states(Some("gone"), false).is_err());
+    }
+}
