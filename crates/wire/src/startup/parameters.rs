@@ -46,7 +46,8 @@ impl Startup {
         loop {
             let (name, after) = text(rest)?;
             if name.is_empty() {
-                // The terminator is the last byte of the packet.
+                // The terminator is the last byte of the packet. (PostgreSQL takes any byte in its
+                // place, by accident.)
                 if after.is_empty() {
                     break;
                 }
