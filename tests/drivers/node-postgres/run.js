@@ -1,0 +1,117 @@
+// node-postgres: the client most JavaScript applications use. See tests/drivers/README.md.
+'use strict';
+const assert = require('node:assert/strict');
+const fs = require('node:fs');
+const path = require('node:path');
+const { pipeline } = require('node:stream/promises');
+const { Readable, Writable } = require('node:stream');
+
+// The libraries lie where `./dev test` fetched them.
+const load = (name) => require(require.resolve(name, { paths: [process.env.NODE_MODULES] }));
+const { Client, Pool, Query } = load('pg');
+const copy = load('pg-copy-streams');
+
+const address = {
+  host: process.env.PGHOST_,
+  port: Number(process.env.PGPORT_),
+  user: process.env.PGUSER_,
+  password: process.env.PGPASSWORD_,
+  database: 'postgres',
+  connectionTimeoutMillis: 20000,
+};
+const verify = { ca: fs.readFileSync(process.env.ROOT_CERT, 'utf8') };
+
+async function connect(more = {}) {
+  const client = new Client({ ...address, ssl: verify, ...more });
+  await client.connect();
+  return client;
+}
+
+const value = async (client, ...query) => Object.values((await client.query(...query)).rows[0])[0];
+
+async function rejects(promise, code) {
+  await assert.rejects(promise, (error) => error.code === code || assert.fail(`${error.code}, not ${code}`));
+}
+
+async function main() {
+  for (const [name, more] of Object.entries({
+    require: { ssl: { rejectUnauthorized: false } },
+    'verify-full': {},
+    'channel-binding': { enableChannelBinding: true },
+    'direct-tls': { sslnegotiation: 'direct' },
+  })) {
+    const client = await connect(more);
+    assert.equal(await value(client, 'select 42'), 42);
+    await client.end();
+    console.log('ok', name);
+  }
+  await assert.rejects(connect({ ssl: false }), /tls|ssl|encrypt/i);
+  console.log('ok plain-refused');
+
+  const client = await connect();
+  for (const [type, given] of [
+    ['int4', 7], ['float8', 1.5], ['text', 'naïve € 🐘'], ['bool', true], ['text', null], ['int4[]', [1, null, 3]],
+    ['jsonb', { a: [1, 'ü'] }], ['bytea', Buffer.from([0, 255])], ['numeric', '1.000001'],
+  ]) {
+    assert.deepEqual(await value(client, `select $1::${type}`, [given]), given);
+  }
+  console.log('ok types');
+
+  for (let i = 0; i < 100; i++) {
+    const query = { name: 'twice', text: 'select $1::int * 2', values: [i] };
+    assert.equal(await value(client, query), i * 2);
+  }
+  console.log('ok prepared');
+
+  await client.query('create table node_t (id int primary key, v text)');
+  await client.query('begin');
+  await client.query("insert into node_t values (1, 'lost')");
+  await client.query('rollback');
+  assert.equal(await value(client, 'select count(*)::int from node_t'), 0);
+  console.log('ok transaction');
+
+  await rejects(client.query('select * from nowhere'), '42P01');
+  await client.query("insert into node_t values (1, 'a')");
+  await rejects(client.query("insert into node_t values (1, 'b')"), '23505');
+  assert.equal(await value(client, 'select 1'), 1);
+  console.log('ok errors');
+
+  // The library sends its cancels without TLS, as PostgreSQL allows: they carry no data.
+  const sleeping = new Query('select pg_sleep(60)');
+  const outcome = new Promise((resolve) => sleeping.on('error', resolve).on('end', resolve));
+  client.query(sleeping);
+  new Client({ ...address, ssl: false }).cancel(client, sleeping);
+  assert.equal((await outcome)?.code, '57014');
+  assert.equal(await value(client, 'select 5'), 5);
+  console.log('ok cancel');
+
+  const rows = Array.from({ length: 100000 }, (_, i) => `${i}\trow ${i}\n`);
+  await client.query('create table node_copy (id int, v text)');
+  await pipeline(Readable.from(rows), client.query(copy.from('copy node_copy from stdin')));
+  const back = [];
+  const collect = new Writable({ write(chunk, _, done) { back.push(chunk); done(); } });
+  await pipeline(client.query(copy.to('copy (select * from node_copy order by id) to stdout')), collect);
+  assert.equal(Buffer.concat(back).toString(), rows.join(''));
+  console.log('ok copy');
+
+  const big = '0123456789abcdef'.repeat(4 << 20);
+  assert.equal((await value(client, 'select $1::text', [big])) === big, true);
+  console.log('ok big-value');
+
+  const pool = new Pool({ ...address, ssl: verify, max: 4 });
+  const answers = await Promise.all(Array.from({ length: 100 }, (_, i) => pool.query('select $1::int as n', [i])));
+  assert.deepEqual(answers.map((answer) => answer.rows[0].n), Array.from({ length: 100 }, (_, i) => i));
+  await pool.end();
+  console.log('ok pool');
+
+  await rejects(connect({ password: 'wrong' }), '28P01');
+  console.log('ok wrong-password');
+
+  await client.query('drop table node_t; drop table node_copy');
+  await client.end();
+}
+
+main().catch((error) => {
+  console.error(error);
+  process.exit(1);
+});

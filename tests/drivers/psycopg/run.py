@@ -1,0 +1,229 @@
+"""psycopg 3 on its own libpq: direct TLS, protocol 3.2, channel binding, pipeline, COPY.
+
+See tests/drivers/README.md.
+"""
+
+import os
+import threading
+import time
+import uuid
+from datetime import datetime, timezone
+from decimal import Decimal
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+ADDRESS = {
+    "host": os.environ["PGHOST_"],
+    "port": os.environ["PGPORT_"],
+    "user": os.environ["PGUSER_"],
+    "password": os.environ["PGPASSWORD_"],
+    "dbname": "postgres",
+    "connect_timeout": 20,
+}
+ROOT = {"sslmode": "verify-full", "sslrootcert": os.environ["ROOT_CERT"]}
+
+
+def connect(**more):
+    return psycopg.connect(**{**ADDRESS, "sslmode": "require", **more})
+
+
+def ways_in():
+    ways = {
+        "require": {},
+        "verify-full": ROOT,
+        "channel-binding": {"channel_binding": "require"},
+        "direct-tls": {"sslnegotiation": "direct"},
+        "direct-tls-verify-full": {"sslnegotiation": "direct", **ROOT},
+        "protocol-3.2": {"min_protocol_version": "3.2", "max_protocol_version": "3.2"},
+        "protocol-3.0": {"max_protocol_version": "3.0"},
+        "all-at-once": {
+            "sslnegotiation": "direct",
+            "channel_binding": "require",
+            "max_protocol_version": "latest",
+            **ROOT,
+        },
+    }
+    for name, way in ways.items():
+        with connect(**way) as c:
+            assert c.execute("select 40 + 2").fetchone() == (42,), name
+            assert c.pgconn.ssl_in_use, name
+        print("ok", name)
+    try:
+        connect(sslmode="disable")
+    except psycopg.OperationalError as error:
+        assert any(word in str(error).lower() for word in ("tls", "ssl", "encrypt")), error
+    else:
+        raise AssertionError("plain text was let in")
+    print("ok plain-refused")
+
+
+def types():
+    now = datetime.now(timezone.utc)
+    values = [
+        1, 2**62, 1.5, Decimal("123456789.000001"), "naïve € 🐘", b"\x00\xff\n", True, None,
+        [1, 2, None], uuid.uuid4(), now, "",
+    ]
+    with connect() as c:
+        for binary in (False, True):
+            for value in values:
+                got = c.execute("select %s", [value], binary=binary).fetchone()[0]
+                assert got == value, (got, value, binary)
+            got = c.execute("select %s", [Jsonb({"a": [1, "ü"]})], binary=binary).fetchone()[0]
+            assert got == {"a": [1, "ü"]}
+    print("ok types")
+
+
+def prepared():
+    with connect() as c:
+        for i in range(20):
+            assert c.execute("select %s::int + 1", [i], prepare=True).fetchone() == (i + 1,)
+        assert c.execute("select count(*) from pg_prepared_statements").fetchone()[0] >= 1
+    with connect() as c:
+        # Whoever is served next by the same server connection does not see them.
+        assert c.execute("select count(*) from pg_prepared_statements").fetchone() == (0,)
+    print("ok prepared")
+
+
+def transaction():
+    with connect(autocommit=True) as c:
+        c.execute("create table psycopg_t (id int primary key, v text)")
+        with c.transaction():
+            c.execute("insert into psycopg_t values (1, 'kept')")
+            try:
+                with c.transaction():
+                    c.execute("insert into psycopg_t values (2, 'lost')")
+                    raise psycopg.Rollback
+            except psycopg.Rollback:
+                pass
+        assert c.execute("select array_agg(id) from psycopg_t").fetchone() == ([1],)
+    print("ok transaction")
+
+
+def errors():
+    with connect() as c:
+        for statement, error in [
+            ("select * from nowhere", psycopg.errors.UndefinedTable),
+            ("insert into psycopg_t values (1, 'twice')", psycopg.errors.UniqueViolation),
+            ("select 1/0", psycopg.errors.DivisionByZero),
+            ("selekt", psycopg.errors.SyntaxError),
+        ]:
+            try:
+                c.execute(statement)
+            except error:
+                pass
+            else:
+                raise AssertionError(statement)
+            try:
+                c.execute("select 1")
+            except psycopg.errors.InFailedSqlTransaction:
+                pass
+            else:
+                raise AssertionError("a failed transaction went on")
+            c.rollback()
+        assert c.execute("select 1").fetchone() == (1,)
+    print("ok errors")
+
+
+def cancel():
+    for way in ({}, {"sslnegotiation": "direct"}, {"max_protocol_version": "3.2"}):
+        with connect(**way) as c:
+            started = time.monotonic()
+            timer = threading.Timer(0.3, c.cancel_safe)
+            timer.start()
+            try:
+                c.execute("select pg_sleep(60)")
+            except psycopg.errors.QueryCanceled:
+                pass
+            else:
+                raise AssertionError("not cancelled")
+            timer.join()
+            assert time.monotonic() - started < 20
+            c.rollback()
+            assert c.execute("select 5").fetchone() == (5,)
+    print("ok cancel")
+
+
+def pipeline():
+    with connect(autocommit=True) as c:
+        with c.pipeline() as p:
+            results = [c.execute("select %s::int", [i]) for i in range(500)]
+            p.sync()
+            assert [r.fetchone()[0] for r in results] == list(range(500))
+        with c.pipeline() as p:
+            good = c.execute("select 1")
+            try:
+                c.execute("select 1/0")
+                skipped = c.execute("select 2")
+                p.sync()
+                skipped.fetchone()
+            except (psycopg.errors.DivisionByZero, psycopg.errors.PipelineAborted):
+                pass
+        assert c.execute("select 3").fetchone() == (3,)
+        assert good
+    print("ok pipeline")
+
+
+def copy():
+    rows = 100_000
+    with connect() as c:
+        c.execute("create table psycopg_copy (id int, v text)")
+        with c.cursor().copy("copy psycopg_copy from stdin (format binary)") as out:
+            out.set_types(["int4", "text"])
+            for i in range(rows):
+                out.write_row((i, f"row {i}"))
+        with c.cursor().copy("copy (select id, v from psycopg_copy order by id) to stdout") as back:
+            back.set_types(["int4", "text"])
+            count = 0
+            for i, row in enumerate(back.rows()):
+                assert row == (i, f"row {i}")
+                count += 1
+            assert count == rows
+        # Broken off by the client: the session goes on.
+        try:
+            with c.cursor().copy("copy psycopg_copy from stdin") as out:
+                out.write_row((1, "x"))
+                raise RuntimeError("changed my mind")
+        except RuntimeError:
+            pass
+        c.rollback()
+        assert c.execute("select 6").fetchone() == (6,)
+    print("ok copy")
+
+
+def big_value():
+    big = "0123456789abcdef" * (4 << 20)
+    with connect() as c:
+        got = c.execute("select %s::text, length(%s::text)", [big, big]).fetchone()
+        assert got == (big, len(big))
+    print("ok big-value")
+
+
+def wrong_password():
+    try:
+        connect(password="wrong")
+    except psycopg.OperationalError as error:
+        assert "authentication failed" in str(error), error
+    else:
+        raise AssertionError("let in")
+    print("ok wrong-password")
+
+
+def notify():
+    with connect(autocommit=True) as listener, connect(autocommit=True) as sender:
+        listener.execute("listen psycopg_c")
+        sender.execute("select pg_notify('psycopg_c', 'hello')")
+        for notice in listener.notifies(timeout=20, stop_after=1):
+            assert notice.payload == "hello"
+            break
+        else:
+            raise AssertionError("nothing came")
+    print("ok notify")
+
+
+if __name__ == "__main__":
+    for part in (ways_in, types, prepared, transaction, errors, cancel, pipeline, copy, big_value,
+                 notify, wrong_password):
+        part()
+    with connect(autocommit=True) as c:
+        c.execute("drop table psycopg_t; drop table if exists psycopg_copy")

@@ -1,0 +1,173 @@
+//! tokio-postgres over rustls: what Rust applications use. See `tests/drivers/README.md`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{SinkExt as _, StreamExt as _, TryStreamExt as _};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
+use tokio_postgres::{
+    Client, Config,
+    config::{ChannelBinding, SslMode, SslNegotiation},
+    error::SqlState,
+};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::Address;
+
+fn config(address: &Address) -> Config {
+    let mut config = Config::new();
+    config
+        .host(&address.host)
+        .port(address.port.parse().unwrap())
+        .user(&address.user)
+        .password(&address.password)
+        .dbname("postgres")
+        .connect_timeout(Duration::from_secs(20))
+        .ssl_mode(SslMode::Require);
+    config
+}
+
+/// rustls verifies chain and name unless told otherwise, so every way here is `verify-full`.
+fn tls(address: &Address) -> MakeRustlsConnect {
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&address.root).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"postgresql".to_vec()];
+    MakeRustlsConnect::new(config)
+}
+
+async fn connect(address: &Address, config: &Config) -> Client {
+    let (client, connection) = config.connect(tls(address)).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+pub(crate) async fn run(address: &Address) {
+    ways_in(address).await;
+    let mut client = connect(address, &config(address)).await;
+    types_and_prepared(&client).await;
+    transactions_and_errors(&mut client).await;
+    cancel(address, &client).await;
+    copy(&client).await;
+    big_value(&client).await;
+    wrong_password(address).await;
+}
+
+async fn ways_in(address: &Address) {
+    let plain = config(address);
+    let mut bound = plain.clone();
+    bound.channel_binding(ChannelBinding::Require);
+    let mut direct = bound.clone();
+    direct.ssl_negotiation(SslNegotiation::Direct);
+    for way in [plain, bound, direct] {
+        let client = connect(address, &way).await;
+        let row = client.query_one("select 42", &[]).await.unwrap();
+        assert_eq!(row.get::<_, i32>(0), 42);
+    }
+    let mut open = config(address);
+    open.ssl_mode(SslMode::Disable);
+    let error = open.connect(tokio_postgres::NoTls).await.err().expect("plain text was let in");
+    assert!(error.as_db_error().is_some(), "{error:?}");
+}
+
+async fn types_and_prepared(client: &Client) {
+    let statement = client
+        .prepare("select $1::int8, $2::text, $3::bytea, $4::bool, $5::float8, $6::int4[], $7::text")
+        .await
+        .unwrap();
+    for i in 0..50_i64 {
+        let row = client
+            .query_one(
+                &statement,
+                &[&i, &"naïve € 🐘", &&b"\x00\xff"[..], &true, &1.5_f64, &vec![1, 2], &None::<&str>],
+            )
+            .await
+            .unwrap();
+        assert_eq!(row.get::<_, i64>(0), i);
+        assert_eq!(row.get::<_, &str>(1), "naïve € 🐘");
+        assert_eq!(row.get::<_, &[u8]>(2), b"\x00\xff");
+        assert_eq!(row.get::<_, Vec<i32>>(5), [1, 2]);
+        assert_eq!(row.get::<_, Option<&str>>(6), None);
+    }
+    // Many at once on one connection: the library sends them without waiting.
+    let queries = (0..200_i64).map(|i| async move {
+        let row = client.query_one("select $1::int8 * 2", &[&i]).await.unwrap();
+        assert_eq!(row.get::<_, i64>(0), i * 2);
+    });
+    futures_util::future::join_all(queries).await;
+}
+
+async fn transactions_and_errors(client: &mut Client) {
+    client.batch_execute("create table tokio_t (id int primary key)").await.unwrap();
+    let transaction = client.transaction().await.unwrap();
+    transaction.execute("insert into tokio_t values (1)", &[]).await.unwrap();
+    let error = transaction.execute("insert into tokio_t values (1)", &[]).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION));
+    transaction.rollback().await.unwrap();
+    let count = client.query_one("select count(*) from tokio_t", &[]).await.unwrap();
+    assert_eq!(count.get::<_, i64>(0), 0);
+    let error = client.query("select * from nowhere", &[]).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::UNDEFINED_TABLE));
+    // The same session goes on.
+    client.batch_execute("drop table tokio_t").await.unwrap();
+}
+
+async fn cancel(address: &Address, client: &Client) {
+    let token = client.cancel_token();
+    let sleeping = client.batch_execute("select pg_sleep(60)");
+    let canceller = async {
+        // Again and again: the first may come before the statement does, and must then do nothing.
+        loop {
+            token.cancel_query(tls(address)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let error = tokio::select! {
+        ended = sleeping => ended.unwrap_err(),
+        () = canceller => unreachable!("it loops"),
+    };
+    assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+}
+
+async fn copy(client: &Client) {
+    client.batch_execute("create temp table tokio_copy (id int, v text)").await.unwrap();
+    let sink = client.copy_in("copy tokio_copy from stdin").await.unwrap();
+    let mut sink = std::pin::pin!(sink);
+    let mut sent = Vec::new();
+    for i in 0..100_000 {
+        let line = format!("{i}\trow {i}\n");
+        sent.extend_from_slice(line.as_bytes());
+        sink.send(Bytes::from(line)).await.unwrap();
+    }
+    assert_eq!(sink.finish().await.unwrap(), 100_000);
+    let got: Vec<Bytes> = client
+        .copy_out("copy (select * from tokio_copy order by id) to stdout")
+        .await
+        .unwrap()
+        .boxed()
+        .try_collect()
+        .await
+        .unwrap();
+    assert!(got.concat() == sent, "what came back is not what was sent");
+}
+
+async fn big_value(client: &Client) {
+    let big = "0123456789abcdef".repeat(4 << 20);
+    let row = client.query_one("select $1::text", &[&big]).await.unwrap();
+    assert!(row.get::<_, &str>(0) == big, "what came back is not what was sent");
+}
+
+async fn wrong_password(address: &Address) {
+    let mut wrong = config(address);
+    wrong.password("wrong");
+    let error = wrong.connect(tls(address)).await.err().expect("let in");
+    assert_eq!(error.code(), Some(&SqlState::INVALID_PASSWORD));
+}
