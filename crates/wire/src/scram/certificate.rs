@@ -95,3 +95,105 @@ fn element(tag: u8, bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     };
     rest.split_at_checked(length)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes(hex: &str) -> Vec<u8> {
+        let digit = |c: u8| char::from(c).to_digit(16).unwrap() as u8;
+        let pairs = hex.as_bytes().chunks(2);
+        pairs
+            .map(|pair| digit(pair[0]) << 4 | digit(pair[1]))
+            .collect()
+    }
+
+    /// An element with this content; long enough for every form of a length.
+    fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(content.len()).unwrap().to_be_bytes();
+        let length = match content.len() {
+            0..=0x7f => vec![length[3]],
+            0x80..=0xff => vec![0x81, length[3]],
+            0x100..=0xffff => vec![0x82, length[2], length[3]],
+            _ => vec![0x83, length[1], length[2], length[3]],
+        };
+        [&[tag][..], &length, content].concat()
+    }
+
+    fn certificate(algorithm: &[u8], signed_bytes: usize) -> Vec<u8> {
+        let signed = der(SEQUENCE, &vec![0; signed_bytes]);
+        let signature = der(0x03, &[0; 70]);
+        der(SEQUENCE, &[&signed, algorithm, &signature].concat())
+    }
+
+    /// `signatureAlgorithm` of certificates that OpenSSL 3 made.
+    #[test]
+    fn the_hash_is_that_of_the_signature() {
+        let sha224 = |bytes: &[u8]| Some(Sha224::digest(bytes).to_vec());
+        let sha256 = |bytes: &[u8]| Some(Sha256::digest(bytes).to_vec());
+        let sha384 = |bytes: &[u8]| Some(Sha384::digest(bytes).to_vec());
+        let sha512 = |bytes: &[u8]| Some(Sha512::digest(bytes).to_vec());
+        let none = |_: &[u8]| None;
+        type Expected<'a> = &'a dyn Fn(&[u8]) -> Option<Vec<u8>>;
+        let cases: [(&str, Expected<'_>, &str); 11] = [
+            ("ECDSA, SHA-1", &sha256, "300906072a8648ce3d0401"),
+            ("ECDSA, SHA-224", &sha224, "300a06082a8648ce3d040301"),
+            ("ECDSA, SHA-512", &sha512, "300a06082a8648ce3d040304"),
+            ("RSA, MD5", &sha256, "300d06092a864886f70d0101040500"),
+            ("RSA, SHA-1", &sha256, "300d06092a864886f70d0101050500"),
+            ("RSA, SHA-384", &sha384, "300d06092a864886f70d01010c0500"),
+            (
+                "RSA-PSS, SHA-1",
+                &sha256,
+                "301206092a864886f70d01010a3005a20302016a",
+            ),
+            (
+                "RSA-PSS, SHA-256",
+                &sha256,
+                "304106092a864886f70d01010a3034a00f300d06096086480165030402010500a11c301a06092a864886f70d010108300d06096086480165030402010500a20302015e",
+            ),
+            (
+                "RSA-PSS, SHA-512",
+                &sha512,
+                "304106092a864886f70d01010a3034a00f300d06096086480165030402030500a11c301a06092a864886f70d010108300d06096086480165030402030500a203020148",
+            ),
+            ("ECDSA, SHA3-256", &none, "300b060960864801650304030a"),
+            (
+                "RSA-PSS without parameters",
+                &sha256,
+                "300d06092a864886f70d01010a3000",
+            ),
+        ];
+        for (name, expected, algorithm) in cases {
+            for signed_bytes in [0, 0x7f, 0x80, 0xff, 0x100, 0x1_0000] {
+                let certificate = certificate(&bytes(algorithm), signed_bytes);
+                assert_eq!(
+                    end_point_hash(&certificate),
+                    expected(&certificate),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn whole_certificates_are_read() {
+        for (algorithm, size) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, Some(32)),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, Some(48)),
+            (&rcgen::PKCS_ED25519, None),
+        ] {
+            let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let names = vec!["localhost".to_owned(); 20];
+            let parameters = rcgen::CertificateParams::new(names).unwrap();
+            let certificate = parameters.self_signed(&key).unwrap();
+            let der = certificate.der();
+            assert_eq!(end_point_hash(der).map(|hash| hash.len()), size);
+            // Cut anywhere, it is none.
+            for end in 0..der.len() {
+                let _ = end_point_hash(&der[..end]);
+            }
+            assert_eq!(end_point_hash(&der[..der.len() - 1]), None);
+        }
+    }
+}

@@ -12,7 +12,7 @@ use super::{
     attributes::{Attributes, decode, decode_hash, encode, is_printable},
 };
 
-/// Rounds of hashing we do for a server at most: a quarter of a second. PostgreSQL's default is
+/// Rounds of hashing we do for a server at most: a third of a second. PostgreSQL's default is
 /// 4096; without a limit a hostile server could keep a thread busy for hours.
 pub const ITERATIONS_MAX: u32 = 1_000_000;
 
