@@ -114,3 +114,154 @@ async fn a_login_reaches_its_own_database_only() {
         server.stop(STOP).await;
     }
 }
+
+/// A crash after any step: repeating all of them from the first gives the same as one straight run.
+#[tokio::test(flavor = "multi_thread")]
+async fn stopping_after_any_step_converges() {
+    let dir = TempDir::new();
+    let server = start(18, &dir).await;
+    let node = server.node();
+    type Step =
+        for<'a> fn(&'a node::Node, &'a model::Pid) -> futures_util::future::BoxFuture<'a, bool>;
+    let create: [Step; 3] = [
+        |node, pid| Box::pin(async { node.create_logins(pid).await.is_ok() }),
+        |node, pid| Box::pin(async { node.create_database(pid, &Template::Empty).await.is_ok() }),
+        |node, pid| Box::pin(async { node.open(pid).await.is_ok() }),
+    ];
+    let delete: [Step; 3] = [
+        |node, pid| Box::pin(async { node.close(pid).await.is_ok() }),
+        |node, pid| Box::pin(async { node.drop_database(pid).await.is_ok() }),
+        |node, pid| Box::pin(async { node.drop_logins(pid).await.is_ok() }),
+    ];
+    for created in 0..=create.len() {
+        for deleted in 0..=delete.len() {
+            let pid = pid();
+            for step in &create[..created] {
+                assert!(step(&node, &pid).await);
+            }
+            for step in &delete[..deleted] {
+                assert!(step(&node, &pid).await);
+            }
+            if (created + deleted) % 2 == 0 {
+                for step in &create {
+                    assert!(step(&node, &pid).await, "create after {created}, {deleted}");
+                }
+                login(&node, &pid, Role::Write).await.unwrap();
+            }
+            for step in &delete {
+                assert!(step(&node, &pid).await, "delete after {created}, {deleted}");
+            }
+            assert!(
+                node.physical(&pid).await.unwrap().is_absent(),
+                "{created}, {deleted}"
+            );
+        }
+    }
+    server.stop(STOP).await;
+}
+
+/// A branch has the data and the rights of its source, and none of its logins.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_is_a_tenant_of_its_own() {
+    for major in MAJORS {
+        let dir = TempDir::new();
+        let server = start(major, &dir).await;
+        let node = server.node();
+        let source = create(&node).await;
+        let admin = login(&node, &source, Role::Admin).await.unwrap();
+        admin
+            .batch_execute("CREATE TABLE t AS SELECT generate_series(1, 1000) v")
+            .await
+            .unwrap();
+        let copy = pid();
+        node.create_logins(&copy).await.unwrap();
+        let from = Template::Copy(source.clone());
+        let busy = node.create_database(&copy, &from).await.unwrap_err();
+        assert!(busy.is_source_in_use() && busy.is_temporary(), "{busy}");
+        node.close(&source).await.unwrap();
+        node.open(&source).await.unwrap();
+        let report = node.create_database(&copy, &from).await.unwrap();
+        assert_eq!(report.path, ClonePath::WalLog);
+        node.open(&copy).await.unwrap();
+        let reader = login(&node, &copy, Role::Read).await.unwrap();
+        let row = reader
+            .query_one("SELECT count(*) FROM t", &[])
+            .await
+            .unwrap();
+        assert_eq!(row.get::<_, i64>(0), 1000);
+        login_to(&node, &source, Role::Admin, &copy.database())
+            .await
+            .expect_err("another tenant");
+        assert!(node.database_bytes(&copy).await.unwrap().unwrap() > 1_000_000);
+        drop(reader);
+        node.close(&copy).await.unwrap();
+        node.drop_database(&copy).await.unwrap();
+        node.drop_logins(&copy).await.unwrap();
+        server.stop(STOP).await;
+    }
+}
+
+/// A login that another tenant's grant names can still be dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grant_in_another_database_does_not_keep_a_login_alive() {
+    for major in MAJORS {
+        let dir = TempDir::new();
+        let server = start(major, &dir).await;
+        let node = server.node();
+        let (a, b) = (create(&node).await, create(&node).await);
+        let admin = login(&node, &b, Role::Admin).await.unwrap();
+        let sql = format!(
+            "CREATE TABLE t (); GRANT SELECT ON t TO {}",
+            Role::Read.login(&a)
+        );
+        admin.batch_execute(&sql).await.unwrap();
+        // Also where nobody can connect.
+        node.close(&b).await.unwrap();
+        node.close(&a).await.unwrap();
+        node.drop_database(&a).await.unwrap();
+        node.drop_logins(&a).await.unwrap();
+        assert!(node.physical(&a).await.unwrap().is_absent());
+        assert_eq!(
+            node.physical(&b).await.unwrap().database,
+            DatabaseState::Closed
+        );
+        node.open(&b).await.unwrap();
+        login(&node, &b, Role::Admin).await.unwrap();
+        server.stop(STOP).await;
+    }
+}
+
+/// Told, not judged: how long the steps of a create take here.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_create_is_measured() {
+    for major in MAJORS {
+        let dir = TempDir::new();
+        let server = start(major, &dir).await;
+        let node = server.node();
+        let mut times = [const { Vec::new() }; 4];
+        for _ in 0..20 {
+            let pid = pid();
+            let mut from = std::time::Instant::now();
+            let mut lap = |times: &mut Vec<u128>| {
+                times.push(from.elapsed().as_micros());
+                from = std::time::Instant::now();
+            };
+            node.create_logins(&pid).await.unwrap();
+            lap(&mut times[0]);
+            node.create_database(&pid, &Template::Empty).await.unwrap();
+            lap(&mut times[1]);
+            node.open(&pid).await.unwrap();
+            lap(&mut times[2]);
+            login(&node, &pid, Role::Admin).await.unwrap();
+            lap(&mut times[3]);
+        }
+        for (name, times) in ["logins", "database", "open", "first login"]
+            .iter()
+            .zip(&mut times)
+        {
+            times.sort_unstable();
+            println!("{major} {name}: p50 {} µs, max {} µs", times[10], times[19]);
+        }
+        server.stop(STOP).await;
+    }
+}

@@ -38,6 +38,9 @@ pub(super) fn parse(text: &str) -> Result<Dsn, String> {
     let [host] = config.get_hosts() else {
         return Err("it must name exactly one host".to_owned());
     };
+    if !config.get_hostaddrs().is_empty() {
+        return Err("hostaddr: name the address as the host".to_owned());
+    }
     let host = host.clone();
     let port = config.get_ports().first().copied().unwrap_or(5432);
     let root = ours.remove("sslrootcert").map(PathBuf::from);
@@ -248,6 +251,7 @@ mod tests {
             "",
             "postgres://h",
             "postgres://me@a,b",
+            "host=h hostaddr=10.0.0.1 user=me",
             "postgres://me@h?sslmode=prefer",
             "postgres://me@h?sslmode=nonsense",
             "postgres://me:hunter2@h?sslmode=%zz",

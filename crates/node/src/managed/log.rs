@@ -18,6 +18,24 @@ const LINE_BYTES_MAX: usize = 16 << 10;
 /// Last lines that are kept in memory, to say why a start failed.
 const TAIL_LINES_MAX: usize = 20;
 
+/// Time, kind of process, its id.
+pub(crate) const LINE_PREFIX: &str = "%m [%b %p] ";
+
+/// Whether a tenant's code may have written this: a LOG message (`RAISE LOG`) of a process that runs
+/// statements, or index expressions. At our settings PostgreSQL itself writes none there.
+fn is_from_tenant(line: &str) -> bool {
+    let Some((prefix, message)) = line.split_once("] ") else {
+        return false;
+    };
+    let Some((_, process)) = prefix.split_once('[') else {
+        return false;
+    };
+    let kind = process
+        .trim_end_matches(|c: char| c.is_ascii_digit())
+        .trim_end();
+    message.starts_with("LOG:") && (kind.ends_with("backend") || kind.ends_with("worker"))
+}
+
 /// The end of what the server wrote.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tail(Arc<Mutex<VecDeque<String>>>);
@@ -54,8 +72,16 @@ pub(crate) fn follow(pipe: PipeReader, dir: &Path, tail: Tail) -> io::Result<()>
         .spawn(move || {
             let mut reader = BufReader::new(pipe);
             let mut line = Vec::new();
+            let mut is_tenants = false;
             while let Ok(true) = read_line(&mut reader, &mut line) {
                 let text = String::from_utf8_lossy(&line);
+                // The further lines of a message begin with a tab.
+                if !text.starts_with('\t') {
+                    is_tenants = is_from_tenant(&text);
+                }
+                if is_tenants {
+                    continue;
+                }
                 tail.push(&text);
                 // A full disk must not stop the server.
                 let _ = file.write_line(&line);
@@ -154,6 +180,40 @@ mod tests {
             OLD_FILES_MAX as usize + 1
         );
         fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn what_a_tenant_writes_is_told_from_what_the_server_writes() {
+        for (line, want) in [
+            (
+                "2026-11-21 08:22:25.923 UTC [client backend 26484] LOG:  canary",
+                true,
+            ),
+            (
+                "2026-11-21 08:22:25.923 UTC [autovacuum worker 7] LOG:  canary",
+                true,
+            ),
+            (
+                "2026-11-21 08:22:25.923 UTC [parallel worker 7] LOG:  canary",
+                true,
+            ),
+            (
+                "2026-11-21 08:22:25.923 UTC [client backend 26484] FATAL:  too many",
+                false,
+            ),
+            (
+                "2026-11-21 08:22:25.923 UTC [checkpointer 12] LOG:  checkpoint starting: time",
+                false,
+            ),
+            (
+                "2026-11-21 08:22:25.923 UTC [postmaster 1] LOG:  server process (PID 2) exited",
+                false,
+            ),
+            ("postgres: could not find the database system", false),
+            ("", false),
+        ] {
+            assert_eq!(is_from_tenant(line), want, "{line}");
+        }
     }
 
     #[test]

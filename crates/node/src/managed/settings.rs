@@ -118,9 +118,10 @@ impl Sizes {
         set("password_encryption", &"scram-sha-256");
         // No statement, parameter or row of a tenant in the log. `log` leaves out ERROR, whose texts
         // quote values; `terse` leaves out DETAIL, which quotes rows, and after a crash the statement.
+        // What a tenant writes with RAISE LOG is dropped by who reads the log.
         set("log_destination", &"stderr");
         set("logging_collector", &"off");
-        set("log_line_prefix", &"%m [%p] ");
+        set("log_line_prefix", &super::log::LINE_PREFIX);
         set("log_min_messages", &"log");
         set("log_min_error_statement", &"panic");
         set("log_error_verbosity", &"terse");
