@@ -7,7 +7,7 @@ mod dsn;
 
 use model::{Secret, route::NodeTarget};
 
-use crate::{Node, NodeError, NodeKey, find::MAJORS, handle::NodeParts, tls};
+use crate::{CatalogConfig, Node, NodeError, NodeKey, find::MAJORS, handle::NodeParts, tls};
 
 /// How to use an existing server as a node.
 #[derive(Clone, Debug)]
@@ -64,6 +64,20 @@ pub async fn attach(config: AttachConfig) -> Result<Node, AttachError> {
     } else {
         Err(AttachError::Unfit(missing))
     }
+}
+
+/// How to reach a database that is on no node of ours, as its DSN says; for a catalog kept elsewhere.
+/// Connects to nothing.
+///
+/// # Errors
+///
+/// What is wrong with the DSN, without its text.
+pub fn external(dsn: &Secret) -> Result<CatalogConfig, String> {
+    let dsn = dsn::parse(dsn.reveal())?;
+    let tls = tls::connector(&dsn.tls)?;
+    let mut config = dsn.config;
+    config.application_name("tenantry catalog");
+    Ok(CatalogConfig { config, tls })
 }
 
 async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
