@@ -496,12 +496,6 @@ SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres
 SET ROLE NONE;
 SELECT pg_cancel_backend({b_pid});
 
--- mechanism: statistics keyed by role (pg_stat_statements) are not there
--- A.admin A.write A.read: 42P01
-SELECT query FROM pg_stat_statements;
--- platform@A: = 0
-SELECT count(*) FROM pg_extension WHERE extname = 'pg_stat_statements';
-
 -- mechanism: resetting statistics
 -- A.admin A.write A.read: 42501
 SELECT pg_stat_reset();

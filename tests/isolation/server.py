@@ -52,6 +52,7 @@ logging_collector = off
 log_min_error_statement = panic
 temp_file_limit = 20MB
 autovacuum_naptime = 1s
+shared_preload_libraries = 'pg_stat_statements'
 """
 
 
@@ -231,8 +232,7 @@ WEAKENINGS = {
     "inherit16": ("tenant", "roles", "INHERIT FALSE, SET TRUE", "INHERIT TRUE, SET TRUE"),
     "functions": ("template", "functions", r"EXECUTE pg_catalog.format\('REVOKE.*$", "NULL;"),
     "guard": ("guard", "guard", r"^CREATE EVENT TRIGGER.*$", ""),
-    "blueprint": ("guard", "owner", r"OWNER TO tenantry_owner", "OWNER TO tenantry_admin"),
-    "temporary": ("tenant", "open", r"GRANT TEMPORARY ON DATABASE (\S+) TO tenantry_write", r"GRANT TEMPORARY ON DATABASE \1 TO tenantry_write, tenantry_read"),
+    "temporary": ("tenant", "open", r"^(GRANT TEMPORARY .* TO tenantry_write)", r"\1, tenantry_read"),
     "execute": ("template", "defaults", r"REVOKE EXECUTE ON ROUTINES FROM PUBLIC", "GRANT EXECUTE ON ROUTINES TO PUBLIC"),
     "attributes": ("tenant", "roles", "NOCREATEROLE", "CREATEROLE"),
 }

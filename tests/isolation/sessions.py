@@ -105,8 +105,9 @@ def second_wall(world):
             refused("28000", lambda: world.connect(maintenance, database=world.b.database), maintenance)
         world.connect("B.read").close()
         with second_wall_open(world):
-            # The attack is real: without the wall he is in.
-            world.server.login(world.a, "read", database=world.b.database).close()
+            # The attack is real: without both walls A is in, and there the groups make him B.
+            with world.server.login(world.a, "read", database=world.b.database) as c:
+                equal(c.value("select v from public.canary"), world.canary, "A in B without walls")
     finally:
         for database in databases:
             world.platform.query(f"REVOKE CONNECT ON DATABASE {database} FROM PUBLIC")
@@ -679,6 +680,25 @@ def external_entities(world):
                     raise Failure(str(error)) from error
     with world.server.platform() as c:
         equal(c.value(f"select trim(pg_read_file('{probe}'), E'\\n')"), str(world.server.major), "control")
+
+
+@mechanism
+def statement_statistics(world):
+    """pg_stat_statements, which would show all tenants' statements to each, is out of reach."""
+    look = "SELECT count(*) FROM public.pg_stat_statements WHERE query LIKE '%by_b%' AND query NOT LIKE '%LIKE%'"
+    with world.connect("A.admin") as c:
+        refused("42501", lambda: c.query("CREATE EXTENSION pg_stat_statements SCHEMA public"))
+        refused("42P01", lambda: c.query(look))
+        refused("42501", lambda: c.query("LOAD 'pg_stat_statements'"))
+        refused("42501", lambda: c.query("CREATE FUNCTION public.f(bool) RETURNS SETOF record LANGUAGE c AS"
+                                         " '$libdir/pg_stat_statements', 'pg_stat_statements_1_10'"))
+    # The attack is real: the library counts for the current role, and all tenants share that.
+    with world.server.platform(world.a.database) as c:
+        c.query("CREATE EXTENSION pg_stat_statements SCHEMA public; SELECT public.pg_stat_statements_reset()")
+        world.b_session.query("SELECT 1 AS by_b")
+        with world.connect("A.admin") as a:
+            equal(a.value(look), "1", "A reads B's statement where the platform installed the extension")
+        c.query("DROP EXTENSION pg_stat_statements")
 
 
 @mechanism
