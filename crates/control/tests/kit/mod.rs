@@ -1,0 +1,346 @@
+//! A control plane on a PostgreSQL server of its own, for one test.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    reason = "a test's own code, of which each binary uses a part"
+)]
+
+pub mod door;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use control::{Config, Control, Keys, Parts, WarmPool};
+use model::{
+    LoginName, Pid,
+    route::{self, Door, RouteClient},
+};
+use node::managed::{Managed, ManagedConfig, StopLimit};
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+pub const OPERATOR: &str = "tno_operator-token-of-the-tests";
+pub const SECRET: [u8; 32] = [42; 32];
+
+/// A directory that goes away with the value.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new() -> Self {
+        use std::os::unix::fs::PermissionsExt;
+        let name = format!("tenantry-control-{}", Pid::random(&mut rand::rng()));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A PostgreSQL server and a control plane.
+pub struct Stack {
+    pub managed: Managed,
+    pub control: Option<Control>,
+    pub routes: RouteClient,
+    pub base: String,
+    pub http: reqwest::Client,
+    change: fn(&mut Config),
+    _dir: TempDir,
+}
+
+/// An answer of the API.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub body: Value,
+}
+
+impl Answer {
+    pub async fn read(response: reqwest::Response) -> Self {
+        let status = response.status();
+        let headers = response.headers().clone();
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text:?}"));
+        Self {
+            status,
+            headers,
+            body,
+        }
+    }
+
+    #[track_caller]
+    pub fn ok(self) -> Value {
+        assert!(self.status.is_success(), "{} {}", self.status, self.body);
+        self.body
+    }
+
+    /// Checks the whole shape of an error, not only its code.
+    #[track_caller]
+    pub fn error(self, status: u16, code: &str) -> Value {
+        let body = &self.body;
+        assert_eq!(
+            (self.status.as_u16(), body["code"].as_str()),
+            (status, Some(code)),
+            "{body}"
+        );
+        assert_eq!(body["success"], false);
+        assert_eq!(body["http_status"], status);
+        assert_eq!(body["error"], body["message"]);
+        assert!(!body["hint"].as_str().unwrap().is_empty());
+        let id = body["request_id"].as_str().unwrap();
+        assert_eq!(self.headers["x-request-id"], id);
+        self.body
+    }
+}
+
+impl Stack {
+    /// With a pool of two.
+    pub async fn start() -> Self {
+        Self::with(|_| {}).await
+    }
+
+    pub async fn with(change: fn(&mut Config)) -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()))
+            .with_test_writer()
+            .try_init();
+        let dir = TempDir::new();
+        let managed = node::managed::start(ManagedConfig {
+            bin: Some("/usr/lib/postgresql/15/bin".into()),
+            memory_bytes: Some(512 << 20),
+            budget: 20,
+            fallback_root: dir.0.join("elsewhere"),
+            ..ManagedConfig::new(dir.0.join("data"))
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}"));
+        let (routes, _) = route::channel();
+        let mut stack = Self {
+            managed,
+            control: None,
+            routes,
+            base: String::new(),
+            http: reqwest::Client::new(),
+            change,
+            _dir: dir,
+        };
+        stack.start_control().await;
+        stack
+    }
+
+    /// Starts a control plane; the one before must have been stopped or dropped.
+    pub async fn start_control(&mut self) {
+        let (routes, server) = route::channel();
+        let (control, base) = start(
+            &self.managed,
+            self.change,
+            server,
+            door::open(routes.clone(), SECRET),
+        )
+        .await;
+        self.routes = routes;
+        self.control = Some(control);
+        self.base = base;
+    }
+
+    pub async fn stop(mut self) {
+        if let Some(control) = self.control.take() {
+            control.stop(Duration::from_secs(5)).await;
+        }
+        self.managed
+            .stop(StopLimit {
+                fast: Duration::from_secs(20),
+            })
+            .await;
+    }
+
+    pub async fn warm(&self) {
+        let warm = self.control.as_ref().unwrap().warm();
+        tokio::time::timeout(Duration::from_secs(60), warm)
+            .await
+            .expect("the pool fills");
+    }
+
+    pub fn request(&self, method: Method, path: &str, token: &str) -> reqwest::RequestBuilder {
+        self.http
+            .request(method, format!("{}{path}", self.base))
+            .bearer_auth(token)
+    }
+
+    pub async fn send(&self, request: reqwest::RequestBuilder) -> Answer {
+        Answer::read(request.send().await.unwrap()).await
+    }
+
+    pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.send(self.request(Method::POST, path, token).json(&body))
+            .await
+    }
+
+    pub async fn get(&self, path: &str, token: &str) -> Answer {
+        self.send(self.request(Method::GET, path, token)).await
+    }
+
+    pub async fn delete(&self, path: &str, token: &str) -> Answer {
+        self.send(self.request(Method::DELETE, path, token)).await
+    }
+
+    /// A new anonymous project's token.
+    pub async fn register(&self) -> Value {
+        let url = format!("{}/customer/anonymous-register", self.base);
+        self.send(self.http.post(url)).await.ok()
+    }
+
+    pub async fn token(&self) -> String {
+        text(&self.register().await["token"])
+    }
+
+    pub async fn create(&self, token: &str, name: &str) -> Value {
+        self.post("/customer/databases", token, json!({ "name": name }))
+            .await
+            .ok()
+    }
+
+    /// Logs in as a client of the proxy would, and straight at the server, which is what the proxy
+    /// would do next.
+    pub async fn login(&self, answer: &Value) -> Result<tokio_postgres::Client, String> {
+        let user = text(&answer["admin_user"]);
+        self.login_as(&user, answer["admin_password"].as_str().unwrap_or("wrong"))
+            .await
+    }
+
+    pub async fn login_as(
+        &self,
+        user: &str,
+        password: &str,
+    ) -> Result<tokio_postgres::Client, String> {
+        let login: LoginName = user.parse().unwrap();
+        let resolved = self
+            .routes
+            .resolve(login)
+            .await
+            .map_err(|error| error.to_string())?;
+        let resolved = resolved.ok_or("no such login")?;
+        let salt = wire::scram::login_salt(Keys::derive(&SECRET).login_salt(), user);
+        let keys =
+            wire::scram::Keys::from_password(password, &salt, wire::scram::ITERATIONS_DEFAULT);
+        let opens = resolved.route.candidates.iter().any(|candidate| {
+            candidate.stored_key == keys.stored_key && candidate.server_key == keys.server_key
+        });
+        if !opens {
+            return Err("wrong password".to_owned());
+        }
+        if resolved.route.access != route::Access::Open {
+            return Err(format!("{:?}", resolved.route.access));
+        }
+        let route::NodeAddress::Unix(socket) = &resolved.node.address else {
+            panic!("a managed node listens on a socket")
+        };
+        let server = &resolved.route.server;
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host_path(socket.parent().unwrap())
+            .user(&server.user)
+            .password(server.password.reveal())
+            .dbname(&server.database)
+            .options(format!("-c role={}", server.group.as_str()));
+        let (client, connection) = config
+            .connect(tokio_postgres::NoTls)
+            .await
+            .map_err(|error| format!("{error:?}"))?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    /// The catalog itself.
+    pub async fn catalog(&self) -> tokio_postgres::Client {
+        let config = self.managed.node().catalog_config().config;
+        let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    /// The deep checker finds nothing.
+    pub async fn assert_clean(&self) {
+        let report = self.get("/operator/check", OPERATOR).await.ok();
+        assert_eq!(report["clean"], true, "{report:#}");
+    }
+
+    /// Waits until a database is in a state.
+    pub async fn wait_state(&self, id: &str, state: &str) -> Value {
+        wait_for(async || {
+            let answer = self
+                .get(&format!("/customer/databases/{id}"), OPERATOR)
+                .await;
+            (answer.body["state"] == state).then_some(answer.body)
+        })
+        .await
+    }
+
+    /// Waits until there is no such database any more.
+    pub async fn wait_gone(&self, id: &str) {
+        wait_for(async || {
+            let answer = self
+                .get(&format!("/customer/databases/{id}"), OPERATOR)
+                .await;
+            (answer.status == 404).then_some(())
+        })
+        .await;
+    }
+}
+
+async fn start(
+    managed: &Managed,
+    change: fn(&mut Config),
+    routes: route::RouteServer,
+    door: Door,
+) -> (Control, String) {
+    let node = managed.node();
+    let hash = control::token_hash(OPERATOR);
+    let mut config = Config::local("127.0.0.1:0".parse().unwrap(), 5433, hash);
+    config.warm_pool = WarmPool { min: 2, max: 4 };
+    change(&mut config);
+    let parts = Parts {
+        catalog: node.catalog_config(),
+        node,
+        routes,
+        door,
+        keys: Keys::derive(&SECRET),
+    };
+    let control = control::start(config, parts)
+        .await
+        .unwrap_or_else(|error| panic!("{error:#}"));
+    let base = format!("http://{}", control.local_addr());
+    (control, base)
+}
+
+/// Waits for a condition, at most a minute.
+pub async fn wait_for<T>(condition: impl AsyncFn() -> Option<T>) -> T {
+    let wait = async {
+        loop {
+            if let Some(found) = condition().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .expect("the condition comes true")
+}
+
+#[track_caller]
+pub fn text(value: &Value) -> String {
+    value
+        .as_str()
+        .unwrap_or_else(|| panic!("not a text: {value}"))
+        .to_owned()
+}
+
+pub type Shared = Arc<Stack>;
