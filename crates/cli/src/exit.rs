@@ -127,11 +127,11 @@ impl Failure {
     /// The code to exit with.
     pub(crate) fn exit(&self) -> Exit {
         match self {
+            Self::Api(error) if error.code == "quota_exceeded" => Exit::Limit,
             Self::Api(error) => match error.status {
                 401 | 403 => Exit::NotAllowed,
                 404 | 410 => Exit::NotFound,
                 409 => Exit::Conflict,
-                // The quota of an anonymous project is a limit, whatever status carries it.
                 429 => Exit::Limit,
                 400..=499 => Exit::Refused,
                 500..=599 => Exit::Unavailable,

@@ -5,7 +5,7 @@
 use std::{
     fmt::Display,
     fs,
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -33,6 +33,7 @@ pub(crate) struct Config {
     pub(crate) log: LogForm,
     pub(crate) log_filter: String,
     pub(crate) workers: u32,
+    pub(crate) clients_max: u32,
     pub(crate) server_connections_max: u32,
     pub(crate) retention: Duration,
     pub(crate) warm_pool: u32,
@@ -62,6 +63,8 @@ impl FromStr for LogForm {
 
 /// More would be a typing error: no machine serves a thousand workers.
 const WORKERS_MAX: u32 = 1024;
+/// One address has 65,535 ports; several may be listened on some day.
+const CLIENTS_MAX: u32 = 1_000_000;
 /// PostgreSQL's `max_connections` ends at 262,143; ten thousand processes is beyond any use.
 const SERVER_CONNECTIONS_MAX: u32 = 10_000;
 /// About 8 MB of disk each.
@@ -155,6 +158,7 @@ impl Reader {
         let log = self.or("log", LogForm::Human, str::parse);
         let log_filter = self.or("log-filter", "info".to_owned(), log_filter);
         let workers = self.or("workers", 1, |text| count(text, 1, WORKERS_MAX));
+        let clients_max = self.or("clients-max", 5000, |text| count(text, 1, CLIENTS_MAX));
         let server_connections_max = self.or("server-connections-max", 100, |text| {
             count(text, 4, SERVER_CONNECTIONS_MAX)
         });
@@ -168,6 +172,7 @@ impl Reader {
             log: log?,
             log_filter: log_filter?,
             workers: workers?,
+            clients_max: clients_max?,
             server_connections_max: server_connections_max?,
             retention: retention?,
             warm_pool: warm_pool?,
@@ -309,15 +314,14 @@ fn default_public_host(listen: SocketAddr) -> String {
             .nodename()
             .to_string_lossy()
             .into_owned(),
-        IpAddr::V6(ip) => format!("[{ip}]"),
-        IpAddr::V4(ip) => ip.to_string(),
+        ip => ip.to_string(),
     }
 }
 
 fn public_host(text: &str) -> Result<String, String> {
     let name = text
         .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte));
+        .all(|byte| byte.is_ascii_alphanumeric() || b".-:".contains(&byte));
     if text.is_empty() || text.len() > 253 || !name {
         return Err(format!("'{text}' is not a host name"));
     }

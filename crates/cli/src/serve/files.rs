@@ -2,21 +2,49 @@
 //!
 //! | in the data directory | what | mode |
 //! | --- | --- | --- |
-//! | `installation.key` | the secret that salts and server passwords are derived from | 0600 |
+//! | `installation.key` | the secret that login salts are derived from | 0600 |
 //! | `operator.key` | the operator's token for the API | 0600 |
 //! | `tls/server.crt`, `tls/server.key` | the self-signed certificate, when none was given | 0644, 0600 |
-//! | `node/`, `run/` | PostgreSQL's data and socket; see the `node` crate | 0700 |
+//! | `node.key` | the secret that server passwords are derived from | 0600 |
+//! | `postgres/` | PostgreSQL's data, settings and socket; `postgres.base` names another place when its user cannot come here | 0710 |
+//! | `log/` | PostgreSQL's log, rotated | 0700 |
+//! | `tenantry.lock` | held while a server runs on this directory | |
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::Path,
 };
 
 use anyhow::{Context as _, bail};
 use model::Secret;
 use rand::{TryRng as _, rngs::SysRng};
+
+/// Makes the data directory and takes its lock, for a server without a PostgreSQL of its own; a
+/// managed node does the same for itself. The lock is free when the file is dropped.
+///
+/// # Errors
+///
+/// When another process has it, or the file system refuses.
+pub(super) fn take(dir: &Path) -> anyhow::Result<File> {
+    let what = || dir.display().to_string();
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(what)?;
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(dir.join("tenantry.lock"))
+        .with_context(what)?;
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)
+        .with_context(|| format!("{} is in use by another server", dir.display()))?;
+    Ok(lock)
+}
 
 /// Reads the secret of 32 bytes at `path`, hex, making it when there is none.
 ///

@@ -5,6 +5,7 @@
 use std::{fs, net::Ipv4Addr, net::Ipv6Addr, path::Path, path::PathBuf, sync::Arc};
 
 use anyhow::{Context as _, bail};
+use model::Secret;
 use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
@@ -16,7 +17,11 @@ use crate::serve::files;
 /// Certificate chain and key of this server.
 pub(super) struct Identity {
     /// Leaf first.
-    pub(super) chain: Vec<CertificateDer<'static>>,
+    chain: Vec<CertificateDer<'static>>,
+    /// The same as it was read.
+    pub(super) chain_pem: Vec<u8>,
+    /// The key as it was read.
+    pub(super) key_pem: Secret,
     key: PrivateKeyDer<'static>,
     /// Where the chain was read from: clients that verify need it as their root.
     pub(super) file: PathBuf,
@@ -33,17 +38,22 @@ impl Identity {
     ///
     /// When a file cannot be read or does not hold what it should.
     pub(super) fn read(cert: &Path, key: &Path) -> anyhow::Result<Self> {
-        let chain = CertificateDer::pem_file_iter(cert)
-            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        let chain_pem = fs::read(cert).with_context(|| format!("read {}", cert.display()))?;
+        let key_pem = fs::read_to_string(key).with_context(|| format!("read {}", key.display()))?;
+        let key_pem = Secret::new(key_pem);
+        let chain = CertificateDer::pem_slice_iter(&chain_pem)
+            .collect::<Result<Vec<_>, _>>()
             .with_context(|| format!("{} holds no certificate in PEM form", cert.display()))?;
         if chain.is_empty() {
             bail!("{} holds no certificate in PEM form", cert.display());
         }
-        let key = PrivateKeyDer::from_pem_file(key)
+        let key = PrivateKeyDer::from_pem_slice(key_pem.reveal().as_bytes())
             .with_context(|| format!("{} holds no private key in PEM form", key.display()))?;
         let identity = Self {
             chain,
             key,
+            chain_pem,
+            key_pem,
             file: cert.to_owned(),
             self_signed: false,
             fresh: false,

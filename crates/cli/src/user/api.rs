@@ -22,6 +22,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(120);
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 /// Times a request is sent when the connection broke or the server said "not now".
 const TRIES_MAX: u32 = 3;
+/// Pages of a list; a thousand each.
+const PAGES_MAX: u32 = 10_000;
 /// Pause before the second try; doubles.
 const PAUSE: Duration = Duration::from_millis(250);
 /// A pause the server asked for is kept up to this.
@@ -34,6 +36,13 @@ pub(crate) struct Api {
     url: String,
     key: Option<Secret>,
     home: Home,
+}
+
+/// A success.
+struct Answer {
+    body: Value,
+    /// A list goes on after this.
+    next_after: Option<String>,
 }
 
 /// A token and where it came from.
@@ -129,7 +138,26 @@ impl Api {
     ///
     /// [`Failure::Api`] for an error of the server; [`Exit::Unavailable`] when there is none.
     pub(crate) async fn get(&self, path: &str) -> Result<Value, Failure> {
-        self.call(Method::GET, path, None).await
+        Ok(self.call(Method::GET, path, None).await?.body)
+    }
+
+    /// Reads a list to its end, page by page.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::get`], and when the list does not end.
+    pub(crate) async fn list(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        let mut all = Vec::new();
+        let mut page = path.to_owned();
+        for _ in 0..PAGES_MAX {
+            let answer = self.call(Method::GET, &page, None).await?;
+            all.extend(answer.body.as_array().cloned().unwrap_or_default());
+            match answer.next_after {
+                Some(after) => page = format!("{path}?after={after}"),
+                None => return Ok(all),
+            }
+        }
+        Err(Failure::new(Exit::Refused, "the list does not end", ""))
     }
 
     /// Changes something. Carries an idempotency key, so it happens once however often it is sent.
@@ -138,7 +166,7 @@ impl Api {
     ///
     /// As [`Self::get`].
     pub(crate) async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        self.call(Method::POST, path, Some(body)).await
+        Ok(self.call(Method::POST, path, Some(body)).await?.body)
     }
 
     /// Deletes something.
@@ -147,7 +175,7 @@ impl Api {
     ///
     /// As [`Self::get`].
     pub(crate) async fn delete(&self, path: &str) -> Result<Value, Failure> {
-        self.call(Method::DELETE, path, None).await
+        Ok(self.call(Method::DELETE, path, None).await?.body)
     }
 
     /// Reads something that needs no credentials.
@@ -156,7 +184,7 @@ impl Api {
     ///
     /// As [`Self::get`].
     pub(crate) async fn get_public(&self, path: &str) -> Result<Value, Failure> {
-        self.send(&Method::GET, path, None, None).await
+        Ok(self.send(&Method::GET, path, None, None).await?.body)
     }
 
     async fn call(
@@ -164,7 +192,7 @@ impl Api {
         method: Method,
         path: &str,
         body: Option<&Value>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Answer, Failure> {
         let token = self.credentials().await?;
         let first = self.send(&method, path, body, Some(token.reveal())).await;
         match (first, token) {
@@ -197,7 +225,7 @@ impl Api {
                 None,
             )
             .await?;
-        let anonymous = anonymous(&answer, None)?;
+        let anonymous = anonymous(&answer.body, None)?;
         self.home.change_locked(&lock, &self.url, |server| {
             server.anonymous = Some(anonymous.clone());
         })?;
@@ -237,7 +265,7 @@ impl Api {
                 }),
                 other => other,
             })?;
-        let fresh = anonymous(&answer, Some(old))?;
+        let fresh = anonymous(&answer.body, Some(old))?;
         let token = fresh.token.clone();
         self.home.change_locked(&lock, &self.url, |server| {
             server.anonymous = Some(fresh);
@@ -251,7 +279,7 @@ impl Api {
         path: &str,
         body: Option<&Value>,
         token: Option<&str>,
-    ) -> Result<Value, Failure> {
+    ) -> Result<Answer, Failure> {
         let idempotency_key = idempotency_key();
         let mut pause = PAUSE;
         for attempt in 1.. {
@@ -283,7 +311,7 @@ impl Api {
         unreachable!("the last try returns")
     }
 
-    async fn read(&self, answer: reqwest::Response) -> Result<Value, Failure> {
+    async fn read(&self, answer: reqwest::Response) -> Result<Answer, Failure> {
         let status = answer.status();
         let request_id = answer
             .headers()
@@ -291,13 +319,20 @@ impl Api {
             .and_then(|value| value.to_str().ok())
             .unwrap_or_default()
             .to_owned();
+        let next_after = answer
+            .headers()
+            .get("x-next-after")
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned);
         let bytes = answer
             .bytes()
             .await
             .map_err(|error| self.unreachable(&error))?;
         let body = serde_json::from_slice::<Value>(&bytes);
         if status.is_success() {
-            return body.map_err(|_| self.not_ours(status));
+            return body
+                .map(|body| Answer { body, next_after })
+                .map_err(|_| self.not_ours(status));
         }
         let Ok(body) = body else {
             return Err(self.not_ours(status));

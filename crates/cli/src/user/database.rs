@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{
     args::{CreateArgs, DeleteArgs, NamedArgs, ResetArgs},
-    exit::{ApiError, Exit, Failure},
+    exit::{Exit, Failure},
     output::{self, Format, Rows},
     user::{Context, connect::Address},
 };
@@ -44,24 +44,18 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<(), Fa
             "tenantry create NAME --if-not-exists",
         ));
     }
-    let body = match &name {
-        Some(name) => json!({ "name": name }),
-        None => json!({}),
-    };
-    let mut database = match context.api.post("/customer/databases", &body).await {
-        Ok(database) => {
-            keep(context, &database)?;
-            database
-        }
-        Err(Failure::Api(ApiError { status: 409, .. })) if args.if_not_exists => {
-            let name = name.unwrap_or_default();
-            eprintln!("the database '{name}' exists");
-            let mut database = context.api.get(&path(&name, "")?).await?;
-            add_kept(context, &mut database)?;
-            database
-        }
-        Err(failure) => return Err(failure),
-    };
+    let mut body = json!({});
+    if let Some(name) = &name {
+        body["name"] = json!(name);
+        body["if_not_exists"] = json!(args.if_not_exists);
+    }
+    let mut database = context.api.post("/customer/databases", &body).await?;
+    if database.get("admin_password").is_some() {
+        keep(context, &database)?;
+    } else {
+        eprintln!("the database '{}' exists", field(&database, "name"));
+        add_kept(context, &mut database)?;
+    }
     let show_password = args.show_password || args.show_secrets;
     let show_address = args.show_connection_string || args.show_secrets;
     if show_address && !Address::read(&database)?.has_password() {
@@ -76,15 +70,10 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<(), Fa
 
 /// `tenantry list`.
 pub(super) async fn list(context: &Context) -> Result<(), Failure> {
-    let answer = context.api.get("/customer/databases").await?;
+    let databases = context.api.list("/customer/databases").await?;
     if context.format == Format::Json {
-        return output::json(&answer);
+        return output::json(&Value::Array(databases));
     }
-    let databases = answer
-        .as_array()
-        .or_else(|| answer["databases"].as_array())
-        .cloned()
-        .unwrap_or_default();
     if context.quiet {
         let ids: String = databases
             .iter()

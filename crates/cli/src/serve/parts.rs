@@ -1,0 +1,347 @@
+//! The parts of the process, started and stopped in order.
+//!
+//! PostgreSQL first (it takes the lock of the data directory), then the keys, the proxy (whose port
+//! and door the control plane must know), and the control plane. Stopping is the other way round.
+
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use control::{Control, Keys};
+use node::{
+    CatalogConfig, Node, NodeKey,
+    attached::{self, AttachConfig},
+    managed::{self, Managed, ManagedConfig, StopLimit},
+};
+use proxy::{Proxy, TlsConfig};
+use serde_json::{Value, json};
+
+use crate::{
+    exit::{Exit, Failure},
+    serve::{config::Config, files, signals::Signals, tls::Identity, told},
+};
+
+/// How often the pace of PostgreSQL's background work is fitted to the number of databases: it
+/// matters from hundreds on, and hundreds take longer to make.
+const PACE_EVERY: Duration = Duration::from_secs(300);
+
+/// Everything that runs.
+pub(super) struct Parts {
+    node: Server,
+    proxy: Proxy,
+    control: Control,
+    identity: Identity,
+    operator_key: PathBuf,
+    data_dir: PathBuf,
+    api_scheme: &'static str,
+}
+
+/// The PostgreSQL of the tenants.
+enum Server {
+    Managed {
+        managed: Arc<Managed>,
+        pace: tokio::task::JoinHandle<()>,
+    },
+    Attached {
+        node: Node,
+        _lock: fs::File,
+    },
+}
+
+impl Server {
+    async fn start(config: &Config) -> Result<Self, Failure> {
+        match &config.attach {
+            None => {
+                let mut wanted = ManagedConfig::new(&config.data_dir);
+                wanted.bin.clone_from(&config.pg_bin);
+                wanted.user.clone_from(&config.pg_user);
+                wanted.budget = config.server_connections_max;
+                let managed = managed::start(wanted)
+                    .await
+                    .map_err(|error| told::managed(&error))?;
+                let managed = Arc::new(managed);
+                let pace = tokio::spawn(keep_pace(managed.clone()));
+                Ok(Self::Managed { managed, pace })
+            }
+            Some(dsn) => {
+                let dir = &config.data_dir;
+                let lock = files::take(dir).map_err(|error| told::file(&error, dir))?;
+                let key = NodeKey::load_or_create(&dir.join("node.key"))
+                    .context("the key of the node, node.key")
+                    .map_err(|error| told::file(&error, dir))?;
+                let wanted = AttachConfig {
+                    name: "attached".to_owned(),
+                    dsn: dsn.clone(),
+                    key,
+                    budget: config.server_connections_max,
+                };
+                let node = attached::attach(wanted)
+                    .await
+                    .map_err(|error| told::attached(&error))?;
+                node.bootstrap().await.map_err(|error| {
+                    told::machine(told::chain(&error), "what was done can be repeated")
+                })?;
+                Ok(Self::Attached { node, _lock: lock })
+            }
+        }
+    }
+
+    fn node(&self) -> Node {
+        match self {
+            Self::Managed { managed, .. } => managed.node(),
+            Self::Attached { node, .. } => node.clone(),
+        }
+    }
+
+    async fn stop(self, fast: Duration) {
+        let Self::Managed { managed, pace } = self else {
+            return;
+        };
+        pace.abort();
+        let _ = pace.await;
+        // The task above held the only other reference.
+        if let Some(managed) = Arc::into_inner(managed) {
+            managed.stop(StopLimit { fast }).await;
+        }
+    }
+}
+
+async fn keep_pace(managed: Arc<Managed>) {
+    let mut ticks = tokio::time::interval(PACE_EVERY);
+    loop {
+        ticks.tick().await;
+        let databases = match managed.node().inventory().await {
+            Ok(found) => u32::try_from(found.len()).unwrap_or(u32::MAX),
+            Err(error) => {
+                tracing::debug!(error = %told::chain(&error), "databases were not counted");
+                continue;
+            }
+        };
+        if let Err(error) = managed.pace(databases).await {
+            tracing::warn!(error = %told::chain(&error), "autovacuum was not fitted to the databases");
+        }
+    }
+}
+
+/// Starts everything. What was started before a failure is stopped again.
+///
+/// # Errors
+///
+/// A sentence for the operator.
+pub(super) async fn start(config: &Config) -> Result<Parts, Failure> {
+    // What the operator gave is looked at before anything is made.
+    let given = config
+        .tls
+        .as_ref()
+        .map(|(cert, key)| Identity::read(cert, key))
+        .transpose()
+        .map_err(|error| told::machine(format!("{error:#}"), "see --tls-cert and --tls-key"))?;
+    let server = Server::start(config).await?;
+    match start_on(config, given, &server).await {
+        Ok((proxy, control, kept)) => Ok(Parts {
+            node: server,
+            proxy,
+            control,
+            identity: kept.identity,
+            operator_key: kept.operator_key,
+            data_dir: kept.data_dir,
+            api_scheme: if config.api_tls { "https" } else { "http" },
+        }),
+        Err(failure) => {
+            server.stop(StopLimit::default().fast).await;
+            Err(failure)
+        }
+    }
+}
+
+/// What lies in the data directory and is named in the ready line.
+struct Kept {
+    identity: Identity,
+    operator_key: PathBuf,
+    data_dir: PathBuf,
+}
+
+async fn start_on(
+    config: &Config,
+    given: Option<Identity>,
+    server: &Server,
+) -> Result<(Proxy, Control, Kept), Failure> {
+    let dir = fs::canonicalize(&config.data_dir)?;
+    let in_dir = |error: anyhow::Error| told::file(&error, &dir);
+    let secret = files::installation_key(&dir.join("installation.key")).map_err(in_dir)?;
+    let operator_file = dir.join("operator.key");
+    let operator_key = files::operator_key(&operator_file).map_err(in_dir)?;
+    let identity = match given {
+        Some(identity) => identity,
+        None => Identity::read_or_make(&dir.join("tls"), &[config.public_host.clone()])
+            .map_err(in_dir)?,
+    };
+    if identity.fresh {
+        tracing::info!(
+            certificate = %identity.file.display(),
+            "made a self-signed certificate; clients that verify use it as their root"
+        );
+    }
+    let keys = Keys::derive(&secret);
+    let (routes, asked) = model::route::channel();
+
+    let mut wanted = proxy::Config::new(vec![config.pg_listen], *keys.login_salt());
+    wanted.workers = config.workers as usize;
+    wanted.limits.clients_max = config.clients_max as usize;
+    wanted.tls = Some(
+        TlsConfig::from_pem(&identity.chain_pem, identity.key_pem.reveal().as_bytes())
+            .map_err(|error| told::machine(told::chain(&error), "see --tls-cert and --tls-key"))?,
+    );
+    let proxy = proxy::start(wanted, routes)
+        .await
+        .map_err(|error| match error {
+            proxy::StartError::Listen { address, source } => {
+                told::listen("pg-listen", address, &source)
+            }
+            other => Failure::new(Exit::Failed, told::chain(&other), ""),
+        })?;
+
+    let started = start_control(
+        config,
+        server,
+        &proxy,
+        asked,
+        keys,
+        operator_key.reveal(),
+        &identity,
+    );
+    match started.await {
+        Ok(control) => Ok((
+            proxy,
+            control,
+            Kept {
+                identity,
+                operator_key: operator_file,
+                data_dir: dir,
+            },
+        )),
+        Err(failure) => {
+            proxy.drain(Duration::ZERO).await;
+            Err(failure)
+        }
+    }
+}
+
+async fn start_control(
+    config: &Config,
+    server: &Server,
+    proxy: &Proxy,
+    routes: model::route::RouteServer,
+    keys: Keys,
+    operator_key: &str,
+    identity: &Identity,
+) -> Result<Control, Failure> {
+    let node = server.node();
+    let catalog: CatalogConfig = match &config.catalog {
+        None => node.catalog_config(),
+        Some(dsn) => attached::external(dsn).map_err(|why| {
+            told::machine(
+                format!("the DSN of the catalog: {why}"),
+                "a DSN is like postgresql://user@host:5432/tenantry?sslmode=verify-full",
+            )
+        })?,
+    };
+    let port = proxy.local_addrs().first().map_or(0, SocketAddr::port);
+    let mut wanted =
+        control::Config::local(config.api_listen, port, control::token_hash(operator_key));
+    wanted.public_host.clone_from(&config.public_host);
+    wanted.anonymous_registration = config.anonymous;
+    wanted.retention = config.retention;
+    wanted.warm_pool = control::WarmPool {
+        min: config.warm_pool,
+        max: wanted.warm_pool.max.max(config.warm_pool),
+    };
+    if config.warm_pool == 0 {
+        wanted.warm_pool.max = 0;
+    }
+    if config.api_tls {
+        let tls = identity.config(&["http/1.1"]);
+        wanted.api_tls = Some(tls.map_err(|error| told::machine(format!("{error:#}"), ""))?);
+    }
+    let parts = control::Parts {
+        node,
+        catalog,
+        routes,
+        door: proxy.door(),
+        keys,
+    };
+    control::start(wanted, parts)
+        .await
+        .map_err(|error| match error {
+            control::StartError::Listen { address, source } => {
+                told::listen("api-listen", address, &source)
+            }
+            control::StartError::Catalog(_) if config.catalog.is_some() => told::machine(
+                format!("the catalog: {}", told::chain(&error)),
+                "can the server of --catalog be reached from here, with this user and password?",
+            ),
+            other => told::machine(format!("the catalog: {}", told::chain(&other)), ""),
+        })
+}
+
+impl Parts {
+    /// Lets running work end within `limit`, or until the second signal; then stops everything.
+    pub(super) async fn stop(self, limit: Duration, signals: &mut Signals) {
+        let drained = async {
+            // Both at once: what the API still runs goes through the proxy.
+            tokio::join!(self.control.stop(limit), self.proxy.drain(limit));
+        };
+        tokio::select! {
+            () = drained => {}
+            () = signals.times(2) => tracing::warn!("stopping at once"),
+        }
+        self.node.stop(StopLimit::default().fast).await;
+    }
+
+    fn pg_address(&self) -> String {
+        self.proxy
+            .local_addrs()
+            .first()
+            .map_or_else(String::new, SocketAddr::to_string)
+    }
+
+    fn api_url(&self) -> String {
+        format!("{}://{}", self.api_scheme, self.control.local_addr())
+    }
+
+    /// The ready line for people.
+    pub(super) fn human(&self) -> String {
+        let certificate = if self.identity.self_signed {
+            format!("; self-signed certificate {}", self.identity.file.display())
+        } else {
+            String::new()
+        };
+        format!(
+            "tenantry {} is ready: PostgreSQL {} clients at {}, API at {}{certificate}",
+            env!("CARGO_PKG_VERSION"),
+            self.postgres_version(),
+            self.pg_address(),
+            self.api_url(),
+        )
+    }
+
+    /// The ready line for programs.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "event": "ready",
+            "version": env!("CARGO_PKG_VERSION"),
+            "pid": std::process::id(),
+            "pg": self.pg_address(),
+            "api": self.api_url(),
+            "postgres": self.postgres_version(),
+            "data_dir": self.data_dir,
+            "operator_key": self.operator_key,
+            "certificate": self.identity.file,
+            "self_signed": self.identity.self_signed,
+        })
+    }
+
+    fn postgres_version(&self) -> String {
+        let version = self.node.node().server_version();
+        format!("{}.{}", version.major(), version.0 % 10_000)
+    }
+}

@@ -1,0 +1,98 @@
+//! Why the server did not start, in sentences for the operator, with what to do.
+
+use std::{error::Error, io, net::SocketAddr, path::Path};
+
+use node::{attached::AttachError, managed::ManagedError};
+
+use crate::exit::{Exit, Failure};
+
+/// A failure that the operator mends on this machine.
+pub(super) fn machine(what: impl Into<String>, advice: impl Into<String>) -> Failure {
+    Failure::new(Exit::Machine, what, advice)
+}
+
+/// An error with everything that caused it, on one line.
+pub(super) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some libraries repeat their cause in their own text.
+        if !text.ends_with(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+/// The managed PostgreSQL.
+pub(super) fn managed(error: &ManagedError) -> Failure {
+    match error {
+        ManagedError::NotFound(found) => {
+            let looked: String = found
+                .looked
+                .iter()
+                .map(|(path, why)| format!("\n  {}: {why}", path.display()))
+                .collect();
+            machine(
+                format!("{found}; looked at{looked}"),
+                "Debian, Ubuntu: apt install postgresql; or name its directory with --pg-bin; or use a \
+                 server that runs already with --attach",
+            )
+        }
+        ManagedError::InUse { .. } => machine(
+            chain(error),
+            "one server per data directory: stop the other, or give --data-dir another one",
+        ),
+        ManagedError::WrongMajor { .. } => machine(
+            chain(error),
+            "name the programs of its own version with --pg-bin; moving the data to another version is \
+             PostgreSQL's pg_upgrade, not done here",
+        ),
+        ManagedError::Setup(_) | ManagedError::Io { .. } | ManagedError::Program { .. } => {
+            machine(chain(error), "`tenantry doctor` looks at the machine")
+        }
+        ManagedError::Node(_) => machine(
+            chain(error),
+            "PostgreSQL's own log, in the data directory under log/, may say more",
+        ),
+    }
+}
+
+/// A PostgreSQL that somebody else runs.
+pub(super) fn attached(error: &AttachError) -> Failure {
+    let advice = match error {
+        AttachError::Dsn(_) => {
+            "a DSN is like postgresql://user@host:5432/postgres?sslmode=verify-full"
+        }
+        AttachError::Unfit(_) => "nothing was changed there",
+        AttachError::Node(_) => "can the server be reached from here, with this user and password?",
+    };
+    machine(chain(error), advice)
+}
+
+/// A listener.
+pub(super) fn listen(flag: &str, address: SocketAddr, error: &io::Error) -> Failure {
+    let advice = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program has it; --{flag} takes another address")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("ports below 1024 are root's; --{flag} takes another address")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("this machine has no such address; --{flag} takes another one")
+        }
+        _ => format!("--{flag} takes another address"),
+    };
+    machine(format!("cannot listen on {address}: {error}"), advice)
+}
+
+/// A file of the installation.
+pub(super) fn file(error: &anyhow::Error, data_dir: &Path) -> Failure {
+    machine(
+        format!("{error:#}"),
+        format!("the data directory is {}", data_dir.display()),
+    )
+}
