@@ -1,1 +1,231 @@
-//! Not yet.
+//! The data plane: one file per moment of a connection's life.
+//!
+//! A client comes in (`accept`), speaks (`login`, `stream`), moves to its tenant's home worker
+//! (`worker`), gets its settings and greeting (`session`, `settings`), a server connection (`pool`,
+//! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), and leaves or is ended (`session`,
+//! `route`, `drain`). What it may do comes from the control plane through `model::route`.
+
+mod accept;
+mod budget;
+mod cancel;
+mod config;
+mod drain;
+mod error;
+mod login;
+mod node_tls;
+mod pool;
+mod relay;
+mod route;
+mod server;
+mod session;
+mod settings;
+mod stats;
+mod stream;
+mod worker;
+
+use std::{
+    net::{SocketAddr, TcpListener},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use model::route::{Door, RouteClient};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+pub use config::{Config, Limits, StartError, TlsConfig, TlsError};
+pub use error::Refusal;
+pub use stats::{NodeStats, Snapshot, TenantStats};
+
+use worker::{Inbox, Shared, Start};
+
+/// Connections the kernel keeps for us while we are busy. Larger than any burst one worker takes
+/// in a few milliseconds.
+const BACKLOG: i32 = 1024;
+/// Streams through the door that may wait to be taken in.
+const DOOR_MAX: usize = 64;
+
+/// A proxy that serves.
+#[derive(Debug)]
+pub struct Proxy {
+    addresses: Vec<SocketAddr>,
+    door: Door,
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Starts a proxy. Returns when it listens.
+///
+/// # Errors
+///
+/// [`StartError`], with nothing left behind.
+pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartError> {
+    if config.listen.is_empty() || config.workers == 0 {
+        return Err(StartError::Nothing);
+    }
+    if config.require_tls && config.tls.is_none() {
+        return Err(StartError::NoCertificate);
+    }
+    let mut listeners = Vec::new();
+    let mut addresses = Vec::new();
+    for address in &config.listen {
+        let listen = |source| StartError::Listen {
+            address: *address,
+            source,
+        };
+        let listener = bind(*address).map_err(listen)?;
+        addresses.push(listener.local_addr().map_err(listen)?);
+        listeners.push(listener);
+    }
+    let (inboxes, receivers) = worker::inboxes(config.workers);
+    let shared = Arc::new(Shared {
+        budgets: budget::Budgets::new(config.limits.connects_max),
+        keys: cancel::Keys::default(),
+        inboxes,
+        clients: AtomicUsize::new(0),
+        idle: (0..config.workers).map(|_| AtomicUsize::new(0)).collect(),
+        mismatches: AtomicU64::new(0),
+        panics: AtomicU64::new(0),
+    });
+    let (door, behind_door) = mpsc::channel(DOOR_MAX);
+    let config = Arc::new(config);
+    let mut first = Some((listeners, behind_door));
+    let mut threads = Vec::new();
+    for (index, inbox) in receivers.into_iter().enumerate() {
+        let (listeners, door) = first
+            .take()
+            .map_or((Vec::new(), None), |(l, d)| (l, Some(d)));
+        let start = Start {
+            index,
+            config: config.clone(),
+            shared: shared.clone(),
+            routes: routes.clone(),
+            inbox,
+            listeners,
+            door,
+        };
+        threads.push(spawn_worker(start)?);
+    }
+    Ok(Proxy {
+        addresses,
+        door,
+        shared,
+        threads,
+    })
+}
+
+fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    // A restart finds its port again although old connections linger.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn spawn_worker(start: Start) -> Result<JoinHandle<()>, StartError> {
+    let runtime = |index| {
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .thread_name(format!("proxy-{index}"))
+            .build_local(tokio::runtime::LocalOptions::default())
+    };
+    // Made on the thread itself: it cannot move. What goes wrong comes back here.
+    let (told, outcome) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new()
+        .name(format!("proxy-{}", start.index))
+        .spawn(move || match runtime(start.index) {
+            Ok(runtime) => {
+                let _ = told.send(Ok(()));
+                runtime.block_on(worker::run(start));
+            }
+            Err(error) => {
+                let _ = told.send(Err(error));
+            }
+        })
+        .map_err(StartError::Worker)?;
+    match outcome.recv() {
+        Ok(Ok(())) => Ok(thread),
+        Ok(Err(error)) => Err(StartError::Worker(error)),
+        Err(_) => Err(StartError::Worker(std::io::Error::other(
+            "a worker did not start",
+        ))),
+    }
+}
+
+impl Proxy {
+    /// Where clients connect; the ports that were taken where 0 was asked for.
+    pub fn local_addrs(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The way in for what the platform runs for users.
+    pub fn door(&self) -> Door {
+        self.door.clone()
+    }
+
+    /// The numbers of now. Each worker answers between two turns of its event loop.
+    pub async fn snapshot(&self) -> Snapshot {
+        let shared = &self.shared;
+        let mut snapshot = Snapshot {
+            clients: shared.clients.load(Ordering::Relaxed),
+            servers_idle: shared.idle.iter().map(|n| n.load(Ordering::Relaxed)).sum(),
+            mismatches: shared.mismatches.load(Ordering::Relaxed),
+            panics: shared.panics.load(Ordering::Relaxed),
+            nodes: shared.budgets.usage(),
+            tenants: Vec::new(),
+        };
+        for inbox in &shared.inboxes {
+            let (reply, answer) = oneshot::channel();
+            if inbox.send(Inbox::Snapshot(reply)).await.is_ok()
+                && let Ok(tenants) = answer.await
+            {
+                snapshot.tenants.extend(tenants);
+            }
+        }
+        snapshot
+    }
+
+    /// Stops. No client is let in any more; idle sessions end at once, those with a transaction
+    /// when it is over or after `time_max`. Returns when all workers have stopped, at most a few
+    /// seconds after `time_max`.
+    pub async fn drain(mut self, time_max: Duration) {
+        let deadline = Instant::now() + time_max;
+        for inbox in &self.shared.inboxes {
+            let _ = inbox.send(Inbox::Drain(deadline)).await;
+        }
+        let threads = std::mem::take(&mut self.threads);
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().for_each(|thread| {
+                let _ = thread.join();
+            });
+        });
+        let _ = joined.await;
+    }
+}
+
+impl Drop for Proxy {
+    /// Cuts everything, if it was not drained.
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            for inbox in &self.shared.inboxes {
+                let _ = inbox.try_send(Inbox::Drain(Instant::now()));
+            }
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What an operator can set, and every limit of the data plane with its default and the reason.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, RwLock},
+    time::Duration,
+};
+
+use rustls::{
+    ServerConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use wire::scram::ChannelBinding;
+
+/// Largest TLS record towards clients, bytes. libpq reads into a buffer of 8 kB; with larger
+/// records some of its asynchronous users wait for a socket whose data TLS already has.
+const TLS_RECORD_MAX: usize = 8192;
+
+/// Of one proxy.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients connect. Port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Worker threads. 1: a second one costs CPU as long as one suffices.
+    pub workers: usize,
+    /// Certificate and key. `None` refuses TLS.
+    pub tls: Option<TlsConfig>,
+    /// Whether clients without TLS are refused. Default: yes, also on loopback.
+    pub require_tls: bool,
+    /// Secret from which the SCRAM salt of every login name is made.
+    pub installation_key: [u8; 32],
+    /// Rounds of hashing, as the stored secrets were made.
+    pub scram_iterations: u32,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Limits of one proxy process.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Clients at once. 1,000: each needs a file descriptor, and 1,024 is the usual soft limit.
+    pub clients_max: usize,
+    /// From accept to ReadyForQuery, waiting for a server connection not counted. 15 s: a login
+    /// over a bad line takes 2 s.
+    pub login_time_max: Duration,
+    /// A server connection nobody used that long is closed. 30 s: opening one takes 4 to 9 ms, and
+    /// an idle one holds 2 MB of the server's memory and a place in the budget.
+    pub server_idle_max: Duration,
+    /// Everything known about a tenant without clients is forgotten after that. 5 min.
+    pub tenant_idle_max: Duration,
+    /// Longest wait of a statement for a server connection. 10 s: shorter than the usual client
+    /// timeout of 30 s, so that the reason arrives.
+    pub budget_wait_max: Duration,
+    /// Statements of one tenant that may wait at once. 500.
+    pub waiting_max: usize,
+    /// Server connections being opened at once, per node. 8: each costs the server a fork and
+    /// several milliseconds of CPU.
+    pub connects_max: usize,
+    /// Time to open one server connection, login included. 5 s.
+    pub connect_time_max: Duration,
+    /// Time to reset a server connection between two clients; a slower one is closed. 5 s.
+    pub reset_time_max: Duration,
+    /// How long a server may work on after its client left. 10 s, then the statement is cancelled.
+    pub abandoned_time_max: Duration,
+    /// How long routes are used while the control plane cannot be asked. 1 h.
+    pub stale_max: Duration,
+    /// How long an answer of the control plane, also "no such login", is used without asking
+    /// again. 10 s; a change of the tenant ends it at once.
+    pub fresh_max: Duration,
+    /// Answers of the control plane that are kept, per worker. 16,384 of 0.5 kB.
+    pub routes_max: usize,
+    /// Cancel requests under way at once, per worker. 64; others wait their turn.
+    pub cancels_max: usize,
+    /// Time for one cancel request towards a server. 5 s.
+    pub cancel_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            clients_max: 1000,
+            login_time_max: Duration::from_secs(15),
+            server_idle_max: Duration::from_secs(30),
+            tenant_idle_max: Duration::from_secs(300),
+            budget_wait_max: Duration::from_secs(10),
+            waiting_max: 500,
+            connects_max: 8,
+            connect_time_max: Duration::from_secs(5),
+            reset_time_max: Duration::from_secs(5),
+            abandoned_time_max: Duration::from_secs(10),
+            stale_max: Duration::from_secs(3600),
+            fresh_max: Duration::from_secs(10),
+            routes_max: 16_384,
+            cancels_max: 64,
+            cancel_time_max: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Config {
+    /// With default limits.
+    pub fn new(listen: Vec<SocketAddr>, installation_key: [u8; 32]) -> Self {
+        Self {
+            listen,
+            workers: 1,
+            tls: None,
+            require_tls: true,
+            installation_key,
+            scram_iterations: wire::scram::ITERATIONS_DEFAULT,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// Certificate and key of the proxy. Copies share one value, so [`Self::replace`] reaches all.
+#[derive(Clone)]
+pub struct TlsConfig(Arc<RwLock<Identity>>);
+
+impl std::fmt::Debug for TlsConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TlsConfig(..)")
+    }
+}
+
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) server: Arc<ServerConfig>,
+    pub(crate) binding: ChannelBinding,
+}
+
+/// Why a certificate and key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// One of them cannot be read.
+    #[error("read the certificate or key")]
+    Pem(#[source] rustls::pki_types::pem::Error),
+    /// There is no certificate.
+    #[error("no certificate in the file")]
+    Empty,
+    /// They do not fit, or are of a kind that is not supported.
+    #[error("use the certificate and key")]
+    Unusable(#[source] rustls::Error),
+}
+
+impl TlsConfig {
+    /// From a chain (leaf first) and its key, both PEM.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`].
+    pub fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        Identity::from_pem(chain, key).map(|identity| Self(Arc::new(RwLock::new(identity))))
+    }
+
+    /// Uses another certificate and key from the next handshake on.
+    ///
+    /// # Errors
+    ///
+    /// [`TlsError`], with nothing changed.
+    pub fn replace(&self, chain: &[u8], key: &[u8]) -> Result<(), TlsError> {
+        let identity = Identity::from_pem(chain, key)?;
+        *self.0.write().unwrap_or_else(|lock| lock.into_inner()) = identity;
+        Ok(())
+    }
+
+    pub(crate) fn now(&self) -> Identity {
+        self.0
+            .read()
+            .unwrap_or_else(|lock| lock.into_inner())
+            .clone()
+    }
+}
+
+impl Identity {
+    fn from_pem(chain: &[u8], key: &[u8]) -> Result<Self, TlsError> {
+        let chain = CertificateDer::pem_slice_iter(chain)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(TlsError::Pem)?;
+        let key = PrivateKeyDer::from_pem_slice(key).map_err(TlsError::Pem)?;
+        let binding = ChannelBinding::of_certificate(chain.first().ok_or(TlsError::Empty)?);
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(TlsError::Unusable)?
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .map_err(TlsError::Unusable)?;
+        server.alpn_protocols = vec![b"postgresql".to_vec()];
+        server.max_fragment_size = Some(TLS_RECORD_MAX);
+        Ok(Self {
+            server: Arc::new(server),
+            binding,
+        })
+    }
+}
+
+/// Why a proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nothing to listen on, or no worker.
+    #[error("a proxy needs an address and at least one worker")]
+    Nothing,
+    /// TLS is required but there is no certificate.
+    #[error("TLS is required but there is no certificate")]
+    NoCertificate,
+    /// An address cannot be listened on.
+    #[error("listen on {address}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread or its event loop cannot be made.
+    #[error("start a worker")]
+    Worker(#[source] io::Error),
+}

@@ -1,0 +1,247 @@
+//! What clients of the proxy are told when something is refused or ends.
+//!
+//! Owns: the one list of refusals with their codes, words and hints. Texts of PostgreSQL itself
+//! pass through elsewhere and are not in it.
+
+use model::{LoginNameError, Public};
+use wire::{
+    login::client::LoginError,
+    message::build::{self, Report, Severity},
+    startup::{OptionError, StartupError},
+};
+
+/// Why a client is turned away, or its session ended. The connection closes behind it.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Refusal {
+    /// The first packet.
+    #[error(transparent)]
+    Startup(#[from] StartupError),
+    /// A message during login.
+    #[error(transparent)]
+    Login(LoginError),
+    /// The user name routes nowhere.
+    #[error(transparent)]
+    LoginName(#[from] LoginNameError),
+    /// Plain text where TLS is required.
+    #[error("this server requires TLS")]
+    TlsRequired,
+    /// TLS from the first byte without ALPN.
+    #[error("TLS without the protocol name \"postgresql\" (ALPN)")]
+    Alpn,
+    /// Login took longer than `login_time_max`.
+    #[error("canceling authentication due to timeout")]
+    LoginTimeout,
+    /// `clients_max` of this process.
+    #[error("sorry, too many clients already")]
+    TooManyClients,
+    /// `client_connections_max` of the tenant.
+    #[error("too many clients of this database")]
+    TooManyClientsOfTenant,
+    /// No such login, or no such secret: the answer is the same.
+    #[error("password authentication failed for user \"{user}\"")]
+    WrongPassword {
+        /// As the client gave it.
+        user: String,
+    },
+    /// The proof matched nothing that is known, and nobody can be asked.
+    #[error("logins cannot be checked at the moment")]
+    CannotCheck,
+    /// Another database name.
+    #[error("database \"{database}\" does not exist")]
+    NoSuchDatabase {
+        /// As the client gave it.
+        database: String,
+    },
+    /// `replication` in the startup packet.
+    #[error("replication connections are not supported")]
+    Replication,
+    /// The startup parameter `options`.
+    #[error(transparent)]
+    Options(#[from] OptionError),
+    /// A setting that decides whose rights a session has.
+    #[error("parameter \"{name}\" cannot be set by a client")]
+    Setting {
+        /// Which.
+        name: String,
+    },
+    /// The tenant's database is being made.
+    #[error("the database is not ready yet")]
+    NotReady,
+    /// The tenant is suspended.
+    #[error("the database is suspended")]
+    Suspended,
+    /// The tenant was deleted.
+    #[error("the database was deleted")]
+    Deleted,
+    /// No server connection became free in time.
+    #[error("no server connection became free within {waited_ms} ms")]
+    Busy {
+        /// `budget_wait_max`.
+        waited_ms: u64,
+    },
+    /// Too many statements wait for a server connection already.
+    #[error("too many statements are waiting for a server connection")]
+    QueueFull,
+    /// The server cannot be reached, or is starting.
+    #[error("the database server cannot be reached")]
+    ServerDown,
+    /// The server refused our own login.
+    #[error("the database refuses the platform")]
+    ServerLogin,
+    /// The server hung up.
+    #[error("terminating connection because the database server went away")]
+    ServerLost,
+    /// The server said what nobody asked for, or the client did not speak the protocol.
+    #[error("terminating connection because protocol synchronization was lost")]
+    OutOfStep,
+    /// A message type that no client may send.
+    #[error("invalid frontend message type {0}")]
+    ClientMessage(u8),
+    /// The secret of the session was changed or revoked.
+    #[error("terminating connection because its password or token was changed or revoked")]
+    Revoked,
+    /// The data of the tenant was replaced or moved.
+    #[error("terminating connection because the database was replaced or moved")]
+    Replaced,
+    /// The tenant was suspended or deleted while the session was open.
+    #[error("terminating connection because the database was suspended or deleted")]
+    Closed,
+    /// The proxy is stopping.
+    #[error("terminating connection due to administrator command")]
+    Draining,
+    /// A mistake of ours.
+    #[error("terminating connection because of an internal error")]
+    Internal,
+}
+
+impl Public for Refusal {
+    fn sqlstate(&self) -> &'static str {
+        match self {
+            Self::Startup(error) => error.sqlstate(),
+            Self::Login(error) => error.sqlstate(),
+            Self::LoginName(_) | Self::TlsRequired => "28000", // invalid_authorization_specification
+            Self::WrongPassword { .. } => "28P01",             // invalid_password
+            Self::LoginTimeout => "57014",                     // query_canceled, as PostgreSQL
+            Self::TooManyClients
+            | Self::TooManyClientsOfTenant
+            | Self::Busy { .. }
+            | Self::QueueFull => "53300", // too_many_connections
+            Self::NoSuchDatabase { .. } | Self::Deleted => "3D000", // invalid_catalog_name
+            Self::Replication => "0A000",                      // feature_not_supported
+            Self::Options(_) => "42601",                       // syntax_error
+            Self::Setting { .. } => "42501",                   // insufficient_privilege
+            Self::CannotCheck | Self::NotReady | Self::ServerLogin => "57P03", // cannot_connect_now
+            Self::Suspended => "55000",                        // object_not_in_prerequisite_state
+            Self::ServerDown => "08006",                       // connection_failure
+            Self::ServerLost | Self::Revoked | Self::Replaced | Self::Closed | Self::Draining => {
+                "57P01" // admin_shutdown
+            }
+            Self::Alpn | Self::OutOfStep | Self::ClientMessage(_) => "08P01", // protocol_violation
+            Self::Internal => "XX000",                                        // internal_error
+        }
+    }
+
+    fn message(&self) -> String {
+        self.to_string()
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Startup(StartupError::Protocol(_)) => "Use a client that speaks protocol 3.",
+            Self::Startup(_) | Self::Login(_) => "",
+            Self::LoginName(_) => {
+                "The user name is <database id>.<role>, where the role is admin, write or read."
+            }
+            Self::TlsRequired => "Connect with sslmode=require.",
+            Self::Alpn => "Update the client, or use sslnegotiation=postgres.",
+            Self::LoginTimeout => "",
+            Self::TooManyClients => "Close unused connections, or try again later.",
+            Self::TooManyClientsOfTenant => {
+                "Close unused connections, or raise the limit of this database."
+            }
+            Self::WrongPassword { .. } => "",
+            Self::CannotCheck => "Try again in a few seconds.",
+            Self::NoSuchDatabase { .. } => "Connect to the database \"postgres\".",
+            Self::Replication => "Connect without the parameter \"replication\".",
+            Self::Options(_) => "Use options=-c name=value.",
+            Self::Setting { .. } => "Log in with a role that has the rights you need.",
+            Self::NotReady => "Try again in a few seconds.",
+            Self::Suspended => "Resume the database first.",
+            Self::Deleted => "Undelete the database within its retention.",
+            Self::Busy { .. } | Self::QueueFull => {
+                "Close idle connections or use fewer of them, or raise the limits."
+            }
+            Self::ServerDown | Self::ServerLogin => "Try again in a few seconds.",
+            Self::ServerLost => {
+                "Reconnect. A transaction that was committing may have been committed."
+            }
+            Self::OutOfStep | Self::Internal => "Reconnect, and report it if it happens again.",
+            Self::ClientMessage(_) => "",
+            Self::Revoked => "Reconnect with the new one.",
+            Self::Replaced | Self::Draining => "Reconnect.",
+            Self::Closed => "",
+        }
+    }
+}
+
+impl Refusal {
+    /// One of every kind, for `docs/errors.md`.
+    pub fn examples() -> Vec<Self> {
+        vec![
+            Self::Startup(StartupError::Length),
+            Self::LoginName(LoginNameError::NoRole),
+            Self::LoginName(LoginNameError::Tenant),
+            Self::LoginName(LoginNameError::Role),
+            Self::TlsRequired,
+            Self::Alpn,
+            Self::LoginTimeout,
+            Self::TooManyClients,
+            Self::TooManyClientsOfTenant,
+            Self::WrongPassword {
+                user: "abcdefghijkl.admin".to_owned(),
+            },
+            Self::CannotCheck,
+            Self::NoSuchDatabase {
+                database: "other".to_owned(),
+            },
+            Self::Replication,
+            Self::Options(OptionError::Unsupported("-x".to_owned())),
+            Self::Setting {
+                name: "role".to_owned(),
+            },
+            Self::NotReady,
+            Self::Suspended,
+            Self::Deleted,
+            Self::Busy { waited_ms: 10_000 },
+            Self::QueueFull,
+            Self::ServerDown,
+            Self::ServerLogin,
+            Self::ServerLost,
+            Self::OutOfStep,
+            Self::ClientMessage(0),
+            Self::Revoked,
+            Self::Replaced,
+            Self::Closed,
+            Self::Draining,
+            Self::Internal,
+        ]
+    }
+}
+
+/// Appends what ends a connection with `error`.
+pub(crate) fn write_fatal(error: &Refusal, out: &mut Vec<u8>) {
+    let detail = match error {
+        Refusal::Login(error) => error.detail(),
+        _ => "",
+    };
+    build::error_response(
+        &Report {
+            severity: Severity::Fatal,
+            code: error.sqlstate(),
+            message: &error.message(),
+            detail,
+            hint: error.hint(),
+        },
+        out,
+    );
+}

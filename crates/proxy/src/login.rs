@@ -1,0 +1,385 @@
+//! From the first byte of a client to the proof of who it is.
+//!
+//! Owns: the order of startup packets, TLS and SCRAM on a connection, the time all of it may take,
+//! and that an unknown login and a wrong password cannot be told apart. Does not own: the messages
+//! (`wire::login`), routes (`route`), or what comes after (`session`).
+
+use std::{io, rc::Rc};
+
+use model::{
+    LoginName,
+    route::{Access, Candidate, Report, Resolved},
+};
+use tokio::time::{Instant, timeout};
+use wire::{
+    login::{
+        CLIENT_BODY_BYTES_MAX,
+        client::{AfterInitial, Asked, AwaitStartup, Began, LoginError, Proved, Seed},
+    },
+    message,
+    scram::{ChannelBinding, Keys, login_salt, nonce, server::Match},
+    startup::{StartupError, first_packet},
+};
+
+use crate::{
+    accept::{Peer, Slot},
+    cancel,
+    error::{Refusal, write_fatal},
+    session::{self, Arrived},
+    stream::Stream,
+    worker::{Inbox, Worker},
+};
+
+/// Time for a client that is turned away to take the reason.
+const LAST_WORDS_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What an HTTP client reads.
+const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    content-type: text/plain\r\nconnection: close\r\ncontent-length: 67\r\n\r\n\
+    This port speaks the PostgreSQL protocol; the API has another one.\n";
+
+/// Why a login came to nothing.
+enum Failed {
+    /// The client left, or something that was not the protocol came; nobody is told.
+    Silently(io::Error),
+    /// It is told.
+    With(Refusal),
+    /// It spoke HTTP.
+    Http,
+    /// It was a cancel, which is answered by closing.
+    Cancel,
+}
+
+impl From<io::Error> for Failed {
+    fn from(error: io::Error) -> Self {
+        Self::Silently(error)
+    }
+}
+
+impl From<Refusal> for Failed {
+    fn from(refusal: Refusal) -> Self {
+        Self::With(refusal)
+    }
+}
+
+impl From<StartupError> for Failed {
+    fn from(error: StartupError) -> Self {
+        match error {
+            StartupError::Http => Self::Http,
+            StartupError::NotPostgres => {
+                Self::Silently(io::Error::new(io::ErrorKind::InvalidData, error))
+            }
+            error => Self::With(error.into()),
+        }
+    }
+}
+
+impl From<LoginError> for Failed {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Left => Self::Silently(io::ErrorKind::UnexpectedEof.into()),
+            error => Self::With(Refusal::Login(error)),
+        }
+    }
+}
+
+/// Logs a client in and sends it to its tenant's home.
+pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, slot: Slot) {
+    let mut login = Login {
+        worker,
+        stream,
+        peer,
+        read: Vec::new(),
+        binding: ChannelBinding::Unavailable,
+    };
+    let began = Instant::now();
+    let time_max = worker.config.limits.login_time_max;
+    let result = match timeout(time_max, Box::pin(login.run(slot.is_too_many))).await {
+        Ok(result) => result,
+        Err(_) => Err(Failed::With(Refusal::LoginTimeout)),
+    };
+    match result {
+        Ok(entered) => login.move_home(entered, slot, began).await,
+        Err(failed) => login.turn_away(failed).await,
+    }
+}
+
+struct Login<'w> {
+    worker: &'w Rc<Worker>,
+    stream: Stream,
+    peer: Peer,
+    /// Read and not understood yet.
+    read: Vec<u8>,
+    binding: ChannelBinding,
+}
+
+/// A client that proved who it is.
+struct Entered {
+    name: LoginName,
+    proved: Proved,
+    right: Match,
+    candidate: Candidate,
+    resolved: Resolved,
+    generation: u64,
+}
+
+impl Login<'_> {
+    async fn run(&mut self, is_too_many: bool) -> Result<Entered, Failed> {
+        let asked = self.startup().await?;
+        if is_too_many {
+            return Err(Refusal::TooManyClients.into());
+        }
+        let name: LoginName = asked.startup.user.parse().map_err(Refusal::LoginName)?;
+        // Asked for before the proof comes, and for every login: the time it takes tells nothing.
+        let first = self.worker.routes.get(self.worker, &name).await;
+        let proved = self.exchange(asked).await?;
+
+        if let Ok(answer) = &first
+            && let Some(entered) = check(&proved, answer.resolved.as_ref())
+        {
+            return self.enter(name, proved, entered, answer.generation).await;
+        }
+        // A secret made a moment ago must work, so nobody is refused on what may be old.
+        match self.worker.routes.ask(&name).await {
+            Ok(answer) => match check(&proved, answer.resolved.as_ref()) {
+                Some(entered) => self.enter(name, proved, entered, answer.generation).await,
+                None => Err(wrong(&proved)),
+            },
+            Err(_) => Err(Refusal::CannotCheck.into()),
+        }
+    }
+
+    /// First packets, until the client says who it is.
+    async fn startup(&mut self) -> Result<Asked, Failed> {
+        let config = &self.worker.config;
+        let from_network = matches!(self.peer, Peer::Tcp(_));
+        let tls = config.tls.as_ref().filter(|_| from_network);
+        let mut state = AwaitStartup::new(tls.is_some());
+        loop {
+            let (size, first) = loop {
+                if let Some(first) = first_packet(&self.read)? {
+                    break first;
+                }
+                self.more().await?;
+            };
+            self.read.drain(..size);
+            match state.on(first)? {
+                Began::Answer { byte, state: next } => {
+                    self.stream.send_all(&[byte]).await?;
+                    if byte == b'S' {
+                        self.encrypt().await?;
+                    }
+                    state = next;
+                }
+                Began::DirectTls(next) => {
+                    self.encrypt().await?;
+                    if self.stream.alpn() != Some(b"postgresql") {
+                        return Err(Refusal::Alpn.into());
+                    }
+                    state = next;
+                }
+                Began::Cancel(key) => {
+                    cancel::serve(self.worker, &key).await;
+                    return Err(Failed::Cancel);
+                }
+                Began::Asked(asked) => {
+                    if from_network && config.require_tls && !self.stream.is_encrypted() {
+                        return Err(Refusal::TlsRequired.into());
+                    }
+                    return Ok(asked);
+                }
+            }
+        }
+    }
+
+    async fn encrypt(&mut self) -> Result<(), Failed> {
+        let Some(tls) = &self.worker.config.tls else {
+            return Err(StartupError::NotPostgres.into());
+        };
+        let identity = tls.now();
+        let early = std::mem::take(&mut self.read);
+        self.stream.accept_tls(identity.server, &early).await?;
+        self.binding = identity.binding;
+        Ok(())
+    }
+
+    /// SCRAM, up to the client's proof.
+    async fn exchange(&mut self, asked: Asked) -> Result<Proved, Failed> {
+        let seed = Seed {
+            nonce: nonce().map_err(io::Error::other)?,
+            salt: login_salt(&self.worker.config.installation_key, &asked.startup.user),
+            iterations: self.worker.config.scram_iterations,
+        };
+        let mut out = Vec::new();
+        let initial = asked.challenge(self.binding.clone(), &mut out);
+        self.stream.send_all(&out).await?;
+        out.clear();
+
+        let message = self.message().await?;
+        let after = initial.on(as_message(&message), &seed, &mut out)?;
+        self.stream.send_all(&out).await?;
+        out.clear();
+
+        let last = match after {
+            AfterInitial::Final(state) => state,
+            AfterInitial::First(state) => {
+                let message = self.message().await?;
+                let state = state.on(as_message(&message), &seed, &mut out)?;
+                self.stream.send_all(&out).await?;
+                state
+            }
+        };
+        let message = self.message().await?;
+        Ok(last.on(as_message(&message))?)
+    }
+
+    async fn enter(
+        &self,
+        name: LoginName,
+        proved: Proved,
+        (right, candidate, resolved): (Match, Candidate, Resolved),
+        generation: u64,
+    ) -> Result<Entered, Failed> {
+        let client = self.worker.routes.client();
+        if candidate.one_use && !client.consume(candidate.id.clone()).await {
+            return Err(wrong(&proved));
+        }
+        client.report(Report::LoggedIn {
+            credential: candidate.id.clone(),
+        });
+        Ok(Entered {
+            name,
+            proved,
+            right,
+            candidate,
+            resolved,
+            generation,
+        })
+    }
+
+    async fn move_home(mut self, entered: Entered, slot: Slot, began: Instant) {
+        let mut out = Vec::new();
+        let logged_in = entered.proved.accept(&entered.right, &mut out);
+        let sent = timeout(LAST_WORDS_MAX, self.stream.send_all(&out)).await;
+        if !matches!(sent, Ok(Ok(()))) {
+            return;
+        }
+        let home = self.worker.home_of(&entered.name.tenant);
+        let Ok(moving) = self.stream.depart() else {
+            return;
+        };
+        let arrived = Box::new(Arrived {
+            moving,
+            read: self.read,
+            peer: self.peer,
+            slot,
+            began,
+            name: entered.name,
+            startup: logged_in.startup,
+            protocol: logged_in.protocol,
+            credential: entered.candidate.id,
+            one_use: entered.candidate.one_use,
+            resolved: entered.resolved,
+            generation: entered.generation,
+        });
+        if home == self.worker.index {
+            session::serve(self.worker, arrived);
+        } else {
+            // A worker that is gone drops the client with the message.
+            let _ = self.worker.shared.inboxes[home]
+                .send(Inbox::Client(arrived))
+                .await;
+        }
+    }
+
+    async fn turn_away(mut self, failed: Failed) {
+        let mut out = Vec::new();
+        let peer = self.peer;
+        match failed {
+            Failed::Silently(error) => tracing::debug!(%peer, %error, "no login"),
+            Failed::With(refusal) => {
+                tracing::info!(%peer, reason = %refusal, "login refused");
+                write_fatal(&refusal, &mut out);
+            }
+            Failed::Http => {
+                tracing::info!(%peer, "HTTP request on the PostgreSQL port");
+                out.extend_from_slice(HTTP_ANSWER);
+            }
+            Failed::Cancel => {}
+        }
+        let _ = timeout(LAST_WORDS_MAX, async {
+            if !out.is_empty() {
+                self.stream.send_all(&out).await?;
+            }
+            self.stream.finish().await;
+            // Closing with unread bytes would reset the connection and lose the reason.
+            while self.stream.read_more(&mut self.read).await? > 0 && self.read.len() < 65_536 {}
+            Ok::<(), io::Error>(())
+        })
+        .await;
+    }
+
+    async fn more(&mut self) -> Result<(), Failed> {
+        if self.stream.read_more(&mut self.read).await? == 0 {
+            return Err(Failed::Silently(io::ErrorKind::UnexpectedEof.into()));
+        }
+        Ok(())
+    }
+
+    /// The next message, whole.
+    async fn message(&mut self) -> Result<(u8, Vec<u8>), Failed> {
+        loop {
+            let split = message::split(&self.read, CLIENT_BODY_BYTES_MAX)
+                .map_err(|_| Failed::With(Refusal::Startup(StartupError::Length)))?;
+            if let Some(message) = split {
+                let (tag, body, size) = (message.tag, message.body.to_vec(), message.size());
+                self.read.drain(..size);
+                return Ok((tag, body));
+            }
+            self.more().await?;
+        }
+    }
+}
+
+fn as_message((tag, body): &(u8, Vec<u8>)) -> message::Message<'_> {
+    message::Message { tag: *tag, body }
+}
+
+fn wrong(proved: &Proved) -> Failed {
+    Failed::With(Refusal::WrongPassword {
+        user: proved.startup().user.clone(),
+    })
+}
+
+/// Compares with every candidate of a route, or with none, in the same way. Only what is valid
+/// now may match.
+fn check(proved: &Proved, resolved: Option<&Resolved>) -> Option<(Match, Candidate, Resolved)> {
+    let now = std::time::SystemTime::now();
+    let valid: Vec<&Candidate> = resolved
+        .map(|resolved| {
+            let all = resolved.route.candidates.iter();
+            all.filter(|candidate| candidate.expires_at.is_none_or(|at| at > now))
+                .collect()
+        })
+        .unwrap_or_default();
+    let keys: Vec<Keys> = valid
+        .iter()
+        .map(|candidate| Keys {
+            stored_key: candidate.stored_key,
+            server_key: candidate.server_key,
+        })
+        .collect();
+    let right = proved.evaluate(&keys)?;
+    let candidate = (*valid.get(right.candidate)?).clone();
+    Some((right, candidate, resolved?.clone()))
+}
+
+/// What a proved client is told about a tenant that cannot be used.
+pub(crate) fn refusal_of(access: Access) -> Option<Refusal> {
+    match access {
+        Access::Open => None,
+        Access::NotReady => Some(Refusal::NotReady),
+        Access::Suspended => Some(Refusal::Suspended),
+        Access::Deleted => Some(Refusal::Deleted),
+    }
+}

@@ -1,0 +1,517 @@
+//! The server connections of one tenant, at its home worker.
+//!
+//! Owns: idle connections per role, who of the tenant's clients waits and in which order, giving
+//! connections back, and closing idle ones. Does not own: the budget all tenants share
+//! (`budget`) or what happens on a connection.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{HashMap, VecDeque},
+    rc::{Rc, Weak},
+    sync::Arc,
+    time::Duration,
+};
+
+use model::{
+    Role, TenantId,
+    route::{Report, Resolved},
+};
+use tokio::{sync::oneshot, time::timeout};
+use wire::scram::ClientKeys;
+
+use crate::{
+    budget::{Budget, Permit},
+    cancel,
+    error::Refusal,
+    server::{self, Opening, Parameters, Server},
+    session::{Handle, When},
+    stats::Counters,
+    worker::Worker,
+};
+
+/// How long an idle server may take to go away once told. It needs a millisecond.
+const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// A tenant that is in use on this worker.
+#[derive(Debug)]
+pub(crate) struct Tenant {
+    pub(crate) id: TenantId,
+    pub(crate) counters: Counters,
+    /// Clients logged in.
+    pub(crate) clients: Cell<u32>,
+    /// Whether it was at rest when the worker last looked.
+    pub(crate) was_at_rest: Cell<bool>,
+    /// Changes not reviewed yet.
+    pub(crate) reviews: Cell<u64>,
+    pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
+    worker: Weak<Worker>,
+    pools: RefCell<HashMap<Role, Pool>>,
+    /// Server connections opened or being opened.
+    servers: Cell<u32>,
+    servers_max: Cell<u32>,
+    budget: RefCell<Option<Arc<Budget>>>,
+    waiting: RefCell<VecDeque<Waiting>>,
+    /// Whether it stands in the budget's round.
+    queued: Cell<bool>,
+}
+
+#[derive(Debug)]
+struct Pool {
+    resolved: Resolved,
+    /// For logging in without hashing.
+    keys: Option<Arc<ClientKeys>>,
+    /// What servers of this tenant and role report at login.
+    seen: Option<Rc<Parameters>>,
+    /// Last one back is first out, so that the others can grow old.
+    idle: Vec<(u64, Box<Server>)>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    role: Role,
+    grant: oneshot::Sender<Grant>,
+}
+
+/// What a client that waits gets.
+#[derive(Debug)]
+enum Grant {
+    Server(Box<Server>),
+    Lease(Lease),
+}
+
+/// The right of a tenant to hold one server connection. Dropping it lets the next one have it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    permit: Option<Permit>,
+    tenant: Rc<Tenant>,
+}
+
+impl Lease {
+    fn new(permit: Permit, tenant: &Rc<Tenant>) -> Self {
+        tenant.servers.set(tenant.servers.get() + 1);
+        Self {
+            permit: Some(permit),
+            tenant: tenant.clone(),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.tenant.servers.set(self.tenant.servers.get() - 1);
+        // First the others in the round, then we: whoever had it goes to the end.
+        self.permit = None;
+        self.tenant.seek();
+    }
+}
+
+impl Tenant {
+    pub(crate) fn new(id: TenantId, worker: &Rc<Worker>) -> Self {
+        Self {
+            id,
+            counters: Counters::default(),
+            clients: Cell::new(0),
+            was_at_rest: Cell::new(false),
+            reviews: Cell::new(0),
+            sessions: RefCell::default(),
+            worker: Rc::downgrade(worker),
+            pools: RefCell::default(),
+            servers: Cell::new(0),
+            servers_max: Cell::new(0),
+            budget: RefCell::new(None),
+            waiting: RefCell::default(),
+            queued: Cell::new(false),
+        }
+    }
+
+    /// Server connections it holds, and clients that wait for one.
+    pub(crate) fn usage(&self) -> (u32, usize) {
+        (self.servers.get(), self.waiting.borrow().len())
+    }
+
+    /// Whether nothing of it is in use.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.clients.get() == 0 && self.servers.get() == 0
+    }
+
+    pub(crate) fn roles_in_use(&self) -> Vec<Role> {
+        let pools = self.pools.borrow();
+        Role::ALL
+            .into_iter()
+            .filter(|role| pools.contains_key(role))
+            .collect()
+    }
+
+    /// What servers of a role report at login, once one was there.
+    pub(crate) fn seen(&self, role: Role) -> Option<Rc<Parameters>> {
+        self.pools.borrow().get(&role)?.seen.clone()
+    }
+
+    /// Uses another route from now on. Idle connections made by another login are closed.
+    pub(crate) fn set_route(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, resolved: Resolved) {
+        self.servers_max
+            .set(resolved.route.limits.server_connections_max);
+        *self.budget.borrow_mut() = Some(worker.shared.budgets.of(&resolved.node));
+        let mut stale = Vec::new();
+        match self.pools.borrow_mut().entry(role) {
+            std::collections::hash_map::Entry::Vacant(entry) => {
+                entry.insert(Pool {
+                    resolved,
+                    keys: None,
+                    seen: None,
+                    idle: Vec::new(),
+                });
+            }
+            std::collections::hash_map::Entry::Occupied(mut entry) => {
+                let pool = entry.get_mut();
+                if pool.resolved.route.server != resolved.route.server
+                    || pool.resolved.node.address != resolved.node.address
+                {
+                    pool.keys = None;
+                    pool.seen = None;
+                    stale = std::mem::take(&mut pool.idle);
+                }
+                pool.resolved = resolved;
+            }
+        }
+        self.close_idle(worker, stale);
+        self.seek();
+    }
+
+    /// Forgets a role that no longer exists.
+    pub(crate) fn drop_pool(self: &Rc<Self>, worker: &Rc<Worker>, role: Role) {
+        let pool = self.pools.borrow_mut().remove(&role);
+        self.close_idle(worker, pool.map(|pool| pool.idle).unwrap_or_default());
+    }
+
+    /// Ends sessions, each as `decide` says.
+    pub(crate) fn end_sessions(&self, decide: impl Fn(&Handle) -> Option<(When, Refusal)>) {
+        for handle in self.sessions.borrow().values() {
+            if let Some((when, why)) = decide(handle) {
+                handle.end(when, why);
+            }
+        }
+    }
+
+    /// A server connection of `role` in the state of a new one: an idle one, or one that is
+    /// opened, or, when the tenant or the node has no more, the first that becomes free.
+    ///
+    /// First come first served within the tenant; tenants in a fair round. Safe to drop.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Busy`], [`Refusal::QueueFull`], [`Refusal::ServerDown`],
+    /// [`Refusal::ServerLogin`].
+    pub(crate) async fn server(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        role: Role,
+    ) -> Result<Box<Server>, Refusal> {
+        if let Some(server) = self.take_idle(worker, role) {
+            return Ok(server);
+        }
+        let lease = match self.try_lease() {
+            Some(lease) => lease,
+            None => match self.wait(worker, role).await? {
+                Grant::Lease(lease) => lease,
+                Grant::Server(mut server) => {
+                    if server.stream.is_quiet() {
+                        return Ok(server);
+                    }
+                    server.lease
+                }
+            },
+        };
+        self.open(worker, role, lease).await
+    }
+
+    fn take_idle(&self, worker: &Rc<Worker>, role: Role) -> Option<Box<Server>> {
+        loop {
+            let (number, mut server) = self.pools.borrow_mut().get_mut(&role)?.idle.pop()?;
+            worker.idle.remove(number);
+            // A server that restarted has hung up on us meanwhile.
+            if server.stream.is_quiet() {
+                return Some(server);
+            }
+        }
+    }
+
+    /// A lease if one can be had at once and no client of the tenant waits.
+    fn try_lease(self: &Rc<Self>) -> Option<Lease> {
+        self.forget_who_left();
+        if self.waiting.borrow().is_empty() && self.servers.get() < self.servers_max.get() {
+            let permit = self.budget.borrow().as_ref()?.try_permit()?;
+            return Some(Lease::new(permit, self));
+        }
+        None
+    }
+
+    async fn wait(self: &Rc<Self>, worker: &Rc<Worker>, role: Role) -> Result<Grant, Refusal> {
+        let limits = &worker.config.limits;
+        if self.waiting.borrow().len() >= limits.waiting_max {
+            return Err(Refusal::QueueFull);
+        }
+        let (grant, granted) = oneshot::channel();
+        self.waiting.borrow_mut().push_back(Waiting { role, grant });
+        if self.servers.get() >= self.servers_max.get() {
+            // An idle connection of another role makes room.
+            self.evict_own(worker);
+        }
+        self.seek();
+        match timeout(limits.budget_wait_max, granted).await {
+            Ok(Ok(grant)) => Ok(grant),
+            _ => Err(Refusal::Busy {
+                waited_ms: u64::try_from(limits.budget_wait_max.as_millis()).unwrap_or(u64::MAX),
+            }),
+        }
+    }
+
+    async fn open(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        role: Role,
+        lease: Lease,
+    ) -> Result<Box<Server>, Refusal> {
+        let (resolved, cached) = {
+            let pools = self.pools.borrow();
+            let pool = pools.get(&role).ok_or(Refusal::Closed)?;
+            (pool.resolved.clone(), pool.keys.clone())
+        };
+        let budget = worker.shared.budgets.of(&resolved.node);
+        let opening = Opening {
+            resolved: &resolved,
+            budget: &budget,
+            cached,
+        };
+        match server::open(opening, lease, worker.config.limits.connect_time_max).await {
+            Ok((server, keys)) => {
+                if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
+                    pool.keys = keys;
+                    pool.seen = Some(server.parameters.clone());
+                }
+                Ok(server)
+            }
+            Err(error) => {
+                tracing::warn!(
+                    tenant = %self.id,
+                    error = &error as &dyn std::error::Error,
+                    "no server connection"
+                );
+                if error.is_refused() {
+                    worker.routes.client().report(Report::ServerLoginRefused {
+                        tenant: self.id.clone(),
+                        role,
+                    });
+                    return Err(Refusal::ServerLogin);
+                }
+                Err(Refusal::ServerDown)
+            }
+        }
+    }
+
+    fn forget_who_left(&self) {
+        self.waiting
+            .borrow_mut()
+            .retain(|waiting| !waiting.grant.is_closed());
+    }
+
+    /// Gets permits for the clients that wait, now or by standing in the round.
+    fn seek(self: &Rc<Self>) {
+        let Some(worker) = self.worker.upgrade() else {
+            return;
+        };
+        if worker.is_closing() {
+            return;
+        }
+        loop {
+            self.forget_who_left();
+            if self.waiting.borrow().is_empty()
+                || self.queued.get()
+                || self.servers.get() >= self.servers_max.get()
+            {
+                return;
+            }
+            let Some(budget) = self.budget.borrow().clone() else {
+                return;
+            };
+            if let Some(permit) = budget.try_permit() {
+                self.hand(permit);
+                continue;
+            }
+            self.queued.set(true);
+            let granted = budget.queue(self.id.clone());
+            worker.make_room(&budget);
+            let tenant = self.clone();
+            tokio::task::spawn_local(async move {
+                let permit = granted.await;
+                tenant.queued.set(false);
+                if let Ok(permit) = permit {
+                    tenant.hand(permit);
+                }
+                tenant.seek();
+            });
+            return;
+        }
+    }
+
+    /// Gives a permit to the first client that still waits.
+    fn hand(self: &Rc<Self>, permit: Permit) {
+        let mut grant = Grant::Lease(Lease::new(permit, self));
+        loop {
+            // Not in the `while let` head: the borrow would live on inside.
+            let next = self.waiting.borrow_mut().pop_front();
+            let Some(waiting) = next else {
+                break;
+            };
+            match waiting.grant.send(grant) {
+                Ok(()) => return,
+                Err(back) => grant = back,
+            }
+        }
+    }
+
+    /// Takes a server connection back from a client that left it in a known state. `in_message`:
+    /// the client left in the middle of a message.
+    pub(crate) fn give_back(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        role: Role,
+        server: Box<Server>,
+        in_message: bool,
+    ) {
+        let (worker, tenant) = (worker.clone(), self.clone());
+        if in_message || !server.is_at_rest() || !server.known || !server.queue.is_certain() {
+            tokio::task::spawn_local(abandon(worker, server, in_message));
+            return;
+        }
+        if !server.used && server.cancel.in_flight.get() == 0 {
+            tenant.put(&worker, role, server);
+            return;
+        }
+        tokio::task::spawn_local(async move {
+            let mut server = server;
+            let clean = timeout(worker.config.limits.reset_time_max, async {
+                while server.cancel.in_flight.get() > 0 {
+                    server.cancel.settled.notified().await;
+                }
+                server.reset().await
+            })
+            .await;
+            match clean {
+                Ok(Ok(())) => tenant.put(&worker, role, server),
+                _ => {
+                    tracing::info!(tenant = %tenant.id, "a server connection could not be reset");
+                    close(server).await;
+                }
+            }
+        });
+    }
+
+    /// Lends a clean connection on, or keeps it idle, or closes it for others.
+    fn put(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, server: Box<Server>) {
+        self.forget_who_left();
+        let fits = self.pools.borrow().get(&role).is_some_and(|pool| {
+            pool.resolved.route.server == server.login.server
+                && pool.resolved.node.address == server.cancel.node.address
+        });
+        if !fits || worker.is_closing() {
+            tokio::task::spawn_local(close(server));
+            return;
+        }
+        let mut server = server;
+        loop {
+            let is_mine = match self.waiting.borrow().front() {
+                Some(first) => first.role == role,
+                None => break,
+            };
+            if !is_mine {
+                // Its lease goes to the one who waits.
+                tokio::task::spawn_local(close(server));
+                return;
+            }
+            let Some(first) = self.waiting.borrow_mut().pop_front() else {
+                break;
+            };
+            match first.grant.send(Grant::Server(server)) {
+                Ok(()) => return,
+                Err(Grant::Server(back)) => server = back,
+                Err(Grant::Lease(_)) => return,
+            }
+        }
+        let wanted = self.budget.borrow().as_ref().is_some_and(|b| b.is_wanted());
+        if wanted {
+            tokio::task::spawn_local(close(server));
+            return;
+        }
+        if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
+            let number = worker.idle.add(self, role);
+            pool.idle.push((number, server));
+        }
+    }
+
+    /// Closes the idle connection with this number.
+    pub(crate) fn evict(self: &Rc<Self>, role: Role, number: u64) {
+        let server = self.pools.borrow_mut().get_mut(&role).and_then(|pool| {
+            let at = pool.idle.iter().position(|(own, _)| *own == number)?;
+            Some(pool.idle.remove(at).1)
+        });
+        if let Some(server) = server {
+            tokio::task::spawn_local(close(server));
+        }
+    }
+
+    /// The node that a role's connections lead to.
+    pub(crate) fn budget(&self) -> Option<Arc<Budget>> {
+        self.budget.borrow().clone()
+    }
+
+    fn evict_own(self: &Rc<Self>, worker: &Rc<Worker>) {
+        let oldest = self
+            .pools
+            .borrow()
+            .iter()
+            .filter_map(|(role, pool)| Some((pool.idle.first()?.0, *role)))
+            .min();
+        if let Some((number, role)) = oldest {
+            worker.idle.remove(number);
+            self.evict(role, number);
+        }
+    }
+
+    fn close_idle(&self, worker: &Rc<Worker>, idle: Vec<(u64, Box<Server>)>) {
+        for (number, server) in idle {
+            worker.idle.remove(number);
+            tokio::task::spawn_local(close(server));
+        }
+    }
+
+    /// Closes all idle connections.
+    pub(crate) fn close_all(&self, worker: &Rc<Worker>) {
+        let idle: Vec<_> = self
+            .pools
+            .borrow_mut()
+            .values_mut()
+            .flat_map(|pool| std::mem::take(&mut pool.idle))
+            .collect();
+        self.close_idle(worker, idle);
+    }
+}
+
+/// Closes a connection that is at rest. Its place in the budget is free once the server process
+/// is gone.
+pub(crate) async fn close(mut server: Box<Server>) {
+    let _ = timeout(CLOSE_TIME_MAX, server.close(false)).await;
+}
+
+/// Closes a connection that may be working. As with PostgreSQL itself, what was sent is worked
+/// off although nobody waits for it, but not for ever.
+async fn abandon(worker: Rc<Worker>, mut server: Box<Server>, in_message: bool) {
+    let limits = &worker.config.limits;
+    if timeout(limits.abandoned_time_max, server.close(in_message))
+        .await
+        .is_err()
+    {
+        cancel::send(&worker, &server.cancel).await;
+        let _ = timeout(CLOSE_TIME_MAX, server.close(true)).await;
+    }
+}

@@ -1,0 +1,300 @@
+//! What this worker knows about logins, and what happens when it changes.
+//!
+//! Owns: the cache of routes, one question at a time per login, and ending sessions whose route
+//! no longer allows them. Does not own: the answers, which come from the control plane.
+//!
+//! "No such login" is kept as long as a route is, so an unknown login costs the same look-ups as a
+//! known one.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use model::{
+    LoginName, Role, TenantId,
+    route::{Access, Change, Resolved, RouteClient, Unavailable},
+};
+use tokio::{
+    sync::{broadcast, watch},
+    time::{Instant, sleep},
+};
+
+use crate::{config::Limits, error::Refusal, pool::Tenant, session::When, worker::Worker};
+
+/// Changes that are remembered by tenant. Beyond it, every older answer counts as stale.
+const CHANGES_KEPT: usize = 4096;
+/// First pause and longest pause before a tenant with sessions is asked about again.
+const REVIEW_PAUSE_MIN: Duration = Duration::from_millis(100);
+const REVIEW_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// An answer of the control plane.
+#[derive(Clone, Debug)]
+pub(crate) struct Answer {
+    /// `None`: no such login.
+    pub(crate) resolved: Option<Resolved>,
+    /// Last change that was known when it was asked for.
+    pub(crate) generation: u64,
+}
+
+#[derive(Debug)]
+struct Known {
+    answer: Answer,
+    asked: Instant,
+}
+
+type Flight = watch::Receiver<Option<Result<Answer, Unavailable>>>;
+
+/// The cache of one worker.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    client: RouteClient,
+    known: RefCell<HashMap<LoginName, Known>>,
+    /// Apart from the others, so that guesses cannot push out what is real.
+    unknown: RefCell<HashMap<LoginName, Known>>,
+    flights: RefCell<HashMap<LoginName, Flight>>,
+    changed: RefCell<HashMap<TenantId, u64>>,
+    generation: Cell<u64>,
+    /// Answers older than this count as stale, whatever `changed` says.
+    floor: Cell<u64>,
+    fresh_max: Duration,
+    stale_max: Duration,
+    routes_max: usize,
+}
+
+impl Routes {
+    pub(crate) fn new(client: RouteClient, limits: &Limits) -> Self {
+        Self {
+            client,
+            known: RefCell::default(),
+            unknown: RefCell::default(),
+            flights: RefCell::default(),
+            changed: RefCell::default(),
+            generation: Cell::new(0),
+            floor: Cell::new(0),
+            fresh_max: limits.fresh_max,
+            stale_max: limits.stale_max,
+            routes_max: limits.routes_max,
+        }
+    }
+
+    /// The control plane itself.
+    pub(crate) fn client(&self) -> &RouteClient {
+        &self.client
+    }
+
+    /// What is known about `login`, asking when that is old or nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] when nothing usable is known and nobody can be asked.
+    pub(crate) async fn get(
+        &self,
+        worker: &Rc<Worker>,
+        login: &LoginName,
+    ) -> Result<Answer, Unavailable> {
+        if let Some(answer) = self.cached(login, self.fresh_max) {
+            return Ok(answer);
+        }
+        let flight = self.flights.borrow().get(login).cloned();
+        let mut flight = match flight {
+            Some(flight) => flight,
+            None => {
+                let (done, flight) = watch::channel(None);
+                self.flights
+                    .borrow_mut()
+                    .insert(login.clone(), flight.clone());
+                let (worker, login) = (worker.clone(), login.clone());
+                tokio::task::spawn_local(async move {
+                    let answer = worker.routes.ask(&login).await;
+                    worker.routes.flights.borrow_mut().remove(&login);
+                    let _ = done.send(Some(answer));
+                });
+                flight
+            }
+        };
+        let asked = match flight.wait_for(Option::is_some).await {
+            Ok(answer) => answer.clone().unwrap_or(Err(Unavailable)),
+            Err(_) => Err(Unavailable),
+        };
+        asked.or_else(|Unavailable| self.cached(login, self.stale_max).ok_or(Unavailable))
+    }
+
+    /// Asks the control plane, whatever is known.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`].
+    pub(crate) async fn ask(&self, login: &LoginName) -> Result<Answer, Unavailable> {
+        let generation = self.generation.get();
+        let asked = Instant::now();
+        let resolved = self.client.resolve(login.clone()).await?;
+        let answer = Answer {
+            resolved,
+            generation,
+        };
+        if !self.is_stale(&login.tenant, generation) {
+            self.keep(login.clone(), answer.clone(), asked);
+        }
+        Ok(answer)
+    }
+
+    /// Whether `tenant` changed after an answer of that generation was asked for.
+    pub(crate) fn is_stale(&self, tenant: &TenantId, generation: u64) -> bool {
+        self.floor.get() > generation
+            || self
+                .changed
+                .borrow()
+                .get(tenant)
+                .is_some_and(|changed| *changed > generation)
+    }
+
+    fn cached(&self, login: &LoginName, age_max: Duration) -> Option<Answer> {
+        for map in [&self.known, &self.unknown] {
+            if let Some(known) = map.borrow().get(login)
+                && known.asked.elapsed() <= age_max
+            {
+                return Some(known.answer.clone());
+            }
+        }
+        None
+    }
+
+    fn keep(&self, login: LoginName, answer: Answer, asked: Instant) {
+        self.known.borrow_mut().remove(&login);
+        self.unknown.borrow_mut().remove(&login);
+        let mut map = match answer.resolved {
+            Some(_) => self.known.borrow_mut(),
+            None => self.unknown.borrow_mut(),
+        };
+        if map.len() >= self.routes_max {
+            map.retain(|_, known| known.asked.elapsed() <= self.fresh_max);
+        }
+        if map.len() >= self.routes_max {
+            // All are in use; any will do.
+            let victim = map.keys().next().cloned();
+            victim.and_then(|login| map.remove(&login));
+        }
+        map.insert(login, Known { answer, asked });
+    }
+
+    fn forget(&self, tenant: &TenantId) {
+        for role in Role::ALL {
+            let login = LoginName {
+                tenant: tenant.clone(),
+                role,
+            };
+            self.known.borrow_mut().remove(&login);
+            self.unknown.borrow_mut().remove(&login);
+        }
+    }
+
+    fn note(&self, change: &Change) {
+        self.generation
+            .set(self.generation.get().max(change.generation));
+        self.forget(&change.tenant);
+        let mut changed = self.changed.borrow_mut();
+        if changed.len() >= CHANGES_KEPT {
+            changed.clear();
+            self.floor.set(change.generation);
+        }
+        changed.insert(change.tenant.clone(), change.generation);
+    }
+
+    fn forget_all(&self) {
+        self.known.borrow_mut().clear();
+        self.unknown.borrow_mut().clear();
+        // What was missed is not known; nothing asked for before counts any more.
+        self.generation.set(self.generation.get() + 1);
+        self.floor.set(self.generation.get());
+    }
+}
+
+/// Follows the changes until the worker ends.
+pub(crate) async fn follow(worker: Rc<Worker>, mut changes: broadcast::Receiver<Change>) {
+    loop {
+        match changes.recv().await {
+            Ok(change) => {
+                worker.routes.note(&change);
+                let tenant = worker.known_tenant(&change.tenant);
+                if let Some(tenant) = tenant {
+                    review(&worker, &tenant);
+                }
+            }
+            Err(broadcast::error::RecvError::Lagged(missed)) => {
+                tracing::warn!(
+                    missed,
+                    "changes were missed, asking about every tenant again"
+                );
+                worker.routes.forget_all();
+                for tenant in worker.all_tenants() {
+                    review(&worker, &tenant);
+                }
+            }
+            Err(broadcast::error::RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Asks again about a tenant that is in use here, and ends what is no longer allowed.
+pub(crate) fn review(worker: &Rc<Worker>, tenant: &Rc<Tenant>) {
+    tenant.reviews.set(tenant.reviews.get() + 1);
+    if tenant.reviews.get() > 1 {
+        return; // The one under way will see that something changed again.
+    }
+    let (worker, tenant) = (worker.clone(), tenant.clone());
+    tokio::task::spawn_local(async move {
+        let mut pause = REVIEW_PAUSE_MIN;
+        loop {
+            let began = tenant.reviews.get();
+            let mut known = true;
+            for role in tenant.roles_in_use() {
+                let login = LoginName {
+                    tenant: tenant.id.clone(),
+                    role,
+                };
+                match worker.routes.ask(&login).await {
+                    Ok(answer) => apply(&worker, &tenant, role, answer.resolved),
+                    Err(Unavailable) => known = false,
+                }
+            }
+            if !known {
+                sleep(pause).await;
+                pause = (pause * 2).min(REVIEW_PAUSE_MAX);
+            } else if tenant.reviews.get() == began {
+                tenant.reviews.set(0);
+                return;
+            }
+        }
+    });
+}
+
+fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role, resolved: Option<Resolved>) {
+    let Some(resolved) = resolved else {
+        tenant.end_sessions(|handle| (handle.role == role).then_some((When::Now, Refusal::Closed)));
+        tenant.drop_pool(worker, role);
+        return;
+    };
+    let route = &resolved.route;
+    let pid = &route.server.pid;
+    tenant.end_sessions(|handle| {
+        if handle.role != role {
+            return None;
+        }
+        let listed = route.candidates.iter().any(|c| c.id == handle.credential);
+        let why = if route.access != Access::Open {
+            Refusal::Closed
+        } else if handle.pid != *pid {
+            Refusal::Replaced
+        } else if !listed && !handle.one_use {
+            // A one-use credential is gone because this session used it.
+            Refusal::Revoked
+        } else {
+            return None;
+        };
+        Some((When::Now, why))
+    });
+    tenant.set_route(worker, role, resolved);
+}

@@ -1,0 +1,473 @@
+//! Connections to PostgreSQL servers: opening, logging in, small exchanges of our own, closing.
+//!
+//! Owns: one server connection and what is known about its state. Does not own: who may use it
+//! (`pool`) or what clients send over it (`relay`).
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    os::unix::net::UnixStream as StdUnix,
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, ready},
+};
+
+use model::{
+    Group,
+    route::{NodeAddress, NodeTarget, NodeTls, Resolved, ServerLogin},
+};
+use rustls::pki_types::ServerName;
+use tokio::{net::TcpStream, sync::Notify};
+use wire::{
+    frame::{self, Frames},
+    login::{
+        SERVER_BODY_BYTES_MAX,
+        server::{self as login, Accept, Credentials, ServerLoginError, Step},
+    },
+    message::{self, TransactionStatus, build, parse},
+    queue::{Queue, Request},
+    scram::{ChannelBinding, ClientKeys, nonce},
+    startup::{CancelKey, Protocol},
+};
+
+use crate::{budget::Budget, node_tls, pool::Lease, stream::Stream};
+
+/// Parameters a server reported, and their values. Shared until one changes.
+pub(crate) type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+/// A server connection, ready for requests.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) stream: Stream,
+    pub(crate) queue: Queue,
+    pub(crate) frames: Frames,
+    /// The beginning of a message that is wanted whole.
+    pub(crate) kept: Vec<u8>,
+    pub(crate) status: TransactionStatus,
+    pub(crate) parameters: Rc<Parameters>,
+    pub(crate) cancel: Rc<CancelTarget>,
+    /// Whether a client has used it since it was opened or reset.
+    pub(crate) used: bool,
+    /// Cleared when something was said that we could not keep track of.
+    pub(crate) known: bool,
+    /// How its login was made; another one means that it must not be used again.
+    pub(crate) login: Arc<model::route::Route>,
+    pub(crate) lease: Lease,
+}
+
+/// Where a statement that runs on a server connection can be cancelled.
+#[derive(Debug)]
+pub(crate) struct CancelTarget {
+    pub(crate) node: Arc<NodeTarget>,
+    pub(crate) key: Option<CancelKey>,
+    /// Cancels under way. While there are any, the connection serves nobody else.
+    pub(crate) in_flight: Cell<u32>,
+    pub(crate) settled: Notify,
+}
+
+/// Why no server connection was opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    /// The node does not answer, or not in time.
+    #[error("connect to node {node}")]
+    Down { node: String, source: io::Error },
+    /// It answered, but did not let us in.
+    #[error("log in to node {node}")]
+    Login {
+        node: String,
+        source: ServerLoginError,
+    },
+}
+
+impl OpenError {
+    /// Whether somebody changed the password, or took away the right to log in.
+    pub(crate) fn is_refused(&self) -> bool {
+        matches!(self, Self::Login { source: ServerLoginError::Refused { code, .. }, .. }
+            if code.starts_with("28"))
+    }
+
+    /// Whether it may work in a moment: the server is starting, stopping or full.
+    pub(crate) fn is_passing(&self) -> bool {
+        match self {
+            Self::Down { .. } => true,
+            Self::Login { source, .. } => {
+                matches!(source, ServerLoginError::Refused { code, .. }
+                    if code.starts_with("57P") || code.starts_with("53"))
+            }
+        }
+    }
+}
+
+/// What opening needs to know.
+pub(crate) struct Opening<'a> {
+    pub(crate) resolved: &'a Resolved,
+    pub(crate) budget: &'a Budget,
+    pub(crate) cached: Option<Arc<ClientKeys>>,
+}
+
+/// Opens a server connection and logs in. Waits for a turn first; see [`Budget::connect_turn`].
+///
+/// Returns it with the keys for the next login.
+///
+/// # Errors
+///
+/// [`OpenError`].
+pub(crate) async fn open(
+    opening: Opening<'_>,
+    lease: Lease,
+    time_max: std::time::Duration,
+) -> Result<(Box<Server>, Option<Arc<ClientKeys>>), OpenError> {
+    let node = &opening.resolved.node;
+    let _turn = opening.budget.connect_turn().await;
+    let result = tokio::time::timeout(time_max, connect_and_log_in(&opening, lease))
+        .await
+        .unwrap_or_else(|_| {
+            Err(OpenError::Down {
+                node: node.name.clone(),
+                source: io::ErrorKind::TimedOut.into(),
+            })
+        });
+    opening
+        .budget
+        .connected(!matches!(&result, Err(error) if error.is_passing()));
+    result
+}
+
+async fn connect_and_log_in(
+    opening: &Opening<'_>,
+    lease: Lease,
+) -> Result<(Box<Server>, Option<Arc<ClientKeys>>), OpenError> {
+    let node = &opening.resolved.node;
+    let down = |source| OpenError::Down {
+        node: node.name.clone(),
+        source,
+    };
+    let mut stream = connect(&node.address).await.map_err(down)?;
+    let route = &opening.resolved.route;
+    let credentials = Credentials {
+        user: route.server.user.clone(),
+        password: zeroize::Zeroizing::new(route.server.password.reveal().to_owned()),
+        cached: opening.cached.clone(),
+        binding: stream
+            .peer_certificate()
+            .map_or(ChannelBinding::Unavailable, ChannelBinding::of_certificate),
+        accept: Accept::default(),
+    };
+    let session = log_in(&mut stream, credentials, &route.server)
+        .await
+        .map_err(|error| match error {
+            LogInError::Io(source) => down(source),
+            LogInError::Login(source) => OpenError::Login {
+                node: node.name.clone(),
+                source,
+            },
+        })?;
+    let parameters = session
+        .parameters
+        .into_iter()
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect();
+    let server = Box::new(Server {
+        stream,
+        queue: Queue::default(),
+        frames: Frames::default(),
+        kept: Vec::new(),
+        status: session.status,
+        parameters: Rc::new(parameters),
+        cancel: Rc::new(CancelTarget {
+            node: node.clone(),
+            key: session.cancel_key,
+            in_flight: Cell::new(0),
+            settled: Notify::new(),
+        }),
+        used: false,
+        known: true,
+        login: route.clone(),
+        lease,
+    });
+    Ok((server, session.keys))
+}
+
+/// Connects to a node, with TLS as it says.
+///
+/// # Errors
+///
+/// Whatever the system or TLS says.
+pub(crate) async fn connect(address: &NodeAddress) -> io::Result<Stream> {
+    match address {
+        NodeAddress::Unix(path) => {
+            let socket = tokio::net::UnixStream::connect(path).await?;
+            Stream::quiet(StdUnix::from(socket.into_std()?))
+        }
+        NodeAddress::Tcp { host, port, tls } => {
+            let socket = TcpStream::connect((host.as_str(), *port)).await?;
+            let mut stream = Stream::tcp(socket.into_std()?)?;
+            if *tls != NodeTls::Disable {
+                let config = node_tls::config(tls).map_err(io::Error::other)?;
+                let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+                let mut request = Vec::new();
+                build::ssl_request(&mut request);
+                stream.send_all(&request).await?;
+                let mut answer = Vec::new();
+                stream.read_more(&mut answer).await?;
+                match login::tls_answer(&answer).map_err(io::Error::other)? {
+                    Some(true) => stream.connect_tls(config, name).await?,
+                    Some(false) => return Err(io::Error::other("the node does not offer TLS")),
+                    None => return Err(io::ErrorKind::UnexpectedEof.into()),
+                }
+            }
+            Ok(stream)
+        }
+    }
+}
+
+enum LogInError {
+    Io(io::Error),
+    Login(ServerLoginError),
+}
+
+async fn log_in(
+    stream: &mut Stream,
+    credentials: Credentials,
+    server: &ServerLogin,
+) -> Result<login::ServerSession, LogInError> {
+    let nonce = nonce().map_err(|error| LogInError::Io(io::Error::other(error)))?;
+    let options = startup_options(server);
+    let parameters = [
+        ("database", server.database.as_str()),
+        ("options", &options),
+    ];
+    let mut out = Vec::new();
+    let mut state = login::start(credentials, Protocol::V3_0, &parameters, nonce, &mut out);
+    let mut read = Vec::new();
+    loop {
+        if !out.is_empty() {
+            stream.send_all(&out).await.map_err(LogInError::Io)?;
+            out.clear();
+        }
+        let mut at = 0;
+        while let Some(message) = message::split(&read[at..], SERVER_BODY_BYTES_MAX)
+            .map_err(|_| LogInError::Login(ServerLoginError::TooMuch))?
+        {
+            at += message.size();
+            match state.on(message, &mut out).map_err(LogInError::Login)? {
+                Step::Continue(next) => state = next,
+                Step::Ready(session) if at == read.len() => return Ok(session),
+                Step::Ready(_) => {
+                    return Err(LogInError::Login(ServerLoginError::OutOfOrder(read[at])));
+                }
+            }
+        }
+        read.drain(..at);
+        if out.is_empty() && stream.read_more(&mut read).await.map_err(LogInError::Io)? == 0 {
+            return Err(LogInError::Io(io::ErrorKind::UnexpectedEof.into()));
+        }
+    }
+}
+
+/// `-c role=… -c name=value …`, escaped as `pg_split_opts` of PostgreSQL reads it.
+fn startup_options(server: &ServerLogin) -> String {
+    let mut options = format!("-c role={}", server.group.as_str());
+    for (name, value) in &server.settings {
+        options.push_str(" -c ");
+        for c in name.chars().chain(['=']).chain(value.chars()) {
+            if c == '\\' || c.is_ascii_whitespace() || c == '\x0b' {
+                options.push('\\');
+            }
+            options.push(c);
+        }
+    }
+    options
+}
+
+/// What the server said against a request of ours.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+/// Why an exchange of ours did not go through.
+#[derive(Debug)]
+pub(crate) enum ExchangeError {
+    /// The connection is broken, or out of step. Drop it.
+    Broken,
+    /// The server said no. The connection is in step.
+    Said(Said),
+}
+
+impl Server {
+    /// Sends `bytes`, which hold `requests`, and reads until all are answered.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError`]; the first thing the server said.
+    pub(crate) async fn exchange(
+        &mut self,
+        bytes: &[u8],
+        requests: &[Request],
+    ) -> Result<(), ExchangeError> {
+        for request in requests {
+            self.queue.sent(*request);
+        }
+        let broken = |_| ExchangeError::Broken;
+        self.stream.send_all(bytes).await.map_err(broken)?;
+        let mut said = None;
+        let mut read = std::mem::take(&mut self.kept);
+        while !self.queue.is_empty() {
+            if self.stream.read_more(&mut read).await.map_err(broken)? == 0 {
+                return Err(ExchangeError::Broken);
+            }
+            let mut at = self.frames.begin(read.len());
+            while let Some(head) = frame::head(&read[at..]).map_err(|_| ExchangeError::Broken)? {
+                let end = at + frame::HEADER + head.body;
+                if end > read.len() && head.body <= SERVER_BODY_BYTES_MAX as usize {
+                    break;
+                }
+                self.queue
+                    .received(head.kind)
+                    .map_err(|_| ExchangeError::Broken)?;
+                if let Some(body) = read.get(at + frame::HEADER..end) {
+                    match head.kind {
+                        b'E' if said.is_none() => {
+                            let report = parse::report(body).map_err(|_| ExchangeError::Broken)?;
+                            said = Some(Said {
+                                code: report.code().to_owned(),
+                                message: report.message().into_owned(),
+                            });
+                        }
+                        b'Z' | b'S' => self.learn(head.kind, body),
+                        _ => {}
+                    }
+                }
+                at = self.frames.pass(at, head, read.len());
+            }
+            read.drain(..at);
+        }
+        self.kept = read;
+        match said {
+            Some(said) => Err(ExchangeError::Said(said)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of ReadyForQuery and ParameterStatus.
+    pub(crate) fn learn(&mut self, kind: u8, body: &[u8]) {
+        if kind == b'Z' {
+            match parse::ready_for_query(body) {
+                Ok(status) => self.status = status,
+                Err(_) => self.known = false,
+            }
+        } else if let Ok((name, value)) = parse::parameter_status(body) {
+            let parameters = Rc::make_mut(&mut self.parameters);
+            match parameters.iter_mut().find(|(own, _)| **own == *name) {
+                Some((_, own)) => *own = value.into(),
+                None => parameters.push((name.into(), value.into())),
+            }
+        } else {
+            self.known = false;
+        }
+    }
+
+    /// Whether it owes nothing and stands between two messages, both ways.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.queue.is_empty()
+            && self.frames.is_between()
+            && self.kept.is_empty()
+            && !self.stream.is_blocked()
+    }
+
+    /// Puts it into the state of a new connection.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError`]; it must be closed then.
+    pub(crate) async fn reset(&mut self) -> Result<(), ExchangeError> {
+        let mut bytes = Vec::new();
+        let mut requests = Vec::new();
+        if self.status != TransactionStatus::Idle {
+            build::query("ROLLBACK", &mut bytes);
+            requests.push(Request::Query);
+        }
+        // A message of its own: it cannot run inside a transaction, which several statements are.
+        build::query("DISCARD ALL", &mut bytes);
+        requests.push(Request::Query);
+        // DISCARD ALL includes SET SESSION AUTHORIZATION DEFAULT, which ends the role as well.
+        build::query(&set_role(self.login.server.group), &mut bytes);
+        requests.push(Request::Query);
+        self.exchange(&bytes, &requests).await?;
+        if self.status == TransactionStatus::Idle && self.is_at_rest() && self.known {
+            self.used = false;
+            Ok(())
+        } else {
+            Err(ExchangeError::Broken)
+        }
+    }
+
+    /// Ends it and waits until the server process is gone, so that the budget counts what is
+    /// really there. `in_message`: the last message of the client is not whole, so nothing can
+    /// follow it.
+    pub(crate) async fn close(&mut self, in_message: bool) {
+        let mut bytes = Vec::new();
+        if !in_message {
+            build::terminate(&mut bytes);
+        }
+        let _ = poll_fn(|cx| {
+            let _ = self.stream.send(cx, &bytes);
+            bytes.clear();
+            // It may not read before we do.
+            let mut piece = [0; 4096];
+            loop {
+                if self.stream.poll_flush(cx).is_ready() {
+                    return Poll::Ready(Ok::<(), io::Error>(()));
+                }
+                if ready!(self.stream.poll_read(cx, &mut piece))? == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        })
+        .await;
+        self.stream.hang_up();
+        let mut piece = [0; 4096];
+        while let Ok(1..) = poll_fn(|cx| self.stream.poll_read(cx, &mut piece)).await {}
+    }
+}
+
+fn set_role(group: Group) -> String {
+    format!("SET ROLE {}", group.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use model::{Pid, Secret};
+
+    use super::*;
+
+    #[test]
+    fn settings_of_a_route_survive_the_way_through_options() {
+        let server = ServerLogin {
+            pid: Pid::random(&mut rand::rng()),
+            database: "d".to_owned(),
+            user: "u".to_owned(),
+            password: Secret::new("p"),
+            group: Group::Admin,
+            settings: BTreeMap::from([
+                ("search_path".to_owned(), "\"$user\", public".to_owned()),
+                ("x.y".to_owned(), "a\\b\tc".to_owned()),
+            ]),
+        };
+        let options = startup_options(&server);
+        let parsed = wire::startup::Options::parse(&options).unwrap();
+        assert_eq!(
+            parsed.settings,
+            [
+                ("role".to_owned(), "tenantry_admin".to_owned()),
+                ("search_path".to_owned(), "\"$user\", public".to_owned()),
+                ("x.y".to_owned(), "a\\b\tc".to_owned()),
+            ]
+        );
+    }
+}

@@ -1,0 +1,547 @@
+//! A client from ReadyForQuery until it leaves.
+//!
+//! Owns: what happens once at the beginning (limits, settings, greeting) and at the end (last
+//! words, giving the server connection back), and when a server connection is taken. Does not own:
+//! passing messages between the two (`relay`), login (`login`), server connections (`pool`).
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    rc::Rc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use model::{CredentialId, LoginName, Pid, Role, route::Resolved};
+use tokio::time::{Instant, timeout};
+use wire::{
+    frame::Frames,
+    message::{
+        TransactionStatus,
+        build::{self, Report, Severity},
+    },
+    startup::{CancelKey, Protocol, Startup},
+};
+
+use crate::{
+    accept::{self, Peer, Slot},
+    error::{Refusal, write_fatal},
+    login::refusal_of,
+    pool::Tenant,
+    relay::Turn,
+    server::{CancelTarget, ExchangeError, Parameters, Said, Server},
+    settings::Settings,
+    stats::add,
+    stream::{Moving, Stream},
+    worker::{State, Worker},
+};
+
+/// The database clients name; which one they get is decided by the user name.
+const DATABASE: &str = "postgres";
+/// Time for a client to take the reason why its session ends.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+
+/// A client that is logged in, on the way to its tenant's home.
+#[derive(Debug)]
+pub(crate) struct Arrived {
+    pub(crate) moving: Moving,
+    /// Read from it and not understood yet.
+    pub(crate) read: Vec<u8>,
+    pub(crate) peer: Peer,
+    pub(crate) slot: Slot,
+    pub(crate) began: Instant,
+    pub(crate) name: LoginName,
+    pub(crate) startup: Startup,
+    pub(crate) protocol: Protocol,
+    pub(crate) credential: CredentialId,
+    pub(crate) one_use: bool,
+    pub(crate) resolved: Resolved,
+    pub(crate) generation: u64,
+}
+
+/// When a session is to end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd, Ord)]
+pub(crate) enum When {
+    /// When no transaction runs.
+    AtRest,
+    /// At once.
+    Now,
+}
+
+/// A session as others see it.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(crate) role: Role,
+    pub(crate) credential: CredentialId,
+    pub(crate) one_use: bool,
+    pub(crate) pid: Pid,
+    /// Whether the server owes it an answer.
+    pub(crate) is_busy: Cell<bool>,
+    target: RefCell<Option<Rc<CancelTarget>>>,
+    ending: RefCell<Option<(When, Refusal)>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Handle {
+    /// Asks the session to end. The first reason counts, the nearer time wins.
+    pub(crate) fn end(&self, when: When, why: Refusal) {
+        let mut ending = self.ending.borrow_mut();
+        match &mut *ending {
+            Some((own, _)) => *own = (*own).max(when),
+            None => *ending = Some((when, why)),
+        }
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether it is to end, given whether it is at rest.
+    #[inline]
+    pub(crate) fn ending(&self, is_at_rest: bool) -> Option<Refusal> {
+        match &*self.ending.borrow() {
+            Some((When::Now, why)) => Some(why.clone()),
+            Some((When::AtRest, why)) if is_at_rest => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    /// Has the task of `cx` woken by [`Self::end`].
+    #[inline]
+    pub(crate) fn watch(&self, cx: &Context<'_>) {
+        let mut waker = self.waker.borrow_mut();
+        match &mut *waker {
+            Some(own) => own.clone_from(cx.waker()),
+            None => *waker = Some(cx.waker().clone()),
+        }
+    }
+
+    /// Returns once the session is to end although it is not at rest.
+    async fn ended(&self) -> Refusal {
+        poll_fn(|cx| {
+            self.watch(cx);
+            self.ending(false).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    /// Where to cancel what it runs, if it runs something.
+    pub(crate) fn busy_target(&self) -> Option<Rc<CancelTarget>> {
+        self.target.borrow().clone().filter(|_| self.is_busy.get())
+    }
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The client left.
+    Left,
+    /// Its connection broke.
+    Lost,
+    /// The server ended it and said why; the client has read it.
+    ByServer,
+    /// We end it, for this reason.
+    Refused(Refusal),
+    /// The server does not take a setting of the client's.
+    Setting(Said),
+}
+
+/// What is counted and found by others while the session lives.
+#[derive(Debug)]
+struct Registered {
+    worker: Rc<Worker>,
+    tenant: Rc<Tenant>,
+    key: CancelKey,
+    _slot: Slot,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let id = self.key.process_id();
+        self.worker.shared.keys.forget(id);
+        self.worker.sessions.borrow_mut().remove(&id);
+        self.tenant.sessions.borrow_mut().remove(&id);
+        self.tenant.clients.set(self.tenant.clients.get() - 1);
+        self.worker.left.notify_waiters();
+    }
+}
+
+/// A client and, from its first statement on, its server connection.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) client: Stream,
+    /// Read from the client and not passed on: the beginning of a header, or what waits for a
+    /// server.
+    pub(crate) parked: Vec<u8>,
+    pub(crate) from_client: Frames,
+    pub(crate) server: Option<Box<Server>>,
+    /// The server no longer reads. What it still says is read.
+    pub(crate) is_server_deaf: bool,
+    /// The server said that it ends the connection.
+    pub(crate) is_server_leaving: bool,
+    pub(crate) handle: Rc<Handle>,
+    pub(crate) tenant: Rc<Tenant>,
+    /// To be set on the server it gets.
+    settings: Option<Box<Settings>>,
+    /// What the client was told at login.
+    told: Option<Rc<Parameters>>,
+    registered: Registered,
+}
+
+/// Serves a client that arrived at its tenant's home.
+pub(crate) fn serve(worker: &Rc<Worker>, arrived: Box<Arrived>) {
+    let worker = worker.clone();
+    accept::spawn(worker.clone(), run(worker, arrived));
+}
+
+async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
+    let peer = arrived.peer;
+    let name = arrived.name.clone();
+    let began = arrived.began;
+    let Some(mut session) = Box::pin(begin(&worker, arrived)).await else {
+        return;
+    };
+    tracing::info!(%peer, tenant = %name.tenant, role = %name.role,
+        tls = session.client.is_encrypted(), "session began");
+    let ended = loop {
+        match session.relay(&worker).await {
+            Turn::NeedsServer => match Box::pin(session.take_server(&worker)).await {
+                Ok(()) => {}
+                Err(ended) => break ended,
+            },
+            Turn::Ended(ended) => break ended,
+        }
+    };
+    tracing::info!(%peer, tenant = %name.tenant, role = %name.role,
+        lasted_ms = began.elapsed().as_millis() as u64, ended = ?ended, "session ended");
+    Box::pin(session.end(&worker, ended)).await;
+}
+
+/// Everything between login and ReadyForQuery. A client that is refused has been told.
+async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
+    let Arrived {
+        moving,
+        read,
+        peer,
+        slot,
+        name,
+        startup,
+        protocol,
+        credential,
+        one_use,
+        resolved,
+        generation,
+        ..
+    } = *arrived;
+    let mut client = Stream::arrive(moving).ok()?;
+    let entry = Entry {
+        name: &name,
+        startup: &startup,
+        credential: &credential,
+        one_use,
+    };
+    let result = match entry.admit(worker, resolved, generation).await {
+        Ok(admitted) => register(worker, admitted, &entry, protocol, slot),
+        Err(refusal) => Err(refusal),
+    };
+    let refusal = match result {
+        Ok((settings, handle, registered)) => {
+            let mut session = Session {
+                client,
+                parked: read,
+                from_client: Frames::default(),
+                server: None,
+                is_server_deaf: false,
+                is_server_leaving: false,
+                handle,
+                tenant: registered.tenant.clone(),
+                settings: None,
+                told: None,
+                registered,
+            };
+            match session.greet(worker, settings).await {
+                Ok(()) => return Some(session),
+                Err(ended) => {
+                    tracing::info!(%peer, tenant = %name.tenant, ended = ?ended, "no session");
+                    session.end(worker, ended).await;
+                    return None;
+                }
+            }
+        }
+        Err(refusal) => refusal,
+    };
+    tracing::info!(%peer, tenant = %name.tenant, reason = %refusal, "no session");
+    let mut out = Vec::new();
+    write_fatal(&refusal, &mut out);
+    last_words(&mut client, &out).await;
+    None
+}
+
+struct Entry<'a> {
+    name: &'a LoginName,
+    startup: &'a Startup,
+    credential: &'a CredentialId,
+    one_use: bool,
+}
+
+struct Admitted {
+    tenant: Rc<Tenant>,
+    settings: Settings,
+    pid: Pid,
+}
+
+impl Entry<'_> {
+    /// What can be refused once the secret was proved.
+    async fn admit(
+        &self,
+        worker: &Rc<Worker>,
+        resolved: Resolved,
+        generation: u64,
+    ) -> Result<Admitted, Refusal> {
+        let tenant = worker.tenant(&self.name.tenant);
+        let resolved = self.renew(worker, resolved, generation).await?;
+        if worker.state.get() != State::Serving {
+            return Err(Refusal::Draining);
+        }
+        if let Some(refusal) = refusal_of(resolved.route.access) {
+            return Err(refusal);
+        }
+        // A client that names none asks for one named like its user.
+        let database = &self.startup.database;
+        if database != DATABASE && *database != self.startup.user {
+            return Err(Refusal::NoSuchDatabase {
+                database: database.clone(),
+            });
+        }
+        let settings = Settings::of(self.startup)?;
+        if tenant.clients.get() >= resolved.route.limits.client_connections_max {
+            return Err(Refusal::TooManyClientsOfTenant);
+        }
+        let pid = resolved.route.server.pid.clone();
+        tenant.set_route(worker, self.name.role, resolved);
+        Ok(Admitted {
+            tenant,
+            settings,
+            pid,
+        })
+    }
+
+    /// Asks again when the tenant changed while the client was logging in.
+    async fn renew(
+        &self,
+        worker: &Rc<Worker>,
+        mut resolved: Resolved,
+        mut generation: u64,
+    ) -> Result<Resolved, Refusal> {
+        while worker.routes.is_stale(&self.name.tenant, generation) {
+            let answer = worker.routes.ask(self.name).await;
+            let answer = answer.map_err(|_| Refusal::CannotCheck)?;
+            generation = answer.generation;
+            let listed = answer.resolved.filter(|resolved| {
+                let mut candidates = resolved.route.candidates.iter();
+                self.one_use || candidates.any(|candidate| candidate.id == *self.credential)
+            });
+            resolved = listed.ok_or(Refusal::Revoked)?;
+        }
+        Ok(resolved)
+    }
+}
+
+/// Makes the session known. From here on changes reach it.
+fn register(
+    worker: &Rc<Worker>,
+    admitted: Admitted,
+    entry: &Entry<'_>,
+    protocol: Protocol,
+    slot: Slot,
+) -> Result<(Settings, Rc<Handle>, Registered), Refusal> {
+    let tenant = admitted.tenant;
+    let key = worker
+        .shared
+        .keys
+        .issue(protocol, worker.index)
+        .ok_or(Refusal::Internal)?;
+    let handle = Rc::new(Handle {
+        role: entry.name.role,
+        credential: entry.credential.clone(),
+        one_use: entry.one_use,
+        pid: admitted.pid,
+        is_busy: Cell::new(false),
+        target: RefCell::new(None),
+        ending: RefCell::new(None),
+        waker: RefCell::new(None),
+    });
+    let id = key.process_id();
+    worker.sessions.borrow_mut().insert(id, handle.clone());
+    tenant.sessions.borrow_mut().insert(id, handle.clone());
+    tenant.clients.set(tenant.clients.get() + 1);
+    add(&tenant.counters.logins, 1);
+    let registered = Registered {
+        worker: worker.clone(),
+        tenant,
+        key,
+        _slot: slot,
+    };
+    Ok((admitted.settings, handle, registered))
+}
+
+impl Session {
+    /// Tells the client all that PostgreSQL tells after login. Opens a server first where its
+    /// values are not known, or where a setting has to be tried.
+    async fn greet(&mut self, worker: &Rc<Worker>, mut settings: Settings) -> Result<(), Ended> {
+        let role = self.handle.role;
+        let mut server = None;
+        let mut values = match self.tenant.seen(role) {
+            Some(values) => values,
+            None => server
+                .insert(self.wait_for_server(worker).await?)
+                .parameters
+                .clone(),
+        };
+        settings.subtract(&values);
+        if settings.are_surely_valid() {
+            // The values are known; whoever asks first gets the server.
+            if let Some(server) = server {
+                self.tenant.give_back(worker, role, server, false);
+            }
+        } else {
+            let mut server = match server {
+                Some(server) => server,
+                None => self.wait_for_server(worker).await?,
+            };
+            let applied = self.unless_ended(settings.apply(&mut server)).await;
+            values = server.parameters.clone();
+            self.attach(server);
+            match applied? {
+                Ok(()) => settings.are_set(),
+                Err(ExchangeError::Said(said)) => return Err(Ended::Setting(said)),
+                Err(ExchangeError::Broken) => return Err(Ended::Refused(Refusal::ServerLost)),
+            }
+        }
+        let mut out = Vec::new();
+        for (name, value) in values.iter() {
+            let own = settings.application_name.as_deref();
+            let value = match own {
+                Some(own) if **name == *b"application_name" => own.as_bytes(),
+                _ => value,
+            };
+            build::parameter_status(name, value, &mut out);
+        }
+        build::backend_key_data(&self.registered.key, &mut out);
+        build::ready_for_query(TransactionStatus::Idle, &mut out);
+        self.told = Some(values);
+        if !settings.is_empty() {
+            self.settings = Some(Box::new(settings));
+        }
+        match timeout(
+            worker.config.limits.login_time_max,
+            self.client.send_all(&out),
+        )
+        .await
+        {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(Ended::Lost),
+        }
+    }
+
+    /// Takes a server connection for the rest of the session.
+    pub(crate) async fn take_server(&mut self, worker: &Rc<Worker>) -> Result<(), Ended> {
+        let mut server = self.wait_for_server(worker).await?;
+        if let Some(settings) = self.settings.take() {
+            let applied = self.unless_ended(settings.apply(&mut server)).await;
+            if !matches!(applied?, Ok(())) {
+                return Err(Ended::Refused(Refusal::ServerLost));
+            }
+        }
+        let mut out = Vec::new();
+        if let Some(told) = self.told.take() {
+            write_differences(&told, &server.parameters, &mut out);
+        }
+        self.attach(server);
+        if !out.is_empty() {
+            self.client.send_all(&out).await.map_err(|_| Ended::Lost)?;
+        }
+        Ok(())
+    }
+
+    fn attach(&mut self, server: Box<Server>) {
+        self.told = None;
+        *self.handle.target.borrow_mut() = Some(server.cancel.clone());
+        self.server = Some(server);
+    }
+
+    async fn wait_for_server(&mut self, worker: &Rc<Worker>) -> Result<Box<Server>, Ended> {
+        let (tenant, role) = (self.tenant.clone(), self.handle.role);
+        self.unless_ended(tenant.server(worker, role))
+            .await?
+            .map_err(Ended::Refused)
+    }
+
+    async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
+        tokio::select! {
+            done = work => Ok(done),
+            why = self.handle.ended() => Err(Ended::Refused(why)),
+        }
+    }
+
+    /// Gives the server connection back and tells the client why it ends.
+    async fn end(mut self, worker: &Rc<Worker>, ended: Ended) {
+        self.handle.target.borrow_mut().take();
+        // Between two messages of the server, ours can stand; inside one it would be read as data.
+        let mut can_speak = true;
+        if let Some(server) = self.server.take() {
+            can_speak = server.frames.is_between();
+            let in_message = !self.from_client.is_between() || self.is_server_deaf;
+            if self.is_server_leaving || matches!(ended, Ended::Refused(Refusal::OutOfStep)) {
+                drop(server);
+            } else {
+                self.tenant
+                    .give_back(worker, self.handle.role, server, in_message);
+            }
+        }
+        let mut out = Vec::new();
+        match &ended {
+            Ended::Refused(refusal) => write_fatal(refusal, &mut out),
+            Ended::Setting(said) => build::error_response(
+                &Report {
+                    severity: Severity::Fatal,
+                    code: &said.code,
+                    message: &said.message,
+                    detail: "",
+                    hint: "",
+                },
+                &mut out,
+            ),
+            Ended::Left | Ended::Lost | Ended::ByServer => {}
+        }
+        if !can_speak {
+            out.clear();
+        }
+        if !matches!(ended, Ended::Lost) {
+            last_words(&mut self.client, &out).await;
+        }
+    }
+}
+
+async fn last_words(client: &mut Stream, out: &[u8]) {
+    let _ = timeout(LAST_WORDS_MAX, async {
+        client.send_all(out).await?;
+        client.finish().await;
+        // Closing with unread bytes would reset the connection and lose the reason.
+        let mut ignored = Vec::new();
+        while client.read_more(&mut ignored).await? > 0 {
+            ignored.clear();
+        }
+        Ok::<(), std::io::Error>(())
+    })
+    .await;
+}
+
+/// ParameterStatus for what the client was told and is no longer so.
+fn write_differences(told: &Parameters, now: &Parameters, out: &mut Vec<u8>) {
+    for (name, value) in now {
+        let known = told.iter().find(|(own, _)| own == name);
+        if **name != *b"application_name" && known.is_none_or(|(_, told)| told != value) {
+            build::parameter_status(name, value, out);
+        }
+    }
+}

@@ -1,0 +1,405 @@
+//! A worker: one thread, one event loop, and the tenants whose home it is.
+//!
+//! Owns: what all parts of a worker share, the inbox through which other threads speak to it,
+//! and closing what has been idle for long. Nothing here is locked on the way of a query.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap},
+    hash::{DefaultHasher, Hash, Hasher},
+    rc::{Rc, Weak},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use model::{Role, TenantId, route::RouteClient};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, Semaphore, mpsc, oneshot},
+    time::{Duration, Instant, sleep_until},
+};
+
+use crate::{
+    accept,
+    budget::{Budget, Budgets},
+    cancel::{self, Keys},
+    config::Config,
+    drain,
+    pool::Tenant,
+    route::{self, Routes},
+    session::{self, Arrived, Handle},
+    stats::TenantStats,
+};
+
+/// Bytes read at once by a relay. One buffer per worker, not per connection.
+pub(crate) const SCRATCH: usize = 32 * 1024;
+/// Messages to a worker that may wait. Senders wait beyond it; none of them holds anything.
+const INBOX_MAX: usize = 1024;
+
+/// What all workers of a process share. Touched at login, when a server connection opens or
+/// closes, and for a cancel.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) budgets: Budgets,
+    pub(crate) keys: Keys,
+    pub(crate) inboxes: Vec<mpsc::Sender<Inbox>>,
+    pub(crate) clients: AtomicUsize,
+    /// Idle server connections, per worker.
+    pub(crate) idle: Vec<AtomicUsize>,
+    pub(crate) mismatches: AtomicU64,
+    pub(crate) panics: AtomicU64,
+}
+
+/// Said to a worker by another thread.
+#[derive(Debug)]
+pub(crate) enum Inbox {
+    /// A connection that another worker accepted.
+    Accepted(accept::Accepted),
+    /// A client that is logged in, and whose tenant is at home here.
+    Client(Box<Arrived>),
+    /// Cancel what a session runs.
+    Cancel {
+        session: i32,
+        done: oneshot::Sender<()>,
+    },
+    /// Close an idle server connection of a node: another worker's tenant waits.
+    Evict { budget: Arc<Budget> },
+    /// Tell the numbers.
+    Snapshot(oneshot::Sender<Vec<TenantStats>>),
+    /// End all sessions, running transactions by the deadline.
+    Drain(Instant),
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) index: usize,
+    pub(crate) config: Arc<Config>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) routes: Routes,
+    pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
+    pub(crate) idle: IdleList,
+    pub(crate) cancels: Semaphore,
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    pub(crate) state: Cell<State>,
+    /// Told when a session ends.
+    pub(crate) left: Notify,
+    tenants: RefCell<HashMap<TenantId, Rc<Tenant>>>,
+    this: Weak<Worker>,
+}
+
+/// Where a worker is in its life.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum State {
+    Serving,
+    Draining,
+    Closing,
+}
+
+impl Worker {
+    pub(crate) fn new(
+        index: usize,
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+        routes: RouteClient,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|this| Self {
+            index,
+            routes: Routes::new(routes, &config.limits),
+            sessions: RefCell::default(),
+            idle: IdleList::new(index, shared.clone()),
+            cancels: Semaphore::new(config.limits.cancels_max),
+            scratch: RefCell::new(vec![0; SCRATCH].into()),
+            state: Cell::new(State::Serving),
+            left: Notify::new(),
+            tenants: RefCell::default(),
+            this: this.clone(),
+            config,
+            shared,
+        })
+    }
+
+    /// Which worker is home to a tenant.
+    pub(crate) fn home_of(&self, tenant: &TenantId) -> usize {
+        let mut hasher = DefaultHasher::new();
+        tenant.hash(&mut hasher);
+        let workers = self.shared.inboxes.len() as u64;
+        usize::try_from(hasher.finish() % workers).unwrap_or_default()
+    }
+
+    /// The tenant, at its home.
+    pub(crate) fn tenant(&self, id: &TenantId) -> Rc<Tenant> {
+        let this = self.this.upgrade().expect("a worker that is asked exists");
+        self.tenants
+            .borrow_mut()
+            .entry(id.clone())
+            .or_insert_with(|| Rc::new(Tenant::new(id.clone(), &this)))
+            .clone()
+    }
+
+    pub(crate) fn known_tenant(&self, id: &TenantId) -> Option<Rc<Tenant>> {
+        self.tenants.borrow().get(id).cloned()
+    }
+
+    pub(crate) fn all_tenants(&self) -> Vec<Rc<Tenant>> {
+        self.tenants.borrow().values().cloned().collect()
+    }
+
+    /// Whether nothing is to be begun or kept any more.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.state.get() == State::Closing
+    }
+
+    /// Closes one idle server connection of the node, here or at another worker.
+    pub(crate) fn make_room(&self, budget: &Arc<Budget>) {
+        if self.evict_here(budget) {
+            return;
+        }
+        let idle = &self.shared.idle;
+        let most = (0..idle.len())
+            .filter(|other| *other != self.index)
+            .map(|other| (idle[other].load(Ordering::Relaxed), other))
+            .max();
+        if let Some((1.., other)) = most {
+            // A full inbox means a worker that is busy returning connections anyway.
+            let _ = self.shared.inboxes[other].try_send(Inbox::Evict {
+                budget: budget.clone(),
+            });
+        }
+    }
+
+    fn evict_here(&self, budget: &Arc<Budget>) -> bool {
+        let oldest = self.idle.oldest_of(budget);
+        let Some((number, tenant, role)) = oldest else {
+            return false;
+        };
+        self.idle.remove(number);
+        tenant.evict(role, number);
+        true
+    }
+
+    fn stats(&self) -> Vec<TenantStats> {
+        let tenants = self.tenants.borrow();
+        let stats = tenants.values().map(|tenant| {
+            let (servers, waiting) = tenant.usage();
+            let counters = &tenant.counters;
+            TenantStats {
+                tenant: tenant.id.clone(),
+                clients: tenant.clients.get(),
+                servers,
+                waiting,
+                statements: counters.statements.get(),
+                rows: counters.rows.get(),
+                errors: counters.errors.get(),
+                bytes_from_clients: counters.bytes_from_clients.get(),
+                bytes_to_clients: counters.bytes_to_clients.get(),
+                logins: counters.logins.get(),
+            }
+        });
+        stats.collect()
+    }
+}
+
+/// Idle server connections of all tenants of a worker, the oldest first.
+#[derive(Debug)]
+pub(crate) struct IdleList {
+    list: RefCell<BTreeMap<u64, Idle>>,
+    next: Cell<u64>,
+    worker: usize,
+    shared: Arc<Shared>,
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct Idle {
+    tenant: Rc<Tenant>,
+    role: Role,
+    since: Instant,
+}
+
+impl IdleList {
+    fn new(worker: usize, shared: Arc<Shared>) -> Self {
+        Self {
+            list: RefCell::default(),
+            next: Cell::new(0),
+            worker,
+            shared,
+            changed: Notify::new(),
+        }
+    }
+
+    /// Adds one; returns the number it is known by.
+    pub(crate) fn add(&self, tenant: &Rc<Tenant>, role: Role) -> u64 {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let idle = Idle {
+            tenant: tenant.clone(),
+            role,
+            since: Instant::now(),
+        };
+        self.list.borrow_mut().insert(number, idle);
+        self.shared.idle[self.worker].fetch_add(1, Ordering::Relaxed);
+        self.changed.notify_one();
+        number
+    }
+
+    /// Takes one off the list: it is used or closed.
+    pub(crate) fn remove(&self, number: u64) {
+        if self.list.borrow_mut().remove(&number).is_some() {
+            self.shared.idle[self.worker].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn oldest_of(&self, budget: &Arc<Budget>) -> Option<(u64, Rc<Tenant>, Role)> {
+        self.list
+            .borrow()
+            .iter()
+            .find(|(_, idle)| {
+                idle.tenant
+                    .budget()
+                    .is_some_and(|own| Arc::ptr_eq(&own, budget))
+            })
+            .map(|(number, idle)| (*number, idle.tenant.clone(), idle.role))
+    }
+
+    fn oldest(&self) -> Option<(u64, Rc<Tenant>, Role, Instant)> {
+        self.list
+            .borrow()
+            .first_key_value()
+            .map(|(number, idle)| (*number, idle.tenant.clone(), idle.role, idle.since))
+    }
+}
+
+/// Closes server connections that nobody uses, and forgets tenants at rest. Sleeps without a
+/// timer while there is nothing to watch.
+async fn sweep(worker: Rc<Worker>) {
+    let limits = &worker.config.limits;
+    let mut forget_at = None;
+    loop {
+        let oldest = worker.idle.oldest();
+        if oldest.is_some() || worker.tenants.borrow().len() > 0 {
+            forget_at.get_or_insert_with(|| Instant::now() + limits.tenant_idle_max);
+        }
+        let wake = match (&oldest, forget_at) {
+            (Some((.., since)), Some(at)) => Some((*since + limits.server_idle_max).min(at)),
+            (None, at) => at,
+            (Some((.., since)), None) => Some(*since + limits.server_idle_max),
+        };
+        match wake {
+            Some(wake) => {
+                tokio::select! {
+                    () = sleep_until(wake) => {}
+                    () = worker.idle.changed.notified(), if oldest.is_none() => continue,
+                }
+            }
+            None => {
+                worker.idle.changed.notified().await;
+                continue;
+            }
+        }
+        let now = Instant::now();
+        if let Some((number, tenant, role, since)) = oldest
+            && now >= since + limits.server_idle_max
+        {
+            // It may have been taken and returned under another number meanwhile.
+            worker.idle.remove(number);
+            tenant.evict(role, number);
+        }
+        if forget_at.is_some_and(|at| now >= at) {
+            forget_at = None;
+            worker.tenants.borrow_mut().retain(|_, tenant| {
+                let keep = !tenant.is_at_rest() || !tenant.was_at_rest.replace(true);
+                if !tenant.is_at_rest() {
+                    tenant.was_at_rest.set(false);
+                }
+                keep
+            });
+        }
+    }
+}
+
+/// What a worker starts with.
+pub(crate) struct Start {
+    pub(crate) index: usize,
+    pub(crate) config: Arc<Config>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) routes: RouteClient,
+    pub(crate) inbox: mpsc::Receiver<Inbox>,
+    /// All of the process at the first worker, none at the others.
+    pub(crate) listeners: Vec<std::net::TcpListener>,
+    pub(crate) door: Option<mpsc::Receiver<std::os::unix::net::UnixStream>>,
+}
+
+/// An inbox for every worker.
+pub(crate) fn inboxes(workers: usize) -> (Vec<mpsc::Sender<Inbox>>, Vec<mpsc::Receiver<Inbox>>) {
+    (0..workers).map(|_| mpsc::channel(INBOX_MAX)).unzip()
+}
+
+/// Runs a worker until it has drained.
+pub(crate) async fn run(start: Start) {
+    let changes = start.routes.changes();
+    let worker = Worker::new(start.index, start.config, start.shared, start.routes);
+    let spawn = tokio::task::spawn_local::<std::pin::Pin<Box<dyn Future<Output = ()>>>>;
+    let mut helpers = vec![
+        spawn(Box::pin(route::follow(worker.clone(), changes))),
+        spawn(Box::pin(sweep(worker.clone()))),
+    ];
+    for listener in start.listeners {
+        match TcpListener::from_std(listener) {
+            Ok(listener) => helpers.push(spawn(Box::pin(accept::listen(worker.clone(), listener)))),
+            Err(error) => tracing::error!(%error, "a listener was lost"),
+        }
+    }
+    if let Some(door) = start.door {
+        helpers.push(spawn(Box::pin(accept::door(worker.clone(), door))));
+    }
+    let mut inbox = start.inbox;
+    let mut draining = None;
+    loop {
+        let message = tokio::select! {
+            message = inbox.recv() => message,
+            () = drain::finished(&worker, draining) => break,
+        };
+        match message {
+            Some(Inbox::Drain(deadline)) => {
+                // Listeners and the door close with their tasks.
+                helpers.drain(1..).for_each(|helper| helper.abort());
+                drain::begin(&worker);
+                draining = Some(deadline);
+            }
+            Some(message) => handle(&worker, message),
+            // The proxy was dropped without being drained.
+            None if draining.is_none() => {
+                drain::begin(&worker);
+                draining = Some(Instant::now());
+            }
+            None => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+    helpers.iter().for_each(|helper| helper.abort());
+    drain::close(&worker).await;
+}
+
+fn handle(worker: &Rc<Worker>, message: Inbox) {
+    match message {
+        Inbox::Accepted(accepted) => accept::serve(worker, accepted),
+        Inbox::Client(arrived) => session::serve(worker, arrived),
+        Inbox::Cancel { session, done } => {
+            let worker = worker.clone();
+            tokio::task::spawn_local(async move {
+                cancel::at_home(&worker, session).await;
+                let _ = done.send(());
+            });
+        }
+        Inbox::Evict { budget } => {
+            worker.evict_here(&budget);
+        }
+        Inbox::Snapshot(reply) => {
+            let _ = reply.send(worker.stats());
+        }
+        // Handled where the loop is.
+        Inbox::Drain(_) => {}
+    }
+}

@@ -1,0 +1,437 @@
+//! A PostgreSQL server, a control plane that answers from a table, and a proxy, for one test.
+//!
+//! Owns: starting and stopping them, and making tenants. The control plane is a stand-in for the
+//! other end of `model::route`, which is a contract of its own; everything else is real.
+
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "every test binary uses a part of it"
+)]
+
+pub mod raw;
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use model::{
+    CredentialId, LoginName, Pid, Role, Secret, TenantId,
+    route::{
+        Access, Candidate, Change, NodeAddress, NodeTarget, Report, Request, Resolved, Route,
+        ServerLogin, Unavailable,
+    },
+};
+use proxy::{Config, Proxy, TlsConfig};
+use tokio::sync::broadcast;
+use wire::scram::{Keys, login_salt};
+
+pub const INSTALLATION_KEY: [u8; 32] = [7; 32];
+
+/// Where Debian puts PostgreSQL 15, unless the environment says something else.
+fn bin(name: &str) -> PathBuf {
+    let directory = option_env!("TENANTRY_TEST_PG_BIN").unwrap_or("/usr/lib/postgresql/15/bin");
+    Path::new(directory).join(name)
+}
+
+/// A command that runs as an ordinary user also when we are root, and ends with us.
+fn unprivileged(program: &Path) -> Command {
+    if rustix::process::geteuid().is_root() {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+        command.args(["--pdeathsig", "INT"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    }
+}
+
+/// Waits until `done`, for 20 s at most.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < until, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// A PostgreSQL server of its own, reached by unix socket.
+pub struct Postgres {
+    directory: PathBuf,
+    server: Child,
+}
+
+impl Postgres {
+    pub fn start() -> Self {
+        let name = format!("tenantry-proxy-{}", Pid::random(&mut rand::rng()).as_str());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::create_dir(&directory).unwrap();
+        if rustix::process::geteuid().is_root() {
+            let owner = Command::new("chown")
+                .arg("postgres")
+                .arg(&directory)
+                .status();
+            assert!(owner.unwrap().success());
+        }
+        let data = directory.join("data");
+        let made = unprivileged(&bin("initdb"))
+            .args([
+                "-U",
+                "platform",
+                "-A",
+                "trust",
+                "-E",
+                "UTF8",
+                "--locale=C",
+                "--no-sync",
+                "-D",
+            ])
+            .arg(&data)
+            .stdout(Stdio::null())
+            .status();
+        assert!(made.unwrap().success());
+        std::fs::write(
+            data.join("pg_hba.conf"),
+            "local all platform trust\nlocal samerole all scram-sha-256\n",
+        )
+        .unwrap();
+        let server = Self::spawn(&directory);
+        let postgres = Self { directory, server };
+        postgres.wait();
+        for group in ["owner", "admin", "write", "read"] {
+            postgres.sql("postgres", &format!("CREATE ROLE tenantry_{group} NOLOGIN"));
+        }
+        postgres
+    }
+
+    fn spawn(directory: &Path) -> Child {
+        let log = std::fs::File::create(directory.join("log")).unwrap();
+        unprivileged(&bin("postgres"))
+            .arg("-D")
+            .arg(directory.join("data"))
+            .args([
+                "-c",
+                "listen_addresses=",
+                "-c",
+                "fsync=off",
+                "-c",
+                "max_connections=60",
+            ])
+            .arg("-c")
+            .arg(format!("unix_socket_directories={}", directory.display()))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap()
+    }
+
+    fn wait(&self) {
+        wait_until("the server answers", || {
+            let mut psql = self.psql("postgres", "SELECT 1");
+            psql.stderr(Stdio::null());
+            psql.output().unwrap().status.success()
+        });
+    }
+
+    fn psql(&self, database: &str, sql: &str) -> Command {
+        let mut psql = Command::new("psql");
+        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "platform", "-h"])
+            .arg(&self.directory)
+            .args(["-d", database, "-c", sql]);
+        psql
+    }
+
+    /// Runs SQL as the platform; returns what it prints.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        let output = self.psql(database, sql).output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{sql}: {error}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.join(".s.PGSQL.5432")
+    }
+
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Stops it at once, as a crash would.
+    pub fn crash(&mut self) {
+        self.signal("QUIT");
+        self.server.wait().unwrap();
+    }
+
+    /// Starts it again after [`Self::crash`].
+    pub fn restart(&mut self) {
+        let _ = std::fs::remove_file(self.directory.join("data/postmaster.pid"));
+        self.server = Self::spawn(&self.directory);
+        self.wait();
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.server.id().to_string();
+        let _ = Command::new("kill").args(["-s", name, &pid]).status();
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        self.signal("QUIT");
+        let _ = self.server.wait();
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// What the control plane says, and what it was asked.
+#[derive(Default)]
+pub struct Table {
+    pub routes: HashMap<LoginName, Resolved>,
+    pub asked: Vec<LoginName>,
+    pub reports: Vec<Report>,
+    pub used: HashSet<CredentialId>,
+    pub is_away: bool,
+    generation: u64,
+}
+
+/// A tenant with a password per role.
+#[derive(Clone)]
+pub struct Tenant {
+    pub id: TenantId,
+    pub pid: Pid,
+    pub password: String,
+}
+
+impl Tenant {
+    pub fn login(&self, role: Role) -> LoginName {
+        LoginName {
+            tenant: self.id.clone(),
+            role,
+        }
+    }
+}
+
+/// Everything a test needs.
+pub struct Stack {
+    pub postgres: Postgres,
+    pub table: Arc<Mutex<Table>>,
+    pub proxy: Option<Proxy>,
+    pub port: u16,
+    pub certificate: String,
+    changes: broadcast::Sender<Change>,
+    node: Arc<NodeTarget>,
+}
+
+impl Stack {
+    /// With the budget of 20 and what `change` makes of the configuration.
+    pub async fn start(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with_budget(20, change).await
+    }
+
+    pub async fn with_budget(budget: u32, change: impl FnOnce(&mut Config)) -> Self {
+        let postgres = Postgres::start();
+        let (client, mut server) = model::route::channel();
+        let table: Arc<Mutex<Table>> = Arc::default();
+        let changes = server.changes.clone();
+        let answers = table.clone();
+        tokio::spawn(async move {
+            while let Some(request) = server.requests.recv().await {
+                let mut table = answers.lock().unwrap();
+                match request {
+                    Request::Resolve { login, reply } => {
+                        table.asked.push(login.clone());
+                        let _ = reply.send(if table.is_away {
+                            Err(Unavailable)
+                        } else {
+                            Ok(table.routes.get(&login).cloned())
+                        });
+                    }
+                    Request::Consume { credential, reply } => {
+                        let _ = reply.send(table.used.insert(credential));
+                    }
+                    Request::Report(report) => table.reports.push(report),
+                }
+            }
+        });
+        let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let certificate = identity.cert.pem();
+        let key = identity.signing_key.serialize_pem();
+        let mut config = Config::new(vec!["127.0.0.1:0".parse().unwrap()], INSTALLATION_KEY);
+        config.tls = Some(TlsConfig::from_pem(certificate.as_bytes(), key.as_bytes()).unwrap());
+        change(&mut config);
+        let proxy = proxy::start(config, client).await.unwrap();
+        let node = Arc::new(NodeTarget {
+            name: "node".to_owned(),
+            address: NodeAddress::Unix(postgres.socket()),
+            server_connections_max: budget,
+        });
+        Self {
+            port: proxy.local_addrs()[0].port(),
+            proxy: Some(proxy),
+            postgres,
+            table,
+            certificate,
+            changes,
+            node,
+        }
+    }
+
+    pub fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().unwrap()
+    }
+
+    /// A tenant as DESIGN.md §4 has it, as far as a proxy notices.
+    pub fn tenant(&self) -> Tenant {
+        let mut rng = rand::rng();
+        let tenant = Tenant {
+            id: TenantId::random(&mut rng),
+            pid: Pid::random(&mut rng),
+            password: Pid::random(&mut rng).as_str().to_owned(),
+        };
+        let database = tenant.pid.database();
+        self.postgres
+            .sql("postgres", &format!("CREATE ROLE {database} NOLOGIN"));
+        for role in Role::ALL {
+            let login = role.login(&tenant.pid);
+            let group = role.group().as_str();
+            self.postgres.sql(
+                "postgres",
+                &format!(
+                    "CREATE ROLE {login} LOGIN NOINHERIT PASSWORD 'server-{login}';
+                     GRANT {group}, {database} TO {login}"
+                ),
+            );
+        }
+        self.postgres
+            .sql("postgres", &format!("CREATE DATABASE {database}"));
+        self.postgres.sql(
+            &database,
+            &format!(
+                "REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC;
+                 GRANT CONNECT ON DATABASE {database} TO {database}_admin, {database}_write,
+                     {database}_read;
+                 GRANT CREATE, TEMPORARY ON DATABASE {database} TO tenantry_admin;
+                 GRANT ALL ON SCHEMA public TO tenantry_admin"
+            ),
+        );
+        for role in Role::ALL {
+            self.set_route(&tenant, role, |_| {});
+        }
+        tenant
+    }
+
+    /// Makes the route of a role anew, as `change` makes it.
+    pub fn set_route(&self, tenant: &Tenant, role: Role, change: impl FnOnce(&mut Route)) {
+        let mut route = Route {
+            tenant: tenant.id.clone(),
+            role,
+            access: Access::Open,
+            candidates: vec![self.candidate(tenant, role, &tenant.password)],
+            server: ServerLogin {
+                pid: tenant.pid.clone(),
+                database: tenant.pid.database(),
+                user: role.login(&tenant.pid),
+                password: Secret::new(format!("server-{}", role.login(&tenant.pid))),
+                group: role.group(),
+                settings: BTreeMap::from([("statement_timeout".to_owned(), "60s".to_owned())]),
+            },
+            limits: model::Limits::default(),
+        };
+        change(&mut route);
+        self.table.lock().unwrap().routes.insert(
+            tenant.login(role),
+            Resolved {
+                route: Arc::new(route),
+                node: self.node.clone(),
+            },
+        );
+    }
+
+    pub fn candidate(&self, tenant: &Tenant, role: Role, password: &str) -> Candidate {
+        let salt = login_salt(&INSTALLATION_KEY, &tenant.login(role).to_string());
+        let keys = Keys::from_password(password, &salt, wire::scram::ITERATIONS_DEFAULT);
+        Candidate {
+            id: CredentialId::random(&mut rand::rng()),
+            stored_key: keys.stored_key,
+            server_key: keys.server_key,
+            expires_at: None,
+            one_use: false,
+        }
+    }
+
+    /// Tells the proxy that a tenant changed.
+    pub fn announce(&self, tenant: &Tenant) {
+        let generation = {
+            let mut table = self.table.lock().unwrap();
+            table.generation += 1;
+            table.generation
+        };
+        let _ = self.changes.send(Change {
+            generation,
+            tenant: tenant.id.clone(),
+        });
+    }
+
+    pub fn config(&self, tenant: &Tenant, role: Role) -> tokio_postgres::Config {
+        let mut config = tokio_postgres::Config::new();
+        config
+            .host("localhost")
+            .hostaddr([127, 0, 0, 1].into())
+            .port(self.port)
+            .user(tenant.login(role).to_string())
+            .password(&tenant.password)
+            .dbname("postgres")
+            .ssl_mode(tokio_postgres::config::SslMode::Require);
+        config
+    }
+
+    /// Connects with the certificate verified.
+    pub async fn connect_with(
+        &self,
+        config: &tokio_postgres::Config,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let mut roots = rustls::RootCertStore::empty();
+        let pem = self.certificate.as_bytes();
+        let certificate = rustls::pki_types::pem::PemObject::from_pem_slice(pem).unwrap();
+        roots.add(certificate).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls);
+        let (client, connection) = config.connect(tls).await?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(client)
+    }
+
+    pub async fn connect(&self, tenant: &Tenant, role: Role) -> tokio_postgres::Client {
+        let config = self.config(tenant, role);
+        self.connect_with(&config).await.unwrap()
+    }
+
+    /// Processes of clients in PostgreSQL, other than the asking one.
+    pub fn backends(&self) -> usize {
+        self.postgres
+            .sql(
+                "postgres",
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+            )
+            .parse()
+            .unwrap()
+    }
+}
+
+/// SQLSTATE of a failed connection or statement.
+pub fn code(error: &tokio_postgres::Error) -> &str {
+    error.code().map_or("", |code| code.code())
+}

@@ -1,0 +1,222 @@
+//! A client that shows every byte.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned, pki_types::ServerName};
+use wire::{
+    message::{build, parse},
+    scram::{self, ChannelBinding, client},
+    startup::{CancelKey, Protocol},
+};
+
+pub trait Bytes: Read + Write + Send {}
+impl<T: Read + Write + Send> Bytes for T {}
+
+/// A message of the server, whole.
+pub type Message = (u8, Vec<u8>);
+
+pub struct Raw {
+    pub stream: Box<dyn Bytes>,
+    binding: ChannelBinding,
+}
+
+pub fn tcp(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
+fn tls_config(certificate: &str, alpn: Option<&str>) -> Arc<ClientConfig> {
+    let mut roots = rustls::RootCertStore::empty();
+    let pem = certificate.as_bytes();
+    roots
+        .add(rustls::pki_types::pem::PemObject::from_pem_slice(pem).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn
+        .map(|name| name.as_bytes().to_vec())
+        .into_iter()
+        .collect();
+    Arc::new(config)
+}
+
+impl Raw {
+    pub fn plain(port: u16) -> Self {
+        Self {
+            stream: Box::new(tcp(port)),
+            binding: ChannelBinding::Unavailable,
+        }
+    }
+
+    /// TLS after SSLRequest.
+    pub fn tls(port: u16, certificate: &str) -> Self {
+        let mut stream = tcp(port);
+        let mut request = Vec::new();
+        build::ssl_request(&mut request);
+        stream.write_all(&request).unwrap();
+        let mut answer = [0];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"S");
+        Self::encrypt(stream, certificate, None).unwrap()
+    }
+
+    /// TLS from the first byte.
+    pub fn direct_tls(port: u16, certificate: &str, alpn: Option<&str>) -> std::io::Result<Self> {
+        Self::encrypt(tcp(port), certificate, alpn)
+    }
+
+    fn encrypt(
+        mut stream: TcpStream,
+        certificate: &str,
+        alpn: Option<&str>,
+    ) -> std::io::Result<Self> {
+        let name = ServerName::try_from("localhost").unwrap();
+        let mut tls = ClientConnection::new(tls_config(certificate, alpn), name).unwrap();
+        while tls.is_handshaking() {
+            tls.complete_io(&mut stream)?;
+        }
+        let binding = ChannelBinding::of_certificate(&tls.peer_certificates().unwrap()[0]);
+        Ok(Self {
+            stream: Box::new(StreamOwned::new(tls, stream)),
+            binding,
+        })
+    }
+
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+        self.stream.flush().unwrap();
+    }
+
+    /// The next message; `None` when the server hung up.
+    pub fn message(&mut self) -> Option<Message> {
+        let mut head = [0; 5];
+        self.stream.read_exact(&mut head).ok()?;
+        let length = u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+        let mut body = vec![0; length - 4];
+        self.stream.read_exact(&mut body).ok()?;
+        Some((head[0], body))
+    }
+
+    /// Messages up to and including the first of `kind`.
+    pub fn until(&mut self, kind: u8) -> Vec<Message> {
+        let mut seen = Vec::new();
+        loop {
+            let message = self.message();
+            let message = message.unwrap_or_else(|| panic!("hung up after {seen:?}"));
+            let last = message.0 == kind;
+            seen.push(message);
+            if last {
+                return seen;
+            }
+        }
+    }
+
+    /// Everything until the server hangs up.
+    pub fn rest(&mut self) -> Vec<Message> {
+        std::iter::from_fn(|| self.message()).collect()
+    }
+
+    pub fn startup(&mut self, protocol: Protocol, parameters: &[(&str, &str)]) {
+        let mut out = Vec::new();
+        build::startup(protocol, parameters.iter().copied(), &mut out);
+        self.send(&out);
+    }
+
+    /// Sends the startup packet and goes through SCRAM. Returns all that the server said, from
+    /// its first message on, until it is ready or ends it.
+    pub fn log_in(
+        &mut self,
+        protocol: Protocol,
+        parameters: &[(&str, &str)],
+        password: &str,
+    ) -> Vec<Message> {
+        self.startup(protocol, parameters);
+        let mut seen = Vec::new();
+        let mut waiting_for_first = None;
+        let mut waiting_for_final = None;
+        while let Some((kind, body)) = self.message() {
+            seen.push((kind, body.clone()));
+            let mut out = Vec::new();
+            match kind {
+                b'R' => match parse::authentication(&body).unwrap() {
+                    parse::Authentication::Sasl(mechanisms) => {
+                        let nonce = scram::nonce().unwrap();
+                        let binding = self.binding.clone();
+                        let started = client::start(binding, mechanisms.iter(), &nonce).unwrap();
+                        let first = started.client_first.as_bytes();
+                        build::sasl_initial_response(started.mechanism, Some(first), &mut out);
+                        waiting_for_first = Some(started.state);
+                    }
+                    parse::Authentication::SaslContinue(data) => {
+                        let state: client::AwaitServerFirst = waiting_for_first.take().unwrap();
+                        let (state, answer) = state.on_server_first(data, password, None).unwrap();
+                        build::sasl_response(answer.as_bytes(), &mut out);
+                        waiting_for_final = Some(state);
+                    }
+                    parse::Authentication::SaslFinal(data) => {
+                        let state: client::AwaitServerFinal = waiting_for_final.take().unwrap();
+                        state.on_server_final(data).unwrap();
+                    }
+                    _ => {}
+                },
+                b'E' | b'Z' => return seen,
+                _ => {}
+            }
+            if !out.is_empty() {
+                self.send(&out);
+            }
+        }
+        seen
+    }
+
+    pub fn query(&mut self, sql: &str) -> Vec<Message> {
+        let mut out = Vec::new();
+        build::query(sql, &mut out);
+        self.send(&out);
+        self.until(b'Z')
+    }
+}
+
+/// SQLSTATE of the last error among messages.
+pub fn code_of(messages: &[Message]) -> String {
+    let error = messages.iter().rev().find(|(kind, _)| *kind == b'E');
+    error.map_or_else(String::new, |(_, body)| {
+        parse::report(body).unwrap().code().to_owned()
+    })
+}
+
+/// Value of a parameter that was reported.
+pub fn parameter(messages: &[Message], name: &str) -> Option<String> {
+    messages
+        .iter()
+        .rev()
+        .filter(|(kind, _)| *kind == b'S')
+        .find_map(|(_, body)| {
+            let (own, value) = parse::parameter_status(body).unwrap();
+            (own == name.as_bytes()).then(|| String::from_utf8(value.to_vec()).unwrap())
+        })
+}
+
+pub fn cancel_key(messages: &[Message]) -> CancelKey {
+    let (_, body) = messages.iter().find(|(kind, _)| *kind == b'K').unwrap();
+    parse::backend_key_data(body).unwrap()
+}
+
+/// First column of the first row.
+pub fn value(messages: &[Message]) -> String {
+    let (_, body) = messages.iter().find(|(kind, _)| *kind == b'D').unwrap();
+    String::from_utf8(body[6..].to_vec()).unwrap()
+}
