@@ -7,7 +7,12 @@ mod dsn;
 
 use model::{Secret, route::NodeTarget};
 
-use crate::{CatalogConfig, Node, NodeError, NodeKey, find::MAJORS, handle::NodeParts, tls};
+use crate::{
+    CatalogConfig, Node, NodeError, NodeKey,
+    find::MAJORS,
+    handle::{CONNECT_MAX, MAINTENANCE_DATABASE, NodeParts},
+    tls,
+};
 
 /// How to use an existing server as a node.
 #[derive(Clone, Debug)]
@@ -58,6 +63,7 @@ pub async fn attach(config: AttachConfig) -> Result<Node, AttachError> {
         config: dsn.config,
         managed: None,
     });
+    require_superuser(&node).await?;
     let missing = missing(&node, config.budget).await?;
     if missing.is_empty() {
         Ok(node)
@@ -80,12 +86,41 @@ pub fn external(dsn: &Secret) -> Result<CatalogConfig, String> {
     Ok(CatalogConfig { config, tls })
 }
 
+/// First of all, on a plain connection: the settings of ours are for superusers only.
+async fn require_superuser(node: &Node) -> Result<(), AttachError> {
+    const STEP: &str = "log in";
+    let failed = |error| NodeError::from_server(node.name(), STEP, error);
+    let mut config = node.shared.parts.config.clone();
+    config
+        .dbname(MAINTENANCE_DATABASE)
+        .connect_timeout(CONNECT_MAX);
+    let connect = config.connect(node.shared.parts.tls.clone());
+    let (client, connection) = match tokio::time::timeout(CONNECT_MAX, connect).await {
+        Ok(connected) => connected.map_err(failed)?,
+        Err(elapsed) => Err(NodeError::Unreachable {
+            node: node.name().to_owned(),
+            step: STEP,
+            source: Box::new(elapsed),
+        })?,
+    };
+    tokio::spawn(connection);
+    const QUESTION: &str =
+        "SELECT rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user";
+    let row = client.query_one(QUESTION, &[]).await.map_err(failed)?;
+    if row.get(1) {
+        return Ok(());
+    }
+    let name: &str = row.get(0);
+    Err(AttachError::Unfit(vec![format!(
+        "{name} is no superuser (ALTER ROLE {name} SUPERUSER)"
+    )]))
+}
+
 async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
     const STEP: &str = "look at the server";
-    const QUESTION: &str = "SELECT rolsuper, rolname::text, pg_is_in_recovery(), \
+    const QUESTION: &str = "SELECT pg_is_in_recovery(), \
            current_setting('max_connections')::int4, current_setting('max_prepared_transactions'), \
-           current_setting('transaction_read_only') \
-         FROM pg_roles WHERE rolname = current_user";
+           current_setting('transaction_read_only')";
     let lease = node.lease(STEP).await?;
     let rows = node.rows(&lease, STEP, QUESTION, &[]).await?;
     let mut missing = Vec::new();
@@ -97,20 +132,14 @@ async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
         ));
     }
     for row in rows {
-        let (superuser, name): (bool, &str) = (row.get(0), row.get(1));
-        if !superuser {
-            missing.push(format!(
-                "{name} is no superuser (ALTER ROLE {name} SUPERUSER)"
-            ));
-        }
-        if row.get(2) {
+        if row.get(0) {
             missing.push("it is a standby".to_owned());
-        } else if row.get::<_, &str>(5) == "on" {
+        } else if row.get::<_, &str>(3) == "on" {
             missing
                 .push("its transactions are read-only (default_transaction_read_only)".to_owned());
         }
         let (have, want) = (
-            row.get::<_, i32>(3),
+            row.get::<_, i32>(1),
             budget.cast_signed().saturating_add(BESIDE_BUDGET),
         );
         if have < want {
@@ -118,7 +147,7 @@ async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
                 "max_connections is {have}; this budget needs {want}"
             ));
         }
-        let prepared: &str = row.get(4);
+        let prepared: &str = row.get(2);
         if prepared != "0" {
             missing.push(format!(
                 "max_prepared_transactions is {prepared}: a tenant could hold locks for ever (set it to 0)"

@@ -26,7 +26,7 @@ pub const MAINTENANCE_MAX: usize = 4;
 /// How long a step waits for one of them. Longer than nearly every step takes.
 const LEASE_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long connecting may take.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a statement may take on the server, in milliseconds; copying has its own limit.
 pub(crate) const STATEMENT_MAX_MS: u32 = 60_000;
 /// How long a statement may wait for a lock that a tenant may hold, in milliseconds.
@@ -74,6 +74,8 @@ pub(crate) struct NodeParts {
 pub(crate) struct ManagedFacts {
     pub(crate) hba_file: std::path::PathBuf,
     pub(crate) hba_text: String,
+    /// Its process, or 0.
+    pub(crate) postmaster: Arc<AtomicU32>,
 }
 
 pub(crate) struct Shared {
@@ -82,6 +84,8 @@ pub(crate) struct Shared {
     version: AtomicU32,
     permits: Arc<Semaphore>,
     idle: Mutex<Vec<Client>>,
+    /// The connection of [`Node::end_lock_hogs`].
+    pub(crate) watcher: tokio::sync::Mutex<Option<Client>>,
 }
 
 impl fmt::Debug for Shared {
@@ -107,6 +111,7 @@ impl Node {
                 version: AtomicU32::new(0),
                 permits: Arc::new(Semaphore::new(MAINTENANCE_MAX)),
                 idle: Mutex::new(Vec::new()),
+                watcher: tokio::sync::Mutex::new(None),
             }),
         }
     }
@@ -210,7 +215,11 @@ impl Node {
         }
     }
 
-    async fn connect(&self, step: &'static str, database: &str) -> Result<Client, NodeError> {
+    pub(crate) async fn connect(
+        &self,
+        step: &'static str,
+        database: &str,
+    ) -> Result<Client, NodeError> {
         let mut config = self.shared.parts.config.clone();
         // Nothing a tenant made is found without being named, and no statement is logged with its
         // values, whatever the server's own settings are.

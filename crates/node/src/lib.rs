@@ -7,6 +7,7 @@
 
 pub mod attached;
 mod bootstrap;
+mod care;
 pub mod check;
 pub mod doctor;
 mod error;
@@ -19,6 +20,7 @@ mod steps;
 mod tenant;
 mod tls;
 
+pub use care::{Care, Cared, LockHog};
 pub use error::NodeError;
 pub use handle::{
     CATALOG_DATABASE, CatalogConfig, MAINTENANCE_MAX, Node, ServerVersion, TEMPLATE_DATABASE,

@@ -55,7 +55,7 @@ impl ClonePath {
 pub struct CloneReport {
     /// Which way.
     pub path: ClonePath,
-    /// How long it took, the checkpoint before it included.
+    /// How long it took, with the checkpoints that are part of it.
     pub took: Duration,
 }
 
@@ -176,6 +176,25 @@ impl Node {
             }
             Err(error) => Err(error),
         }
+    }
+
+    /// To be called before the source of a copy is held: says which way it would be copied now, and
+    /// writes the checkpoint that this way begins with, so that the hold does not wait for it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server. Refused (3D000) when there is no such database.
+    pub async fn prepare_copy(&self, from: &Template) -> Result<ClonePath, NodeError> {
+        let lease = self.lease("prepare to copy").await?;
+        let path = self.clone_path(&lease, from).await?;
+        if matches!(path, ClonePath::FileCopy | ClonePath::FileClone) {
+            lease
+                .batch_execute("CHECKPOINT")
+                .await
+                .map_err(|error| self.error("prepare to copy", error))?;
+        }
+        lease.give_back();
+        Ok(path)
     }
 
     async fn require_seal(&self, lease: &Lease) -> Result<(), NodeError> {

@@ -11,22 +11,10 @@ use std::{
     time::Duration,
 };
 
-use kit::{MAJORS, STOP, TempDir, config, create, login, start};
+use kit::{MAJORS, STOP, TempDir, config, create, login, start, until};
 use model::Role;
 use node::managed::{self, ManagedConfig, ManagedError, ServerState};
 use rustix::process::{Pid as ProcessId, Signal, kill_process, test_kill_process};
-
-/// Until `is` holds, within a bound that only a broken server reaches.
-async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
-    let wait = async {
-        while !is().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), wait)
-        .await
-        .expect(what);
-}
 
 fn process(pid: u32) -> ProcessId {
     ProcessId::from_raw(i32::try_from(pid).unwrap()).unwrap()

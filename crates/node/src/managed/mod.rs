@@ -274,6 +274,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
     let group = user.as_ref().map(|user| user.gid);
     cluster::configure(&place, &sizes, group)?;
 
+    let pid = Arc::new(AtomicU32::new(0));
     let mut connect = Config::new();
     connect
         .host_path(&place.socket_dir)
@@ -293,12 +294,12 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         managed: Some(ManagedFacts {
             hba_file: place.conf().join("pg_hba.conf"),
             hba_text: settings::hba(SUPERUSER),
+            postmaster: pid.clone(),
         }),
     });
 
     let (state_out, state) = watch::channel(ServerState::Starting);
     let (stop, stopped) = oneshot::channel();
-    let pid = Arc::new(AtomicU32::new(0));
     let conf = place.conf();
     let launch = Launch {
         bin: installation.bin,

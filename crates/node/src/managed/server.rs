@@ -99,6 +99,8 @@ fn id(child: &Child) -> Option<Pid> {
 }
 
 /// Starts the server and waits until it answers. The task that returns with it keeps it running.
+///
+/// Dropped while it waits, or when the sender of `stop` is dropped, the task stops the server.
 pub(crate) async fn run(
     launch: Launch,
     node: Node,
@@ -106,35 +108,29 @@ pub(crate) async fn run(
     pid: Arc<AtomicU32>,
     stop: oneshot::Receiver<StopLimit>,
 ) -> Result<tokio::task::JoinHandle<()>, ManagedError> {
+    let tail = launch.tail.clone();
     let mut keeper = Keeper {
         launch,
         node,
         state,
         pid,
     };
-    let mut child = keeper.start()?;
-    let ready = tokio::select! {
-        status = child.wait() => Err(Some(status)),
-        ready = keeper.answers(START_MAX) => if ready { Ok(()) } else { Err(None) },
-    };
-    match ready {
-        Ok(()) => {
-            keeper.set(ServerState::Up);
-            Ok(tokio::spawn(async move { keeper.keep(child, stop).await }))
-        }
-        Err(status) => {
-            let said = keeper.launch.tail.text();
-            let output = match status {
-                Some(Ok(status)) => format!("{status}\n{said}"),
-                Some(Err(error)) => format!("{error}\n{said}"),
-                None => format!("it did not answer within {START_MAX:?}\n{said}"),
-            };
-            keeper.end(&mut child, StopLimit::default()).await;
+    let child = keeper.start()?;
+    let (report, ready) = oneshot::channel();
+    let task = tokio::spawn(keeper.keep(child, stop, report));
+    match ready.await {
+        Ok(Ok(())) => Ok(task),
+        Ok(Err(why)) => {
+            let _ = task.await;
+            let output = format!("{why}\n{}", tail.text());
             Err(ManagedError::Program {
                 program: "postgres",
                 output,
             })
         }
+        Err(_) => Err(ManagedError::Setup(
+            "it was stopped while it started".to_owned(),
+        )),
     }
 }
 
@@ -167,8 +163,34 @@ impl Keeper {
         Ok(child)
     }
 
-    /// Until it is told to stop.
-    async fn keep(mut self, child: Child, mut stop: oneshot::Receiver<StopLimit>) {
+    /// Until it is told to stop, or never came up. `report` learns whether it did.
+    async fn keep(
+        mut self,
+        mut child: Child,
+        mut stop: oneshot::Receiver<StopLimit>,
+        report: oneshot::Sender<Result<(), String>>,
+    ) {
+        let first = tokio::time::timeout(START_MAX, self.next(&mut child, &mut stop)).await;
+        match first {
+            Ok(Event::Ready) => {
+                self.set(ServerState::Up);
+                let _ = report.send(Ok(()));
+                self.keep_up(child, stop).await;
+            }
+            Ok(Event::Stop(limit)) => self.end(&mut child, limit).await,
+            Ok(Event::Died(status)) => {
+                let _ = report.send(Err(words(status)));
+            }
+            Err(_) => {
+                self.end(&mut child, StopLimit::default()).await;
+                let _ = report.send(Err(format!("it did not answer within {START_MAX:?}")));
+            }
+        }
+        self.pid.store(0, Ordering::Relaxed);
+        self.set(ServerState::Stopped);
+    }
+
+    async fn keep_up(&mut self, child: Child, mut stop: oneshot::Receiver<StopLimit>) {
         let mut child = Some(child);
         let mut started = Instant::now();
         let mut attempt = 0;
@@ -198,7 +220,7 @@ impl Keeper {
                 Event::Stop(limit) => break limit,
                 Event::Died(status) => {
                     self.pid.store(0, Ordering::Relaxed);
-                    let status = status.map_or_else(|error| error.to_string(), |s| s.to_string());
+                    let status = words(status);
                     tracing::error!(status, "PostgreSQL ended by itself; starting it again");
                     if started.elapsed() >= STABLE_AFTER {
                         attempt = 0;
@@ -210,8 +232,6 @@ impl Keeper {
         if let Some(mut child) = child {
             self.end(&mut child, limit).await;
         }
-        self.pid.store(0, Ordering::Relaxed);
-        self.set(ServerState::Stopped);
     }
 
     async fn next(&self, child: &mut Child, stop: &mut oneshot::Receiver<StopLimit>) -> Event {
@@ -219,20 +239,14 @@ impl Keeper {
         tokio::select! {
             status = child.wait() => Event::Died(status),
             limit = stop => Event::Stop(limit.unwrap_or_default()),
-            true = self.answers(Duration::MAX), if starting => Event::Ready,
+            () = self.answers(), if starting => Event::Ready,
         }
     }
 
-    /// Asks until it answers: true; or until the limit: false.
-    async fn answers(&self, limit: Duration) -> bool {
-        let started = Instant::now();
+    async fn answers(&self) {
         while self.node.ping().await.is_err() {
-            if started.elapsed() >= limit {
-                return false;
-            }
             tokio::time::sleep(READY_POLL).await;
         }
-        true
     }
 
     /// Fast; after the limit, immediately.
@@ -251,6 +265,10 @@ impl Keeper {
             tracing::warn!(?signal, "PostgreSQL did not stop in time");
         }
     }
+}
+
+fn words(status: std::io::Result<ExitStatus>) -> String {
+    status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 
 fn backoff(attempt: u32) -> Duration {

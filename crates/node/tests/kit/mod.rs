@@ -144,3 +144,15 @@ pub async fn superuser(node: &Node, database: &str) -> Client {
 pub fn code(error: &tokio_postgres::Error) -> &str {
     error.code().map_or("none", |code| code.code())
 }
+
+/// Until `is` holds, within a bound that only a broken server reaches.
+pub async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let wait = async {
+        while !is().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait)
+        .await
+        .expect(what);
+}
