@@ -5,6 +5,8 @@
 //! of the public API and knows nothing that another client could not know.
 
 mod args;
+#[cfg(test)]
+mod documents;
 mod exit;
 mod output;
 mod serve;

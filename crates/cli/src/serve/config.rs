@@ -231,6 +231,7 @@ impl Reader {
         default: T,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
+        debug_assert!(SETTINGS.iter().any(|setting| setting.name == name));
         if self.raw.values.contains_key(name) {
             self.optional(name, parse)
         } else {

@@ -19,6 +19,8 @@ use tracing_subscriber::{EnvFilter, fmt};
 
 use crate::exit::{Exit, Failure};
 
+#[cfg(test)]
+pub(crate) use settings::SETTINGS;
 pub(crate) use settings::ServeArgs;
 
 /// Threads of the control plane. Its work waits for PostgreSQL most of the time; two let one hash

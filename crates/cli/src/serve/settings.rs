@@ -132,6 +132,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Threads that serve PostgreSQL clients; one serves some ten thousand queries a second",
     ),
     setting(
+        "clients-max",
+        "COUNT",
+        "5000",
+        "PostgreSQL clients at once; each needs an open file and, idle, some 10 kB",
+    ),
+    setting(
         "server-connections-max",
         "COUNT",
         "100",

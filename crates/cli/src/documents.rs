@@ -1,0 +1,157 @@
+//! `docs/cli.md` and `docs/settings.md`, written from the same tables that the program uses.
+//!
+//! A test that finds a difference writes the new text and fails, so that the change is seen in review.
+
+use std::{fmt::Write as _, fs, path::PathBuf};
+
+use clap::CommandFactory as _;
+
+use crate::{args::Cli, exit::Exit, serve::SETTINGS};
+
+#[track_caller]
+fn check(name: &str, text: &str) {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../../docs")
+        .join(name);
+    if fs::read_to_string(&path).ok().as_deref() != Some(text) {
+        fs::write(&path, text).expect("write the document");
+        panic!(
+            "docs/{name} was out of date; it is written anew: look at the difference and commit it"
+        );
+    }
+}
+
+#[test]
+fn the_page_of_the_command_line_is_up_to_date() {
+    let mut page = String::from(
+        "# Command line\n\n\
+         Written from the program by a test (`crates/cli/src/documents.rs`).\n\n\
+         A database is named by its name or its id: as an argument, with `-d`, by `TENANTRY_DATABASE`, \
+         or once for all with `tenantry use`. Results go to standard output, everything said about them \
+         to standard error.\n\n\
+         ## Exit codes\n\n| code | meaning |\n| ---: | --- |\n| 0 | done |\n",
+    );
+    for (code, meaning) in Exit::ALL {
+        let _ = writeln!(page, "| {} | {meaning} |", code as u8);
+    }
+    page += "\n`db connect -c`, `-f` and standard input run psql; its exit codes become 9 (a statement was \
+         refused) and 8 (the connection was lost or never made).\n\n";
+    page += KEPT;
+    page += "\n## Commands\n";
+    let mut command = Cli::command();
+    command.build();
+    describe(&mut page, &command, "tenantry");
+    check("cli.md", &page);
+}
+
+const KEPT: &str = "\
+## What is kept where
+
+| variable | meaning |
+| --- | --- |
+| `TENANTRY_API_URL` | address of the API; `http://127.0.0.1:5480` when it is not set |
+| `TENANTRY_API_KEY` | token to use; nothing is registered or written then |
+| `TENANTRY_DATABASE` | the database of commands that name none |
+| `TENANTRY_HOME` | directory of the file below; `~/.tenantry` when it is not set |
+
+`credentials.toml` (mode 0600, in a directory of mode 0700) holds per server: the anonymous project that the
+first command registered, the database chosen with `use`, and the connection strings that `create` and
+`reset-password` returned. The server shows a password once and keeps none, so this file is the only place
+where `db connect` can find one. psql gets it by its environment, never by its command line. `logout` sets
+the entry of a server aside in a file of its own.
+";
+
+fn describe(page: &mut String, command: &clap::Command, path: &str) {
+    for sub in command.get_subcommands() {
+        if sub.get_name() == "help" || sub.is_hide_set() {
+            continue;
+        }
+        let path = format!("{path} {}", sub.get_name());
+        if sub.has_subcommands() {
+            describe(page, sub, &path);
+            continue;
+        }
+        let about = sub.get_about().map(ToString::to_string).unwrap_or_default();
+        let _ = writeln!(page, "\n### `{path}`\n\n{about}");
+        if sub.get_name() == "serve" {
+            page.push_str("See [settings](settings.md).\n");
+            continue;
+        }
+        let mut rows = String::new();
+        for argument in sub.get_arguments() {
+            let id = argument.get_id().as_str();
+            let global = [
+                "api_url", "database", "output", "json", "quiet", "help", "version",
+            ];
+            if global.contains(&id) {
+                continue;
+            }
+            let mut name = match (argument.get_short(), argument.get_long()) {
+                (Some(short), Some(long)) => format!("-{short}, --{long}"),
+                (None, Some(long)) => format!("--{long}"),
+                _ => argument
+                    .get_value_names()
+                    .and_then(|names| Some(names.first()?.to_string()))
+                    .unwrap_or_else(|| id.to_uppercase()),
+            };
+            if argument.get_action().takes_values()
+                && argument.get_long().is_some()
+                && let Some([value, ..]) = argument.get_value_names()
+            {
+                let _ = write!(name, " {value}");
+            }
+            let help = argument
+                .get_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            let _ = writeln!(rows, "| `{name}` | {help} |");
+        }
+        if !rows.is_empty() {
+            let _ = write!(page, "\n| argument | meaning |\n| --- | --- |\n{rows}");
+        }
+    }
+    if path == "tenantry" {
+        page.push_str(
+            "\n### Every command that uses the API\n\n| argument | meaning |\n| --- | --- |\n\
+             | `--api-url URL` | address of the API |\n\
+             | `-d, --database DB` | the database to use where a command names none |\n\
+             | `--output FORM` | `table`, `json`, `csv` with a header, `raw`: tabs without a header |\n\
+             | `--json` | the same as `--output json` |\n\
+             | `--quiet` | the one thing that matters: an id, a connection string, nothing |\n",
+        );
+    }
+}
+
+#[test]
+fn the_page_of_the_settings_is_up_to_date() {
+    let mut page = String::from(
+        "# Settings of `tenantry serve`\n\n\
+         Written from the program by a test (`crates/cli/src/documents.rs`).\n\n\
+         Each setting has one name in three places; the first that is given wins: the flag `--NAME`, the \
+         variable `TENANTRY_NAME` (upper case, `_` for `-`), the key `NAME` of the TOML file that `--config` or \
+         `TENANTRY_CONFIG` names. All mistakes are reported together, those of the file with their line; \
+         an unknown key is a mistake. `--check` does only that.\n\n\
+         | name | value | default | meaning |\n| --- | --- | --- | --- |\n",
+    );
+    for setting in SETTINGS {
+        let value = setting.value.unwrap_or("true, false");
+        let _ = writeln!(
+            page,
+            "| `{}` | {value} | {} | {} |",
+            setting.name, setting.default, setting.help
+        );
+    }
+    page += "\nTimes are written like `30s`, `15m`, `24h`, `7d`.\n\n\
+         When an address is not a loopback one, the API over plain HTTP is refused unless `api-tls` or \
+         `allow-plain-http` is set, and anonymous registration is off unless `allow-anonymous` is.\n\n\
+         ## What lies in the data directory\n\n\
+         | path | what | mode |\n| --- | --- | --- |\n\
+         | `installation.key` | the secret that login salts are derived from. Without it no password of a tenant works: back it up | 0600 |\n\
+         | `node.key` | the secret that server passwords are derived from; with another one they are set anew | 0600 |\n\
+         | `operator.key` | the operator's token for the API | 0600 |\n\
+         | `tls/server.crt`, `tls/server.key` | the self-signed certificate, when none was given. Clients that verify use `server.crt` as their root | 0644, 0600 |\n\
+         | `postgres/` | PostgreSQL's data, settings and socket. When its user cannot come here, the file `postgres.base` names the place, below `/var/lib/tenantry` | 0710 |\n\
+         | `log/` | PostgreSQL's log, rotated, without statements | 0700 |\n\
+         | `tenantry.lock` | held while a server runs on this directory | 0600 |\n";
+    check("settings.md", &page);
+}
