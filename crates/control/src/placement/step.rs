@@ -1,7 +1,7 @@
 //! The steps of every operation, and a place to stop in each, so that a test can end the process
 //! there.
 
-use std::sync::LazyLock;
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use model::lifecycle::TenantState;
 
@@ -111,27 +111,32 @@ pub(super) fn of(owner: Owner, action: Action, was_active: bool) -> Step {
     }
 }
 
-/// Called at each moment of each step. Returns at once, unless `TENANTRY_PAUSE_AT` names it.
+/// Between two looks at the file of the test hook.
+const LOOK_EVERY: Duration = Duration::from_millis(5);
+
+/// Called at each moment of each step. Returns at once, unless a test wants to stop here.
 ///
-/// Test hook: with `TENANTRY_PAUSE_AT=create.open:between` in the environment, the process says so
-/// on standard error (and makes the file that `TENANTRY_PAUSE_FILE` names) and that step waits for
-/// ever, so that a test can kill the process at a known point.
+/// Test hook: `TENANTRY_PAUSE_FILE` in the environment names a file. While that file says
+/// `create.open:between`, whoever comes to this point waits, after making the same file with the extension `reached`, so that
+/// a test can end the process, or the server, at a known point; it goes on when the file is gone.
 pub(crate) async fn reached(step: Step, moment: Moment) {
-    static PAUSE_AT: LazyLock<Option<String>> =
-        LazyLock::new(|| std::env::var("TENANTRY_PAUSE_AT").ok());
-    let Some(wanted) = PAUSE_AT.as_deref() else {
+    static FILE: LazyLock<Option<PathBuf>> =
+        LazyLock::new(|| std::env::var_os("TENANTRY_PAUSE_FILE").map(PathBuf::from));
+    let Some(file) = FILE.as_deref() else {
         return;
     };
-    if wanted.split_once(':') != Some((step.name(), moment.name())) {
+    let here = format!("{}:{}", step.name(), moment.name());
+    let is_wanted = || std::fs::read_to_string(file).is_ok_and(|wanted| wanted == here);
+    if !is_wanted() {
         return;
     }
-    eprintln!("paused at {wanted}");
-    if let Ok(file) = std::env::var("TENANTRY_PAUSE_FILE")
-        && let Err(error) = std::fs::write(&file, wanted)
-    {
-        eprintln!("cannot write {file}: {error}");
+    let mark = file.with_extension("reached");
+    if let Err(error) = std::fs::write(&mark, &here) {
+        tracing::error!(file = %mark.display(), %error, "the test hook cannot say where it stopped");
     }
-    std::future::pending().await
+    while is_wanted() {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 #[cfg(test)]
