@@ -3,6 +3,8 @@
 //! Owns: starting the stack and the drivers, and what each must show. What a driver does is in its
 //! own folder, in its own language.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 #[path = "tokio-postgres/run.rs"]
 mod tokio_postgres_driver;
 
@@ -25,7 +27,9 @@ struct Address {
 
 fn start(postgres: Postgres) -> (Stack, Address) {
     let stack = Stack::start_with(StackConfig::on(postgres));
-    let created = stack.cli(&["create", "drivers", "--show-password", "--json"]).json();
+    let created = stack
+        .cli(&["create", "drivers", "--show-password", "--json"])
+        .json();
     let text = |name: &str| created[name].as_str().expect("a string").to_owned();
     let (host, port) = {
         let address = stack.pg_address();
@@ -78,13 +82,20 @@ fn check(ran: &Ran, shows: &[&str], postgres: Postgres) {
     assert_eq!(ran.code, Some(0), "on {postgres:?}: {ran:#?}");
     for name in shows {
         let line = format!("ok {name}");
-        assert!(ran.stdout.lines().any(|l| l == line), "'{line}' is missing on {postgres:?}: {ran:#?}");
+        assert!(
+            ran.stdout.lines().any(|l| l == line),
+            "'{line}' is missing on {postgres:?}: {ran:#?}"
+        );
     }
 }
 
 fn script(program: PathBuf, path: &str) -> Command {
     let mut command = Command::new(program);
-    command.arg(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("drivers").join(path));
+    command.arg(
+        PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+            .join("drivers")
+            .join(path),
+    );
     command
 }
 
@@ -106,7 +117,10 @@ fn basics_and(more: &[&'static str]) -> Vec<&'static str> {
 
 #[test]
 fn psql() {
-    drive(script("bash".into(), "psql/run.sh"), &basics_and(&["copy", "plain-refused"]));
+    drive(
+        script("bash".into(), "psql/run.sh"),
+        &basics_and(&["copy", "plain-refused"]),
+    );
 }
 
 #[test]
@@ -123,18 +137,30 @@ fn psycopg() {
         "pipeline",
         "notify",
     ]);
-    drive(script(tools().join("venv/bin/python3"), "psycopg/run.py"), &shows);
+    drive(
+        script(tools().join("venv/bin/python3"), "psycopg/run.py"),
+        &shows,
+    );
 }
 
 #[test]
 fn asyncpg() {
     let shows = basics_and(&["copy", "direct-tls", "notify", "pool"]);
-    drive(script(tools().join("venv/bin/python3"), "asyncpg/run.py"), &shows);
+    drive(
+        script(tools().join("venv/bin/python3"), "asyncpg/run.py"),
+        &shows,
+    );
 }
 
 #[test]
 fn node_postgres() {
-    let shows = basics_and(&["copy", "plain-refused", "channel-binding", "direct-tls", "pool"]);
+    let shows = basics_and(&[
+        "copy",
+        "plain-refused",
+        "channel-binding",
+        "direct-tls",
+        "pool",
+    ]);
     let mut driver = script("node".into(), "node-postgres/run.js");
     driver.env("NODE_MODULES", tools().join("node"));
     drive(driver, &shows);

@@ -81,3 +81,18 @@ pub(crate) fn postmaster(cluster: &Path) -> Option<u32> {
     let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
     (cwd == cluster.canonicalize().ok()?).then_some(pid)
 }
+
+/// The processes that `parent` made and that still run.
+pub fn children(parent: u32) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").expect("/proc").flatten();
+    pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| parent_of(*pid) == Some(parent))
+        .collect()
+}
+
+fn parent_of(pid: u32) -> Option<u32> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything; state and parent follow it.
+    let mut rest = stat.rsplit_once(") ")?.1.split(' ');
+    rest.nth(1)?.parse().ok()
+}

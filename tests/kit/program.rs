@@ -143,6 +143,36 @@ pub fn psql(dsn: &str) -> Command {
     command
 }
 
+/// psql straight at the server of a stack, as its superuser: the operator's view, past the proxy.
+///
+/// # Panics
+///
+/// When the stack keeps no superuser's password where this kit looks for it.
+pub fn server_psql(stack: &crate::Stack, psql: &Path, query: &str) -> Command {
+    let (socket, user, password) = stack.server_login();
+    let mut command = Command::new(psql);
+    command
+        .args([
+            "--no-psqlrc",
+            "--no-password",
+            "--tuples-only",
+            "--no-align",
+        ])
+        .args(["--set", "ON_ERROR_STOP=1", "--command", query])
+        .arg("--host")
+        .arg(socket)
+        .args([
+            "--port",
+            "5432",
+            "--username",
+            &user,
+            "--dbname",
+            "postgres",
+        ])
+        .env("PGPASSWORD", password);
+    command
+}
+
 /// Waits until `condition` gives something.
 ///
 /// # Panics

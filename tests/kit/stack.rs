@@ -238,9 +238,34 @@ impl Stack {
         postgres::postmaster(&postgres::cluster(&self.data_dir()))
     }
 
+    /// Directory of its PostgreSQL cluster.
+    pub fn cluster(&self) -> PathBuf {
+        postgres::cluster(&self.data_dir())
+    }
+
     /// Its data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.scratch.path().join("data")
+    }
+
+    /// Socket directory, superuser and password of the server itself, for looking past the proxy.
+    ///
+    /// # Panics
+    ///
+    /// When the server does not run.
+    #[track_caller]
+    pub fn server_login(&self) -> (String, String, String) {
+        let cluster = postgres::cluster(&self.data_dir());
+        let running = fs::read_to_string(cluster.join("postmaster.pid")).expect("it runs");
+        // The fifth line, "Database File Layout" in the PostgreSQL manual.
+        let socket = running
+            .lines()
+            .nth(4)
+            .expect("a socket directory")
+            .to_owned();
+        let password = self.data_dir().join("superuser.password");
+        let password = fs::read_to_string(password).expect("the superuser's password");
+        (socket, "tenantry".to_owned(), password.trim().to_owned())
     }
 
     /// A place for further files of the test.

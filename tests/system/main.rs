@@ -1,2 +1,8 @@
-//! The whole-system tests.
-fn main() {}
+//! The whole-system tests: the real binary, real PostgreSQL, real clients. One suite per file.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod command_line;
+mod crash;
+mod flows;
+mod settings;

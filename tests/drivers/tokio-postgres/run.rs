@@ -33,7 +33,9 @@ fn config(address: &Address) -> Config {
 /// rustls verifies chain and name unless told otherwise, so every way here is `verify-full`.
 fn tls(address: &Address) -> MakeRustlsConnect {
     let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&address.root).unwrap()).unwrap();
+    roots
+        .add(CertificateDer::from_pem_file(&address.root).unwrap())
+        .unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -74,7 +76,11 @@ async fn ways_in(address: &Address) {
     }
     let mut open = config(address);
     open.ssl_mode(SslMode::Disable);
-    let error = open.connect(tokio_postgres::NoTls).await.err().expect("plain text was let in");
+    let error = open
+        .connect(tokio_postgres::NoTls)
+        .await
+        .err()
+        .expect("plain text was let in");
     assert!(error.as_db_error().is_some(), "{error:?}");
 }
 
@@ -87,7 +93,15 @@ async fn types_and_prepared(client: &Client) {
         let row = client
             .query_one(
                 &statement,
-                &[&i, &"naïve € 🐘", &&b"\x00\xff"[..], &true, &1.5_f64, &vec![1, 2], &None::<&str>],
+                &[
+                    &i,
+                    &"naïve € 🐘",
+                    &&b"\x00\xff"[..],
+                    &true,
+                    &1.5_f64,
+                    &vec![1, 2],
+                    &None::<&str>,
+                ],
             )
             .await
             .unwrap();
@@ -99,22 +113,40 @@ async fn types_and_prepared(client: &Client) {
     }
     // Many at once on one connection: the library sends them without waiting.
     let queries = (0..200_i64).map(|i| async move {
-        let row = client.query_one("select $1::int8 * 2", &[&i]).await.unwrap();
+        let row = client
+            .query_one("select $1::int8 * 2", &[&i])
+            .await
+            .unwrap();
         assert_eq!(row.get::<_, i64>(0), i * 2);
     });
     futures_util::future::join_all(queries).await;
 }
 
 async fn transactions_and_errors(client: &mut Client) {
-    client.batch_execute("create table tokio_t (id int primary key)").await.unwrap();
+    client
+        .batch_execute("create table tokio_t (id int primary key)")
+        .await
+        .unwrap();
     let transaction = client.transaction().await.unwrap();
-    transaction.execute("insert into tokio_t values (1)", &[]).await.unwrap();
-    let error = transaction.execute("insert into tokio_t values (1)", &[]).await.unwrap_err();
+    transaction
+        .execute("insert into tokio_t values (1)", &[])
+        .await
+        .unwrap();
+    let error = transaction
+        .execute("insert into tokio_t values (1)", &[])
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::UNIQUE_VIOLATION));
     transaction.rollback().await.unwrap();
-    let count = client.query_one("select count(*) from tokio_t", &[]).await.unwrap();
+    let count = client
+        .query_one("select count(*) from tokio_t", &[])
+        .await
+        .unwrap();
     assert_eq!(count.get::<_, i64>(0), 0);
-    let error = client.query("select * from nowhere", &[]).await.unwrap_err();
+    let error = client
+        .query("select * from nowhere", &[])
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), Some(&SqlState::UNDEFINED_TABLE));
     // The same session goes on.
     client.batch_execute("drop table tokio_t").await.unwrap();
@@ -138,7 +170,10 @@ async fn cancel(address: &Address, client: &Client) {
 }
 
 async fn copy(client: &Client) {
-    client.batch_execute("create temp table tokio_copy (id int, v text)").await.unwrap();
+    client
+        .batch_execute("create temp table tokio_copy (id int, v text)")
+        .await
+        .unwrap();
     let sink = client.copy_in("copy tokio_copy from stdin").await.unwrap();
     let mut sink = std::pin::pin!(sink);
     let mut sent = Vec::new();
@@ -162,7 +197,10 @@ async fn copy(client: &Client) {
 async fn big_value(client: &Client) {
     let big = "0123456789abcdef".repeat(4 << 20);
     let row = client.query_one("select $1::text", &[&big]).await.unwrap();
-    assert!(row.get::<_, &str>(0) == big, "what came back is not what was sent");
+    assert!(
+        row.get::<_, &str>(0) == big,
+        "what came back is not what was sent"
+    );
 }
 
 async fn wrong_password(address: &Address) {

@@ -6,6 +6,7 @@
 //! | `operator.key` | the operator's token for the API | 0600 |
 //! | `tls/server.crt`, `tls/server.key` | the self-signed certificate, when none was given | 0644, 0600 |
 //! | `node.key` | the secret that server passwords are derived from | 0600 |
+//! | `superuser.password` | of the platform's own role in PostgreSQL | 0600 |
 //! | `postgres/` | PostgreSQL's data, settings and socket; `postgres.base` names another place when its user cannot come here | 0710 |
 //! | `log/` | PostgreSQL's log, rotated | 0700 |
 //! | `tenantry.lock` | held while a server runs on this directory | |

@@ -172,7 +172,7 @@ async fn start_on(
     let operator_key = files::operator_key(&operator_file).map_err(in_dir)?;
     let identity = match given {
         Some(identity) => identity,
-        None => Identity::read_or_make(&dir.join("tls"), &[config.public_host.clone()])
+        None => Identity::read_or_make(&dir.join("tls"), std::slice::from_ref(&config.public_host))
             .map_err(in_dir)?,
     };
     if identity.fresh {
