@@ -9,8 +9,9 @@
 --
 -- {catalog}: database of the control plane's catalog, where it lies on this server.
 -- {template}: database every tenant is copied from (`tenantry_template`).
--- {locale}: empty (as the server), or a LOCALE clause; on 17+ `LOCALE_PROVIDER builtin BUILTIN_LOCALE
---   'C.UTF-8'`, before it `LOCALE 'C.UTF-8'`: neither changes its order with the operating system.
+-- {locale}: empty (as the server), or a LOCALE clause, of which the server takes the first it knows: on 17+
+--   PostgreSQL's own provider with C.UTF-8, before it LC_COLLATE 'C' (order of bytes) with LC_CTYPE 'C.UTF-8'
+--   (upper and lower case): neither changes its order with the operating system. See `steps.rs`.
 
 -- step: groups | postgres | transaction
 -- The groups own and are granted everything inside tenant databases, so that ownership and grants
