@@ -66,7 +66,7 @@ impl Session {
                 if self.server.is_some() && self.parked.len() > frame::HEADER {
                     // What waited for the server.
                     let parked = std::mem::take(&mut self.parked);
-                    self.from_client(cx, &parked)?;
+                    self.pass_to_server(cx, &parked)?;
                     moved = true;
                 } else if let Some(turn) = self.read_client(cx, scratch, &mut moved)? {
                     return Ok(Poll::Ready(turn));
@@ -141,7 +141,7 @@ impl Session {
         add(&self.tenant.counters.bytes_from_clients, read as u64);
         let bytes = &scratch[..kept + read];
         if self.server.is_some() {
-            self.from_client(cx, bytes)?;
+            self.pass_to_server(cx, bytes)?;
             return Ok(None);
         }
         // Without a server, only the first message matters.
@@ -158,7 +158,7 @@ impl Session {
 
     /// Passes on what a client sent, and records what must come back.
     #[inline]
-    fn from_client(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Ended> {
+    fn pass_to_server(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Ended> {
         let Some(server) = self.server.as_deref_mut() else {
             return Ok(());
         };
@@ -232,13 +232,13 @@ impl Session {
             return Err(Ended::Refused(Refusal::ServerLost));
         }
         server.kept.clear();
-        self.from_server(cx, &scratch[..kept + read], worker)?;
+        self.pass_to_client(cx, &scratch[..kept + read], worker)?;
         Ok(true)
     }
 
     /// Passes on what the server sent, and checks that each message was asked for.
     #[inline]
-    fn from_server(
+    fn pass_to_client(
         &mut self,
         cx: &mut Context<'_>,
         bytes: &[u8],

@@ -7,7 +7,6 @@ use std::{
     cell::Cell,
     future::poll_fn,
     io,
-    os::unix::net::UnixStream as StdUnix,
     rc::Rc,
     sync::Arc,
     task::{Poll, ready},
@@ -198,7 +197,7 @@ pub(crate) async fn connect(address: &NodeAddress) -> io::Result<Stream> {
     match address {
         NodeAddress::Unix(path) => {
             let socket = tokio::net::UnixStream::connect(path).await?;
-            Stream::quiet(StdUnix::from(socket.into_std()?))
+            Stream::quiet(socket.into_std()?)
         }
         NodeAddress::Tcp { host, port, tls } => {
             let socket = TcpStream::connect((host.as_str(), *port)).await?;

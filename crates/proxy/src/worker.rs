@@ -279,7 +279,7 @@ async fn sweep(worker: Rc<Worker>) {
     let mut forget_at = None;
     loop {
         let oldest = worker.idle.oldest();
-        if oldest.is_some() || worker.tenants.borrow().len() > 0 {
+        if oldest.is_some() || !worker.tenants.borrow().is_empty() {
             forget_at.get_or_insert_with(|| Instant::now() + limits.tenant_idle_max);
         }
         let wake = match (&oldest, forget_at) {

@@ -1,0 +1,140 @@
+//! One budget of server connections for all tenants of a node.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod kit;
+
+use std::time::Duration;
+
+use kit::{Stack, code, wait_until};
+use model::Role;
+use proxy::Snapshot;
+
+fn snapshot(stack: &Stack) -> Snapshot {
+    tokio::task::block_in_place(|| {
+        tokio::runtime::Handle::current().block_on(stack.proxy().snapshot())
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_of_others_make_room() {
+    for workers in [1, 3] {
+        let stack = Stack::with_budget(2, |config| config.workers = workers).await;
+        // More tenants than connections, each used once and then idle.
+        for _ in 0..6 {
+            let tenant = stack.tenant();
+            let client = stack.connect(&tenant, Role::Admin).await;
+            client.simple_query("SELECT 1").await.unwrap();
+            assert!(stack.backends() <= 2);
+        }
+        assert!(snapshot(&stack).nodes[0].servers <= 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_gets_the_first_that_becomes_free_and_waiting_has_an_end() {
+    let stack = Stack::with_budget(1, |config| {
+        config.limits.budget_wait_max = Duration::from_millis(400);
+    })
+    .await;
+    let (a, b) = (stack.tenant(), stack.tenant());
+    // So that the values of its server are known.
+    drop(stack.connect(&b, Role::Admin).await);
+    let holder = stack.connect(&a, Role::Admin).await;
+    holder.batch_execute("BEGIN").await.unwrap();
+    let waiting = stack.connect(&b, Role::Admin).await;
+    let error = waiting.simple_query("SELECT 1").await.unwrap_err();
+    assert_eq!(code(&error), "53300");
+
+    let waiting = stack.connect(&b, Role::Admin).await;
+    let answer = tokio::spawn(async move { waiting.simple_query("SELECT 1").await });
+    wait_until("it waits", || {
+        snapshot(&stack).tenants.iter().any(|t| t.waiting == 1)
+    });
+    drop(holder);
+    answer.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_has_a_limit_of_its_own_and_its_roles_share_it() {
+    let stack = Stack::start(|config| {
+        config.limits.budget_wait_max = Duration::from_millis(400);
+    })
+    .await;
+    let tenant = stack.tenant();
+    for role in Role::ALL {
+        stack.set_route(&tenant, role, |route| {
+            route.limits.server_connections_max = 2
+        });
+    }
+    let admin = stack.connect(&tenant, Role::Admin).await;
+    let write = stack.connect(&tenant, Role::Write).await;
+    admin.simple_query("SELECT 1").await.unwrap();
+    write.simple_query("SELECT 1").await.unwrap();
+    let third = stack.connect(&tenant, Role::Admin).await;
+    let error = third.simple_query("SELECT 1").await.unwrap_err();
+    assert_eq!(code(&error), "53300");
+    // An idle connection of one role makes room for another.
+    drop(write);
+    let read = stack.connect(&tenant, Role::Read).await;
+    read.simple_query("SELECT 1").await.unwrap();
+    assert!(stack.backends() <= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_does_not_keep_another_tenant_out() {
+    let stack = Stack::with_budget(2, |_| {}).await;
+    let (crowd, quiet) = (stack.tenant(), stack.tenant());
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let mut busy = Vec::new();
+    for _ in 0..10 {
+        let (config, stop) = (stack.config(&crowd, Role::Admin), stop.clone());
+        let connect = |config| {
+            let stack = &stack;
+            async move { stack.connect_with(&config).await }
+        };
+        // Each holds a connection for a statement, leaves, and comes back.
+        let first = connect(config.clone()).await.unwrap();
+        busy.push(async move {
+            let mut client = first;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                client.simple_query("SELECT pg_sleep(0.01)").await.unwrap();
+                drop(client);
+                client = connect(config.clone()).await.unwrap();
+            }
+        });
+    }
+    let crowd = futures_util::future::join_all(busy);
+    let quiet = async {
+        for _ in 0..5 {
+            let began = std::time::Instant::now();
+            let client = stack.connect(&quiet, Role::Admin).await;
+            client.simple_query("SELECT 1").await.unwrap();
+            assert!(began.elapsed() < Duration::from_secs(2));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    };
+    futures_util::future::join(crowd, quiet).await;
+    assert_eq!(snapshot(&stack).mismatches, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_when_clients_leave_while_they_wait() {
+    let stack = Stack::with_budget(1, |_| {}).await;
+    let (a, b) = (stack.tenant(), stack.tenant());
+    drop(stack.connect(&b, Role::Admin).await);
+    let holder = stack.connect(&a, Role::Admin).await;
+    holder.batch_execute("BEGIN").await.unwrap();
+    for _ in 0..5 {
+        let client = stack.connect(&b, Role::Admin).await;
+        let query = tokio::spawn(async move { client.simple_query("SELECT 1").await });
+        wait_until("it waits", || {
+            snapshot(&stack).tenants.iter().any(|t| t.waiting > 0)
+        });
+        query.abort();
+    }
+    drop(holder);
+    let client = stack.connect(&b, Role::Admin).await;
+    client.simple_query("SELECT 1").await.unwrap();
+    assert_eq!(snapshot(&stack).nodes[0].servers, 1);
+}
