@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, process::Command, sync::LazyLock};
 use serde_json::Value;
 
 /// Who may depend on whom. A crate that is not here fails the test: somebody has to decide.
-const DIRECTION: [(&str, &[&str]); 7] = [
+const DIRECTION: [(&str, &[&str]); 8] = [
     ("wire", &[]),
     ("model", &[]),
     ("proxy", &["wire", "model"]),
@@ -16,6 +16,7 @@ const DIRECTION: [(&str, &[&str]); 7] = [
     ("control", &["model", "node", "wire"]),
     ("cli", &["wire", "model", "proxy", "node", "control"]),
     ("tests", &["wire", "model"]),
+    ("load", &["wire"]),
 ];
 
 /// Not in the tree, not even by way of others.
