@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) warm_pool: u32,
     pub(crate) drain_limit: Duration,
     pub(crate) anonymous: bool,
+    /// Clients without TLS are let in.
+    pub(crate) plain_pg: bool,
 }
 
 /// How log lines look.
@@ -121,6 +123,7 @@ impl Reader {
         }
         let api_tls = self.switch("api-tls");
         let plain = self.switch("allow-plain-http");
+        let plain_pg = self.switch("allow-plain-pg");
         let anonymous = self.optional("allow-anonymous", boolean);
         let local_api = api_listen.is_none_or(|address| address.ip().is_loopback());
         if !local_api && !api_tls && !plain {
@@ -180,6 +183,7 @@ impl Reader {
             pg_listen,
             api_listen,
             api_tls,
+            plain_pg,
             anonymous: anonymous.unwrap_or(local_api && pg_listen.ip().is_loopback()),
             public_host: public_host?,
             pg_bin,
@@ -380,7 +384,7 @@ mod tests {
         let config = validate(&[]).unwrap();
         assert_eq!(config.pg_listen.to_string(), "127.0.0.1:5433");
         assert_eq!(config.public_host, "127.0.0.1");
-        assert!(config.anonymous && !config.api_tls);
+        assert!(config.anonymous && !config.api_tls && !config.plain_pg);
     }
 
     #[test]

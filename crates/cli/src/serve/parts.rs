@@ -186,6 +186,7 @@ async fn start_on(
 
     let mut wanted = proxy::Config::new(vec![config.pg_listen], *keys.login_salt());
     wanted.workers = config.workers as usize;
+    wanted.require_tls = !config.plain_pg;
     wanted.limits.clients_max = config.clients_max as usize;
     wanted.tls = Some(
         TlsConfig::from_pem(&identity.chain_pem, identity.key_pem.reveal().as_bytes())

@@ -169,6 +169,10 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "allow-plain-http",
         "Serve the API without TLS on an address that is not loopback",
     ),
+    switch(
+        "allow-plain-pg",
+        "Let PostgreSQL clients in without TLS: for measuring, or where something else encrypts",
+    ),
     Setting {
         name: "allow-anonymous",
         value: None,
