@@ -1,7 +1,7 @@
 //! The deep checker: compares what is on a server with what should be there.
 //!
-//! Owns: what counts as a finding, and the order of looking: databases and roles ([`server`]), the
-//! configuration, then the inside of every open tenant database ([`inside`]). Changes nothing;
+//! Owns: what counts as a finding, and the order of looking: databases and roles (`server`), the
+//! configuration, then the inside of every open tenant database (`inside`). Changes nothing;
 //! [`Node::repair_logins`] sets back what a tenant can change on its own roles.
 
 mod inside;

@@ -1,6 +1,6 @@
 //! A PostgreSQL server that we run ourselves, as our child.
 //!
-//! Owns: its files ([`place`], [`cluster`]), its settings ([`settings`]), its processes ([`server`])
+//! Owns: its files (`place`, `cluster`), its settings (`settings`), its processes (`server`)
 //! and its log. It listens on a unix socket only.
 
 mod cluster;
