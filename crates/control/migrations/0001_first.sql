@@ -106,8 +106,11 @@ CREATE TABLE idempotency (
     -- The answer: encrypted, because it may hold a password. NULL: not there yet.
     status smallint,
     response bytea,
+    -- Whether the answer is the one that was given, and not one written ahead of it.
+    settled boolean NOT NULL DEFAULT false,
     expires_at timestamptz NOT NULL,
     PRIMARY KEY (project_id, key),
-    CHECK ((status IS NULL) = (response IS NULL))
+    CHECK ((status IS NULL) = (response IS NULL)),
+    CHECK (NOT settled OR status IS NOT NULL)
 );
 CREATE INDEX idempotency_expires ON idempotency (expires_at);

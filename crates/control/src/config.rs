@@ -49,8 +49,12 @@ impl Default for WarmPool {
 /// Bounds of the control plane, each with its reason.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ControlLimits {
-    /// Connections to the catalog. 16: logins at some hundreds per second need about two.
+    /// Connections to the catalog for the API and the passes. 12: as many short transactions at
+    /// once as a small server likes.
     pub catalog_connections_max: usize,
+    /// Connections to the catalog for logins, apart, so that no load on the API delays one. 4:
+    /// about two thousand logins per second.
+    pub login_connections_max: usize,
     /// Wait for one of them. 5 s: longer than any burst, shorter than a client's patience.
     pub catalog_wait_max: Duration,
     /// API connections at once; more wait in the listen queue. 1,024.
@@ -92,7 +96,8 @@ pub struct ControlLimits {
 impl Default for ControlLimits {
     fn default() -> Self {
         Self {
-            catalog_connections_max: 16,
+            catalog_connections_max: 12,
+            login_connections_max: 4,
             catalog_wait_max: Duration::from_secs(5),
             api_connections_max: 1024,
             body_bytes_max: 1 << 20,

@@ -78,11 +78,9 @@ pub struct Control {
 pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> {
     let listener = api::server::listen(config.api_listen)?;
     let limits = config.limits;
-    let catalog = catalog::Catalog::new(
-        parts.catalog,
-        limits.catalog_connections_max,
-        limits.catalog_wait_max,
-    );
+    let wait = limits.catalog_wait_max;
+    let logins = catalog::Catalog::new(parts.catalog.clone(), limits.login_connections_max, wait);
+    let catalog = catalog::Catalog::new(parts.catalog, limits.catalog_connections_max, wait);
     migrate_catalog(&catalog).await?;
 
     let tasks = tasks::Tasks::default();
@@ -91,6 +89,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         config: Arc::new(config),
         keys: parts.keys,
         catalog: catalog.clone(),
+        logins,
         node: parts.node,
         changes: changes.clone(),
         door: parts.door,
@@ -153,5 +152,6 @@ impl Control {
             tracing::debug!(error = %error, "last uses of credentials were not written");
         }
         self.app.catalog.close();
+        self.app.logins.close();
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The key is reserved before the handler runs. A handler that changes something writes its answer
 //! in the same transaction ([`Ticket::keep_in`]), so after a crash either both are there or
-//! neither. Answers are kept encrypted for an hour, because they may hold a password; errors are
+//! neither; the answer that is given in the end replaces it. Answers are kept encrypted for an hour, because they may hold a password; errors are
 //! not kept, because nothing was done.
 //!
 //! The two routes without a token do not keep answers: whoever guessed a key would get another
@@ -22,7 +22,7 @@ use deadpool_postgres::Object;
 use model::ProjectId;
 use sha2::{Digest, Sha256};
 use tokio::time::Instant;
-use tokio_postgres::GenericClient;
+use tokio_postgres::{GenericClient, types::ToSql};
 
 use super::{
     App,
@@ -69,13 +69,23 @@ impl Ticket {
         status: StatusCode,
         body: &[u8],
     ) -> Result<(), CatalogError> {
+        self.write(client, status, body, false).await
+    }
+
+    async fn write(
+        &self,
+        client: &impl GenericClient,
+        status: StatusCode,
+        body: &[u8],
+        settled: bool,
+    ) -> Result<(), CatalogError> {
         let Some(reserved) = &self.0 else {
             return Ok(());
         };
         let status = i16::try_from(status.as_u16()).expect("a status has three digits");
         client
             .execute(
-                "UPDATE idempotency SET status = $3, response = $4,
+                "UPDATE idempotency SET status = $3, response = $4, settled = $6,
                      expires_at = now() + make_interval(secs => $5)
                  WHERE project_id = $1 AND key = $2",
                 &[
@@ -84,6 +94,7 @@ impl Ticket {
                     &status,
                     &reserved.seal(body),
                     &reserved.keep.as_secs_f64(),
+                    &settled,
                 ],
             )
             .await?;
@@ -208,8 +219,8 @@ async fn reserve(app: &App, reserved: &Reserved) -> ApiResult<Option<Response>> 
         }
         let row = client
             .query_opt(
-                "SELECT request_hash, status, response FROM idempotency
-                 WHERE project_id = $1 AND key = $2",
+                "SELECT request_hash, status, response, settled OR leased_until <= now()
+                 FROM idempotency WHERE project_id = $1 AND key = $2",
                 &[&reserved.project.as_str(), &reserved.key],
             )
             .await?;
@@ -219,10 +230,13 @@ async fn reserve(app: &App, reserved: &Reserved) -> ApiResult<Option<Response>> 
         if row.get::<_, &[u8]>(0) != reserved.request_hash {
             return Err(ErrorCode::IdempotencyKeyReused.into());
         }
-        if let Some(status) = row.get::<_, Option<i16>>(1) {
+        let late = Instant::now() >= until;
+        if let Some(status) = row.get::<_, Option<i16>>(1)
+            && (late || row.get(3))
+        {
             return replay(reserved, status, row.get(2)).map(Some);
         }
-        if Instant::now() >= until {
+        if late {
             return Err(ErrorCode::IdempotencyInProgress.into());
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -256,6 +270,7 @@ async fn insert(app: &App, client: &Object, reserved: &Reserved) -> ApiResult<bo
              VALUES ($1, $2, $3, $4, now() + make_interval(secs => $5), now() + make_interval(secs => $6))
              ON CONFLICT (project_id, key) DO UPDATE
                  SET request_hash = $3, instance = $4, status = NULL, response = NULL,
+                     settled = false,
                      leased_until = excluded.leased_until, expires_at = excluded.expires_at
                  WHERE idempotency.expires_at <= now()
                      OR (idempotency.status IS NULL AND idempotency.leased_until <= now())",
@@ -307,18 +322,24 @@ impl Drop for Release {
     }
 }
 
-/// Only if the handler kept no answer of its own.
+/// An answer that the handler kept stays, and is the last word.
 async fn release(app: &App, reserved: &Reserved) {
     let result = async {
-        app.catalog
-            .get()
-            .await?
+        let client = app.catalog.get().await?;
+        let whose: [&(dyn ToSql + Sync); 2] = [&reserved.project.as_str(), &reserved.key];
+        client
             .execute(
                 "DELETE FROM idempotency WHERE project_id = $1 AND key = $2 AND status IS NULL",
-                &[&reserved.project.as_str(), &reserved.key],
+                &whose,
             )
-            .await
-            .map_err(CatalogError::from)
+            .await?;
+        client
+            .execute(
+                "UPDATE idempotency SET settled = true WHERE project_id = $1 AND key = $2",
+                &whose,
+            )
+            .await?;
+        Ok::<(), CatalogError>(())
     };
     if let Err(error) = result.await {
         tracing::debug!(error = %error, "an Idempotency-Key was not given back; it expires");
@@ -353,7 +374,7 @@ async fn keep(app: &App, reserved: Arc<Reserved>, status: StatusCode, body: &[u8
     let result = async {
         let client = app.catalog.get().await?;
         Ticket(Some(reserved))
-            .keep_in(&**client, status, body)
+            .write(&**client, status, body, true)
             .await
     };
     if let Err(error) = result.await {
@@ -361,13 +382,19 @@ async fn keep(app: &App, reserved: Arc<Reserved>, status: StatusCode, body: &[u8
     }
 }
 
-/// Gives back what a former process of this name had reserved and not answered.
+/// Gives back what a former process of this name had reserved and not answered; what it had done is
+/// answered as it was written down.
 pub(crate) async fn release_own(catalog: &Catalog, instance: &str) -> Result<(), CatalogError> {
-    catalog
-        .get()
-        .await?
+    let client = catalog.get().await?;
+    client
         .execute(
             "DELETE FROM idempotency WHERE instance = $1 AND status IS NULL",
+            &[&instance],
+        )
+        .await?;
+    client
+        .execute(
+            "UPDATE idempotency SET settled = true WHERE instance = $1",
             &[&instance],
         )
         .await?;

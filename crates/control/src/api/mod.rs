@@ -37,6 +37,8 @@ pub(crate) struct App {
     pub(crate) config: Arc<Config>,
     pub(crate) keys: Keys,
     pub(crate) catalog: Catalog,
+    /// The same catalog, through connections of their own.
+    pub(crate) logins: Catalog,
     pub(crate) node: node::Node,
     pub(crate) changes: Changes,
     pub(crate) door: Door,

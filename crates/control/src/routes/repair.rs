@@ -68,9 +68,11 @@ async fn run(
         .query_opt("SELECT pid FROM tenant WHERE id = $1", &[&tenant.as_str()])
         .await
         .map_err(CatalogError::from)?;
+    drop(client);
     let Some(row) = row else { return Ok(0) };
     let pid: Pid = row.get::<_, &str>(0).parse()?;
     let findings = app.node.repair_logins(&pid).await?;
+    let client = app.catalog.get().await?;
     app.changes
         .announce(changes::mark(&**client, tenant).await?);
     Ok(findings.len())

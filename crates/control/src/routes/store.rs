@@ -29,7 +29,7 @@ pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found
     let limit = i64::try_from(CANDIDATES_MAX.saturating_sub(one_use.len()))
         .unwrap_or(0)
         .max(1);
-    let client = app.catalog.get().await?;
+    let client = app.logins.get().await?;
     let statement = client.prepare_cached(RESOLVE).await?;
     let rows = client
         .query(

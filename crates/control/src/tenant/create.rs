@@ -71,14 +71,10 @@ async fn existing(app: &App, wanted: &Wanted) -> ApiResult<Option<Tenant>> {
         name: wanted.name.clone(),
     };
     let client = app.catalog.get().await?;
-    let found = store::find(
-        &**client,
-        Some(&wanted.project),
-        &wanted.project,
-        &key,
-        Purpose::Read,
-    )
-    .await?;
+    let project = &wanted.project;
+    let found = store::find(&**client, Some(project), project, &key, Purpose::Read).await?;
+    // Nobody who waits holds a connection: there are fewer of those than callers.
+    drop(client);
     match found {
         Some(tenant) => super::change::wait_for(app, tenant, wanted.wait, |state| {
             !matches!(state, TenantState::Creating | TenantState::Cloning)

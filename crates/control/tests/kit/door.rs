@@ -132,12 +132,17 @@ async fn serve(stream: UnixStream, routes: RouteClient, secret: [u8; 32]) -> any
         return Ok(());
     };
     anyhow::ensure!(resolved.route.access == Access::Open, "not open");
+    let settings = proved.startup().parameters.clone();
     proved.accept(&found, &mut out);
     client.stream.write_all(&out).await?;
-    copy(client, resolved).await
+    copy(client, resolved, settings).await
 }
 
-async fn copy(mut client: Reader, resolved: Resolved) -> anyhow::Result<()> {
+async fn copy(
+    mut client: Reader,
+    resolved: Resolved,
+    settings: Vec<(String, String)>,
+) -> anyhow::Result<()> {
     let NodeAddress::Unix(socket) = &resolved.node.address else {
         anyhow::bail!("no socket")
     };
@@ -154,10 +159,15 @@ async fn copy(mut client: Reader, resolved: Resolved) -> anyhow::Result<()> {
         accept: Default::default(),
     };
     let role = format!("-c role={}", login.group.as_str());
-    let parameters = [
+    let mut parameters = vec![
         ("database", login.database.as_str()),
         ("options", role.as_str()),
     ];
+    parameters.extend(
+        settings
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    );
     let mut out = Vec::new();
     let nonce = scram::nonce()?;
     let mut state = server::start(credentials, Protocol::V3_0, &parameters, nonce, &mut out);
