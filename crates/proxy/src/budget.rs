@@ -120,12 +120,13 @@ impl Budget {
         granted
     }
 
-    /// Whether another tenant waits: then nothing should be kept idle.
-    pub(crate) fn is_wanted(&self) -> bool {
+    /// Whether a tenant other than `tenant` waits: then nothing is kept idle, and nothing goes on
+    /// to the next client of the same tenant past the round.
+    pub(crate) fn is_wanted_by_others(&self, tenant: &TenantId) -> bool {
         self.state()
             .round
             .iter()
-            .any(|waiting| !waiting.grant.is_closed())
+            .any(|waiting| waiting.tenant != *tenant && !waiting.grant.is_closed())
     }
 
     /// Permits given out, and how many there are.
@@ -179,6 +180,11 @@ impl Budget {
 }
 
 impl Permit {
+    /// Whether it is for that node. A tenant may have moved while it waited.
+    pub(crate) fn is_of(&self, budget: &Arc<Budget>) -> bool {
+        self.0.as_ref().is_some_and(|own| Arc::ptr_eq(own, budget))
+    }
+
     /// Returns it without looking for somebody who waits: the caller does that.
     fn give_up(mut self) {
         if let Some(budget) = self.0.take() {
@@ -228,14 +234,14 @@ mod tests {
         let held = budget.try_permit().unwrap();
         let mut a = budget.queue(tenant('a'));
         let mut b = budget.queue(tenant('b'));
-        assert!(budget.is_wanted());
+        assert!(budget.is_wanted_by_others(&tenant('a')));
         drop(held);
         let permit = a.try_recv().unwrap();
         assert!(b.try_recv().is_err());
         assert!(budget.try_permit().is_none());
         drop(permit);
         let permit = b.try_recv().unwrap();
-        assert!(!budget.is_wanted());
+        assert!(!budget.is_wanted_by_others(&tenant('a')));
         drop(permit);
         assert_eq!(budget.usage(), (0, 1));
     }

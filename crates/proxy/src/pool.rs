@@ -345,7 +345,10 @@ impl Tenant {
             tokio::task::spawn_local(async move {
                 let permit = granted.await;
                 tenant.queued.set(false);
-                if let Ok(permit) = permit {
+                let now = tenant.budget();
+                if let Ok(permit) = permit
+                    && now.is_some_and(|budget| permit.is_of(&budget))
+                {
                     tenant.hand(permit);
                 }
                 tenant.seek();
@@ -407,14 +410,18 @@ impl Tenant {
         });
     }
 
-    /// Lends a clean connection on, or keeps it idle, or closes it for others.
+    /// Lends a clean connection on, or keeps it idle, or closes it for a tenant that waits: the
+    /// round comes before our own clients, or a crowd would keep all others out.
     fn put(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, server: Box<Server>) {
         self.forget_who_left();
         let fits = self.pools.borrow().get(&role).is_some_and(|pool| {
             pool.resolved.route.server == server.login.server
                 && pool.resolved.node.address == server.cancel.node.address
         });
-        if !fits || worker.is_closing() {
+        let is_wanted = self
+            .budget()
+            .is_some_and(|budget| budget.is_wanted_by_others(&self.id));
+        if !fits || is_wanted || worker.is_closing() {
             tokio::task::spawn_local(close(server));
             return;
         }
@@ -437,11 +444,6 @@ impl Tenant {
                 Err(Grant::Server(back)) => server = back,
                 Err(Grant::Lease(_)) => return,
             }
-        }
-        let wanted = self.budget.borrow().as_ref().is_some_and(|b| b.is_wanted());
-        if wanted {
-            tokio::task::spawn_local(close(server));
-            return;
         }
         if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
             let number = worker.idle.add(self, role);

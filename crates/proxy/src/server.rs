@@ -17,6 +17,7 @@ use model::{
     route::{NodeAddress, NodeTarget, NodeTls, Resolved, ServerLogin},
 };
 use rustls::pki_types::ServerName;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{net::TcpStream, sync::Notify};
 use wire::{
     frame::{self, Frames},
@@ -31,6 +32,10 @@ use wire::{
 };
 
 use crate::{budget::Budget, node_tls, pool::Lease, stream::Stream};
+
+/// A node that is silent that long is asked whether it is still there. Shorter than what firewalls
+/// forget an idle connection after.
+const KEEPALIVE_AFTER: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// Parameters a server reported, and their values. Shared until one changes.
 pub(crate) type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
@@ -201,6 +206,8 @@ pub(crate) async fn connect(address: &NodeAddress) -> io::Result<Stream> {
         }
         NodeAddress::Tcp { host, port, tls } => {
             let socket = TcpStream::connect((host.as_str(), *port)).await?;
+            let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
+            SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
             let mut stream = Stream::tcp(socket.into_std()?)?;
             if *tls != NodeTls::Disable {
                 let config = node_tls::config(tls).map_err(io::Error::other)?;

@@ -135,7 +135,11 @@ impl Worker {
         self.tenants
             .borrow_mut()
             .entry(id.clone())
-            .or_insert_with(|| Rc::new(Tenant::new(id.clone(), &this)))
+            .or_insert_with(|| {
+                // There is somebody to forget one day.
+                self.idle.changed.notify_one();
+                Rc::new(Tenant::new(id.clone(), &this))
+            })
             .clone()
     }
 

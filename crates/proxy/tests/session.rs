@@ -53,6 +53,32 @@ async fn a_client_reaches_its_own_database_and_role() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_said_too_early_moves_home_with_it() {
+    let stack = Stack::start(|config| {
+        config.workers = 3;
+        config.require_tls = false;
+    })
+    .await;
+    // Large enough to be partly unread when the client moves.
+    let comment = "x".repeat(100_000);
+    for encrypted in [true, false, true, false, true, false] {
+        let tenant = stack.tenant();
+        let mut raw = match encrypted {
+            true => Raw::tls(stack.port, &stack.certificate),
+            false => Raw::plain(stack.port),
+        };
+        build::query("SELECT 'early'", &mut raw.eager);
+        build::query(&format!("SELECT 'late' /* {comment} */"), &mut raw.eager);
+        let user = tenant.login(Role::Admin).to_string();
+        let parameters = [("user", user.as_str()), ("database", "postgres")];
+        let seen = raw.log_in(Protocol::V3_0, &parameters, &tenant.password);
+        assert_eq!(raw::code_of(&seen), "");
+        assert_eq!(raw::value(&raw.until(b'Z')), "early");
+        assert_eq!(raw::value(&raw.until(b'Z')), "late");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn psql_works() {
     let stack = Stack::start(|_| {}).await;
     let tenant = stack.tenant();

@@ -34,8 +34,10 @@ pub const INSTALLATION_KEY: [u8; 32] = [7; 32];
 
 /// Where Debian puts PostgreSQL 15, unless the environment says something else.
 fn bin(name: &str) -> PathBuf {
-    let directory = option_env!("TENANTRY_TEST_PG_BIN").unwrap_or("/usr/lib/postgresql/15/bin");
-    Path::new(directory).join(name)
+    let directory = std::env::var_os("TENANTRY_TEST_PG_BIN");
+    directory
+        .map_or("/usr/lib/postgresql/15/bin".into(), PathBuf::from)
+        .join(name)
 }
 
 /// A command that runs as an ordinary user also when we are root, and ends with us.

@@ -22,6 +22,8 @@ pub type Message = (u8, Vec<u8>);
 
 pub struct Raw {
     pub stream: Box<dyn Bytes>,
+    /// Sent in one flight with the proof, before it is known whether that was right.
+    pub eager: Vec<u8>,
     binding: ChannelBinding,
 }
 
@@ -58,6 +60,7 @@ impl Raw {
         Self {
             stream: Box::new(tcp(port)),
             binding: ChannelBinding::Unavailable,
+            eager: Vec::new(),
         }
     }
 
@@ -92,6 +95,7 @@ impl Raw {
         Ok(Self {
             stream: Box::new(StreamOwned::new(tls, stream)),
             binding,
+            eager: Vec::new(),
         })
     }
 
@@ -164,6 +168,7 @@ impl Raw {
                         let state: client::AwaitServerFirst = waiting_for_first.take().unwrap();
                         let (state, answer) = state.on_server_first(data, password, None).unwrap();
                         build::sasl_response(answer.as_bytes(), &mut out);
+                        out.append(&mut self.eager);
                         waiting_for_final = Some(state);
                     }
                     parse::Authentication::SaslFinal(data) => {
