@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _};
 
-use kit::{Stack, program::run};
+use kit::{Stack, StackConfig, program::run};
 use serde_json::Value;
 
 #[test]
@@ -211,7 +211,7 @@ fn delete_is_taken_back_with_its_data() {
 
 #[test]
 fn no_password_is_on_a_command_line_or_in_the_log() {
-    let stack = Stack::start();
+    let stack = Stack::start_with(StackConfig::default().arg("--log-filter").arg("trace"));
     let created = stack
         .cli(&["create", "app", "--show-secrets", "--json"])
         .json();
@@ -232,6 +232,11 @@ fn no_password_is_on_a_command_line_or_in_the_log() {
     ] {
         assert!(!log.contains(secret), "a secret is in the log");
     }
+    assert!(!log.contains("SCRAM-SHA-256$"), "a verifier is in the log");
+    assert!(
+        !log.contains("executing statement"),
+        "statements are in the log"
+    );
 }
 
 #[test]

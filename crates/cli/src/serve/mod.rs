@@ -15,7 +15,11 @@ use std::{io::Write as _, time::Duration};
 
 use config::{Config, LogForm};
 use signals::Signals;
-use tracing_subscriber::{EnvFilter, fmt};
+use tracing::Level;
+use tracing_subscriber::{
+    EnvFilter, filter::filter_fn, fmt, layer::SubscriberExt as _, registry,
+    util::SubscriberInitExt as _,
+};
 
 use crate::exit::{Exit, Failure};
 
@@ -68,13 +72,23 @@ fn read_settings(args: &ServeArgs) -> Result<Config, Failure> {
 /// Logs go to standard error, so that standard output has the ready line only.
 fn start_log(config: &Config) {
     use std::io::IsTerminal as _;
-    let filter = EnvFilter::new(&config.log_filter);
     let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let log = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let log = registry()
+        .with(EnvFilter::new(&config.log_filter))
+        .with(filter_fn(|line| {
+            may_be_logged(line.target(), *line.level())
+        }));
     match config.log {
-        LogForm::Human => log.with_ansi(colours).compact().init(),
-        LogForm::Json => log.json().flatten_event(true).init(),
+        LogForm::Human => log.with(lines.with_ansi(colours).compact()).init(),
+        LogForm::Json => log.with(lines.json().flatten_event(true)).init(),
     }
+}
+
+/// Whatever `log-filter` says: this library logs statements and their parameters, verifiers and
+/// names of users among them.
+fn may_be_logged(target: &str, level: Level) -> bool {
+    level <= Level::WARN || !target.starts_with("tokio_postgres")
 }
 
 /// Every client and every server connection is an open file, and the usual limit is 1,024. It may

@@ -257,6 +257,8 @@ impl clap::Args for ServeArgs {
                     .action(ArgAction::SetTrue)
                     .help("Only say whether the settings are right"),
             );
+        // A setting given twice is the last one: scripts put what a person adds behind their own.
+        command = command.args_override_self(true);
         for setting in SETTINGS {
             let help = match setting.value {
                 Some(_) => format!("{} [default: {}]", setting.help, setting.default),
