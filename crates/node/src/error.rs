@@ -19,11 +19,13 @@ pub enum NodeError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// All maintenance connections stayed busy. Repeat the step later.
-    #[error("{step}: every maintenance connection stayed busy for {waited:?}")]
+    /// Something that ends by itself did not end in time. Repeat the step later.
+    #[error("{step}: {what} within {waited:?}")]
     Busy {
         /// What was being done.
         step: &'static str,
+        /// What was waited for.
+        what: &'static str,
         /// How long it waited.
         waited: Duration,
     },

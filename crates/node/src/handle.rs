@@ -210,6 +210,7 @@ impl Node {
             Ok(permit) => Ok(permit.expect("the semaphore is never closed")),
             Err(_) => Err(NodeError::Busy {
                 step,
+                what: "no maintenance connection came free",
                 waited: LEASE_WAIT_MAX,
             }),
         }

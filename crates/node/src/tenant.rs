@@ -292,8 +292,17 @@ impl Node {
     ///
     /// # Errors
     ///
-    /// [`NodeError::Unreachable`] also when sessions do not end within a bound. Repeat.
+    /// [`NodeError::Busy`] when sessions do not end within a bound. Repeat.
     pub async fn close(&self, pid: &Pid) -> Result<(), NodeError> {
+        self.close_within(pid, CLOSE_MAX).await
+    }
+
+    /// [`Self::close`] with another bound.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::close`].
+    pub async fn close_within(&self, pid: &Pid, close_max: Duration) -> Result<(), NodeError> {
         const STEP: &str = "close";
         let database = pid.database();
         match self
@@ -305,7 +314,7 @@ impl Node {
         }
         let disconnect = TENANT.fill("disconnect", &[("database", &database)]);
         let lease = self.lease(STEP).await?;
-        let until = Instant::now() + CLOSE_MAX;
+        let until = Instant::now() + close_max;
         loop {
             let left = lease
                 .query(&disconnect, &[])
@@ -317,10 +326,11 @@ impl Node {
                 return Ok(());
             }
             if Instant::now() >= until {
-                return Err(NodeError::Unreachable {
-                    node: self.name().to_owned(),
+                tracing::debug!(%pid, left, "sessions did not end in time");
+                return Err(NodeError::Busy {
                     step: STEP,
-                    source: format!("{left} sessions did not end within {CLOSE_MAX:?}").into(),
+                    what: "sessions on the database did not end",
+                    waited: close_max,
                 });
             }
             tokio::time::sleep(CLOSE_POLL).await;

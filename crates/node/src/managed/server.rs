@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Signal, getrlimit, kill_process};
 use tokio::{
     process::{Child, Command},
     sync::{oneshot, watch},
@@ -38,6 +38,12 @@ const START_MAX: Duration = Duration::from_secs(1800);
 /// How long an immediate shutdown may take before its processes are killed. It writes nothing.
 const IMMEDIATE_MAX: Duration = Duration::from_secs(30);
 
+/// Limits its own memory, then becomes the server, which hands the limit on to every process it makes.
+/// From outside the limit could only be set with a capability that containers lack. It counts private
+/// memory: neither `shared_buffers` nor what parallel workers share.
+const LIMITED: &str = r#"ulimit -d "$0" && exec "$@""#;
+const SHELL: &str = "/bin/sh";
+
 /// What is needed to start the server, again and again.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -55,8 +61,11 @@ impl Launch {
         let (log, stderr) = std::io::pipe().map_err(failed)?;
         self.tail.clear();
         follow(log, &self.place.logs(), self.tail.clone()).map_err(failed)?;
-        let mut command = Command::new(&program);
+        let mut command = Command::new(SHELL);
         command
+            .args(["-c", LIMITED])
+            .arg(self.process_kb_max().to_string())
+            .arg(&program)
             .args(arguments(
                 &self.place.cluster(),
                 &self.place.conf(),
@@ -70,27 +79,13 @@ impl Launch {
             .stdout(Stdio::null())
             .stderr(stderr);
         RunAs::apply(self.user.as_ref(), &mut command);
-        let child = command.spawn().map_err(failed)?;
-        self.limit_memory(&child);
-        Ok(child)
+        command.spawn().map_err(failed)
     }
 
-    /// Inherited by every process the postmaster makes from now on.
-    fn limit_memory(&self, child: &Child) {
-        let limit = Some(self.process_bytes_max);
-        let set = id(child).map(|pid| {
-            prlimit(
-                Some(pid),
-                Resource::Data,
-                Rlimit {
-                    current: limit,
-                    maximum: limit,
-                },
-            )
-        });
-        if let Some(Err(error)) = set {
-            tracing::warn!(%error, "the memory of server processes cannot be limited");
-        }
+    /// Never more than what we were given ourselves: raising it would need a right.
+    fn process_kb_max(&self) -> u64 {
+        let given = getrlimit(Resource::Data).maximum.unwrap_or(u64::MAX);
+        self.process_bytes_max.min(given) / 1024
     }
 }
 
