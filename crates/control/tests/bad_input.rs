@@ -1,5 +1,7 @@
 //! What cannot be understood gets a clear error with its code, and changes nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test's own code")]
+
 mod kit;
 
 use std::time::Duration;

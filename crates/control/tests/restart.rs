@@ -1,5 +1,7 @@
 //! Whatever a former process left behind, the next one goes on from there.
 
+#![allow(clippy::unwrap_used, reason = "a test's own code")]
+
 mod kit;
 
 use std::time::Duration;

@@ -84,16 +84,21 @@ pub(crate) async fn insert_token(
 
 /// Adds a password of one role of one tenant.
 pub(crate) async fn insert_password(
-    client: &impl GenericClient,
+    transaction: &deadpool_postgres::Transaction<'_>,
     tenant: &TenantId,
     role: Role,
     keys: &wire::scram::Keys,
 ) -> Result<(), CatalogError> {
     let id = CredentialId::random(&mut rand::rng());
-    client
-        .execute(
+    let statement = transaction
+        .prepare_cached(
             "INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key)
              VALUES ($1, 'password', $2, $3, $4, $5)",
+        )
+        .await?;
+    transaction
+        .execute(
+            &statement,
             &[
                 &id.as_str(),
                 &tenant.as_str(),

@@ -92,6 +92,21 @@ fn after(tenant: &Tenant, event: TenantEvent) -> ApiResult<TenantState> {
     })
 }
 
+/// Keeps the answer for a repeated request: after the commit, the same request would find a
+/// database that is no longer in the state it asks for.
+async fn keep(
+    app: &App,
+    transaction: &Transaction<'_>,
+    ticket: &Ticket,
+    tenant: &Tenant,
+) -> ApiResult<()> {
+    let answer = describe(app, tenant, None);
+    let body = serde_json::to_vec(&answer).expect("an answer is plain data");
+    Ok(ticket
+        .keep_in(&**transaction, StatusCode::OK, &body)
+        .await?)
+}
+
 /// Has the passes look at it, commits, and tells the proxies.
 async fn commit(app: &App, transaction: Transaction<'_>, tenant: &Tenant) -> ApiResult<()> {
     placement::store::touch(&*transaction, &tenant.pid).await?;
@@ -141,6 +156,7 @@ pub(super) async fn delete(
 pub(super) async fn undelete(
     app: &Arc<App>,
     principal: &Principal,
+    ticket: &Ticket,
     key: &DatabaseKey,
     name: Option<TenantName>,
     wait: Duration,
@@ -170,12 +186,16 @@ pub(super) async fn undelete(
             ),
             _ => error.into(),
         })?;
+    tenant.state = next;
+    tenant.name = name;
+    tenant.deleted_at = None;
+    tenant.purge_after = None;
+    keep(app, &transaction, ticket, &tenant).await?;
     reached(Step::UndeleteCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     drop(client);
     tracing::info!(tenant = %tenant.id, "a deleted database was taken back");
     reached(Step::UndeleteCommit, Moment::After).await;
-    tenant.state = next;
     wait_for(app, tenant, wait, |state| state != TenantState::Creating).await
 }
 
@@ -183,6 +203,7 @@ pub(super) async fn undelete(
 pub(super) async fn suspend(
     app: &Arc<App>,
     principal: &Principal,
+    ticket: &Ticket,
     key: &DatabaseKey,
 ) -> ApiResult<Tenant> {
     reached(Step::SuspendCommit, Moment::Before).await;
@@ -191,6 +212,7 @@ pub(super) async fn suspend(
     let mut tenant = find(&transaction, principal, key, Purpose::Change).await?;
     tenant.state = after(&tenant, TenantEvent::Suspend)?;
     placement::store::set_tenant_state(&*transaction, &tenant.id, tenant.state, None).await?;
+    keep(app, &transaction, ticket, &tenant).await?;
     reached(Step::SuspendCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     reached(Step::SuspendCommit, Moment::After).await;
@@ -202,6 +224,7 @@ pub(super) async fn suspend(
 pub(super) async fn resume(
     app: &Arc<App>,
     principal: &Principal,
+    ticket: &Ticket,
     key: &DatabaseKey,
     wait: Duration,
 ) -> ApiResult<Tenant> {
@@ -216,6 +239,7 @@ pub(super) async fn resume(
     tenant.state = after(&tenant, event)?;
     tenant.state_reason = None;
     placement::store::set_tenant_state(&*transaction, &tenant.id, tenant.state, None).await?;
+    keep(app, &transaction, ticket, &tenant).await?;
     reached(Step::ResumeCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     drop(client);
@@ -251,7 +275,7 @@ pub(super) async fn reset_password(
     };
     let keys = credential::scram_keys(&app.keys, &login, &password);
     credential::store::revoke_passwords(&*transaction, &tenant.id, role).await?;
-    credential::store::insert_password(&*transaction, &tenant.id, role, &keys).await?;
+    credential::store::insert_password(&transaction, &tenant.id, role, &keys).await?;
     let answer = describe(app, &tenant, None).with_password(app, role, &password);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     ticket.keep_in(&*transaction, StatusCode::OK, &body).await?;

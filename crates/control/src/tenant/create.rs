@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
-use model::{LoginName, ProjectId, Role, Secret, TenantName, lifecycle::TenantState};
+use model::{LoginName, ProjectId, Role, Secret, TenantId, TenantName, lifecycle::TenantState};
 
 use super::{
     http::{DatabaseResponse, describe},
@@ -119,6 +119,15 @@ async fn insert_named(
     name: &TenantName,
 ) -> ApiResult<Made> {
     reached(Step::CreateCommit, Moment::Before).await;
+    // Hashing takes a millisecond: before a connection is taken.
+    let id = TenantId::random(&mut rand::rng());
+    let password = wanted.password.clone();
+    let password = password.unwrap_or_else(credential::new_password);
+    let login = LoginName {
+        tenant: id.clone(),
+        role: Role::Admin,
+    };
+    let keys = credential::scram_keys(&app.keys, &login, &password);
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     if principal.is_anonymous() {
@@ -132,21 +141,12 @@ async fn insert_named(
             (pid, TenantState::Creating)
         }
     };
-    let inserted = store::insert(&*transaction, &wanted.project, name, &pid, state).await;
+    let inserted = store::insert(&transaction, &id, &wanted.project, name, &pid, state).await;
     let tenant = inserted.map_err(|error| match error.constraint() {
         Some("tenant_name") => name_taken(name),
         _ => error.into(),
     })?;
-    let password = wanted
-        .password
-        .clone()
-        .unwrap_or_else(credential::new_password);
-    let login = LoginName {
-        tenant: tenant.id.clone(),
-        role: Role::Admin,
-    };
-    let keys = credential::scram_keys(&app.keys, &login, &password);
-    credential::store::insert_password(&*transaction, &tenant.id, Role::Admin, &keys).await?;
+    credential::store::insert_password(&transaction, &tenant.id, Role::Admin, &keys).await?;
     let body = serde_json::to_vec(&describe(app, &tenant, Some(&password)))
         .expect("an answer is plain data");
     ticket

@@ -432,6 +432,7 @@ pub(crate) struct UndeleteRequest {
 pub(crate) async fn undelete(
     State(app): State<Arc<App>>,
     principal: Principal,
+    ticket: Ticket,
     key: DatabaseKey,
     Params(query): Params<WaitQuery>,
     Json(request): Json<UndeleteRequest>,
@@ -439,7 +440,7 @@ pub(crate) async fn undelete(
     principal.may_write()?;
     let name = request.name.as_deref().map(parse_name).transpose()?;
     let wait = query.duration(&app)?;
-    let tenant = change::undelete(&app, &principal, &key, name, wait).await?;
+    let tenant = change::undelete(&app, &principal, &ticket, &key, name, wait).await?;
     Ok(axum::Json(describe(&app, &tenant, None)))
 }
 
@@ -452,10 +453,11 @@ pub(crate) async fn undelete(
 pub(crate) async fn suspend(
     State(app): State<Arc<App>>,
     principal: Principal,
+    ticket: Ticket,
     key: DatabaseKey,
 ) -> ApiResult<axum::Json<DatabaseResponse>> {
     principal.may_write()?;
-    let tenant = change::suspend(&app, &principal, &key).await?;
+    let tenant = change::suspend(&app, &principal, &ticket, &key).await?;
     Ok(axum::Json(describe(&app, &tenant, None)))
 }
 
@@ -469,12 +471,13 @@ pub(crate) async fn suspend(
 pub(crate) async fn resume(
     State(app): State<Arc<App>>,
     principal: Principal,
+    ticket: Ticket,
     key: DatabaseKey,
     Params(query): Params<WaitQuery>,
 ) -> ApiResult<axum::Json<DatabaseResponse>> {
     principal.may_write()?;
     let wait = query.duration(&app)?;
-    let tenant = change::resume(&app, &principal, &key, wait).await?;
+    let tenant = change::resume(&app, &principal, &ticket, &key, wait).await?;
     Ok(axum::Json(describe(&app, &tenant, None)))
 }
 

@@ -1,6 +1,7 @@
 //! Rows of tenants.
 
 use chrono::{DateTime, Utc};
+use deadpool_postgres::Transaction;
 use model::{Pid, ProjectId, TenantId, TenantName, lifecycle::TenantState};
 use tokio_postgres::{GenericClient, Row};
 
@@ -113,21 +114,22 @@ pub(crate) async fn read(
 ///
 /// Violates `tenant_name` when the name is held.
 pub(crate) async fn insert(
-    client: &impl GenericClient,
+    transaction: &Transaction<'_>,
+    id: &TenantId,
     project: &ProjectId,
     name: &TenantName,
     pid: &Pid,
     state: TenantState,
 ) -> Result<Tenant, CatalogError> {
-    let id = TenantId::random(&mut rand::rng());
     let sql = format!(
         "INSERT INTO tenant (id, project_id, name, state, pid, activated_at)
          VALUES ($1, $2, $3, $4, $5, CASE WHEN $4 = 'ACTIVE' THEN now() END)
          RETURNING {COLUMNS}"
     );
-    let row = client
+    let statement = transaction.prepare_cached(&sql).await?;
+    let row = transaction
         .query_one(
-            &sql,
+            &statement,
             &[
                 &id.as_str(),
                 &project.as_str(),
