@@ -1,5 +1,7 @@
 //! The same write sent twice is done once.
 
+#![allow(clippy::unwrap_used, reason = "a test's own code")]
+
 mod kit;
 
 use std::sync::Arc;

@@ -1,5 +1,7 @@
 //! A database's life through the API, on a real PostgreSQL server.
 
+#![allow(clippy::unwrap_used, reason = "a test's own code")]
+
 mod kit;
 
 use std::time::Duration;

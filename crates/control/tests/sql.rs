@@ -1,5 +1,7 @@
 //! SQL over HTTP, through a door that checks logins for real.
 
+#![allow(clippy::unwrap_used, reason = "a test's own code")]
+
 mod kit;
 
 use kit::{OPERATOR, Stack, text};
