@@ -187,6 +187,8 @@ impl Identity {
             .with_single_cert(chain, key)
             .map_err(TlsError::Unusable)?;
         server.alpn_protocols = vec![b"postgresql".to_vec()];
+        // Clients of PostgreSQL do not resume; tickets would be memory and bytes for nothing.
+        server.send_tls13_tickets = 0;
         server.max_fragment_size = Some(TLS_RECORD_MAX);
         Ok(Self {
             server: Arc::new(server),

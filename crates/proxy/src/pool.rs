@@ -126,7 +126,9 @@ impl Tenant {
 
     /// Server connections it holds, and clients that wait for one.
     pub(crate) fn usage(&self) -> (u32, usize) {
-        (self.servers.get(), self.waiting.borrow().len())
+        let waiting = self.waiting.borrow();
+        let waiting = waiting.iter().filter(|waiting| !waiting.grant.is_closed());
+        (self.servers.get(), waiting.count())
     }
 
     /// Whether nothing of it is in use.

@@ -33,7 +33,7 @@ use crate::{
     settings::Settings,
     stats::add,
     stream::{Moving, Stream},
-    worker::{State, Worker},
+    worker::{SCRATCH, State, Worker},
 };
 
 /// The database clients name; which one they get is decided by the user name.
@@ -471,9 +471,23 @@ impl Session {
 
     async fn wait_for_server(&mut self, worker: &Rc<Worker>) -> Result<Box<Server>, Ended> {
         let (tenant, role) = (self.tenant.clone(), self.handle.role);
-        self.unless_ended(tenant.server(worker, role))
-            .await?
-            .map_err(Ended::Refused)
+        let (client, parked) = (&mut self.client, &mut self.parked);
+        // Who leaves must leave the line. What else it sends waits with the rest, to a limit.
+        let left = async {
+            while parked.len() < SCRATCH / 2 {
+                match client.read_more(parked).await {
+                    Ok(0) => return Ended::Left,
+                    Ok(_) => {}
+                    Err(_) => return Ended::Lost,
+                }
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            server = tenant.server(worker, role) => server.map_err(Ended::Refused),
+            why = self.handle.ended() => Err(Ended::Refused(why)),
+            ended = left => Err(ended),
+        }
     }
 
     async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {

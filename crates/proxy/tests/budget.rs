@@ -6,9 +6,10 @@ mod kit;
 
 use std::time::Duration;
 
-use kit::{Stack, code, wait_until};
+use kit::{Stack, code, raw::Raw, wait_until};
 use model::Role;
 use proxy::Snapshot;
+use wire::{message::build, startup::Protocol};
 
 fn snapshot(stack: &Stack) -> Snapshot {
     tokio::task::block_in_place(|| {
@@ -126,12 +127,20 @@ async fn nothing_is_lost_when_clients_leave_while_they_wait() {
     let holder = stack.connect(&a, Role::Admin).await;
     holder.batch_execute("BEGIN").await.unwrap();
     for _ in 0..5 {
-        let client = stack.connect(&b, Role::Admin).await;
-        let query = tokio::spawn(async move { client.simple_query("SELECT 1").await });
+        let mut raw = Raw::tls(stack.port, &stack.certificate);
+        let user = b.login(Role::Admin).to_string();
+        let parameters = [("user", user.as_str()), ("database", "postgres")];
+        raw.log_in(Protocol::V3_0, &parameters, &b.password);
+        let mut query = Vec::new();
+        build::query("SELECT 1", &mut query);
+        raw.send(&query);
         wait_until("it waits", || {
             snapshot(&stack).tenants.iter().any(|t| t.waiting > 0)
         });
-        query.abort();
+        drop(raw);
+        wait_until("it has left the line", || {
+            snapshot(&stack).tenants.iter().all(|t| t.waiting == 0)
+        });
     }
     drop(holder);
     let client = stack.connect(&b, Role::Admin).await;

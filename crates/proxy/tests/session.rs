@@ -12,7 +12,10 @@ use kit::{
     raw::{self, Raw},
     wait_until,
 };
-use model::{Role, route::Access};
+use model::{
+    Role,
+    route::{Access, NodeAddress, NodeTarget, NodeTls},
+};
 use proxy::Snapshot;
 use wire::{
     message::{Kind, build},
@@ -487,4 +490,64 @@ async fn the_door_needs_a_secret_but_no_tls() {
         .await
         .unwrap();
     assert_eq!(row.get::<_, String>(0), "tenantry_write");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_over_tcp_is_checked_as_its_tls_mode_says() {
+    let mut stack = Stack::start(|_| {}).await;
+    let tenants: Vec<_> = (0..4).map(|_| stack.tenant()).collect();
+    let identity = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (certificate, key) = (identity.cert.pem(), identity.signing_key.serialize_pem());
+    let port = stack.postgres.listen_with_tls(&certificate, &key);
+    let roots = stack.postgres.directory().join("roots.pem");
+    std::fs::write(&roots, &certificate).unwrap();
+    let stranger = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let other = stack.postgres.directory().join("other.pem");
+    std::fs::write(&other, stranger.cert.pem()).unwrap();
+
+    let mut number = 0;
+    for (host, tls, works) in [
+        ("127.0.0.1", NodeTls::Disable, false),
+        ("127.0.0.1", NodeTls::Require, true),
+        ("127.0.0.1", NodeTls::VerifyCa(Some(roots.clone())), true),
+        ("127.0.0.1", NodeTls::VerifyCa(Some(other.clone())), false),
+        ("127.0.0.1", NodeTls::VerifyFull(Some(roots.clone())), false),
+        ("localhost", NodeTls::VerifyFull(Some(roots.clone())), true),
+        ("localhost", NodeTls::VerifyFull(Some(other)), false),
+    ] {
+        number += 1;
+        let name = format!("{host} {tls:?}");
+        stack.node = std::sync::Arc::new(NodeTarget {
+            name: format!("node {number}"),
+            address: NodeAddress::Tcp {
+                host: host.to_owned(),
+                port,
+                tls,
+            },
+            server_connections_max: 5,
+        });
+        let tenant = &tenants[number % tenants.len()];
+        stack.set_route(tenant, Role::Admin, |_| {});
+        stack.announce(tenant);
+        let config = stack.config(tenant, Role::Admin);
+        let client = stack.connect_with(&config).await;
+        assert_eq!(client.is_ok(), works, "{name}");
+        let Ok(client) = client else { continue };
+        let row = client
+            .query_one("SELECT pg_backend_pid()", &[])
+            .await
+            .unwrap();
+        let pid: i32 = row.get(0);
+        let sql = format!("SELECT ssl FROM pg_stat_ssl WHERE pid = {pid}");
+        assert_eq!(stack.postgres.sql("postgres", &sql), "t", "{name}");
+        // A cancel goes the same way.
+        let cancel = client.cancel_token();
+        let query = tokio::spawn(async move { client.simple_query("SELECT pg_sleep(30)").await });
+        wait_until("it runs", || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+            stack.postgres.sql("postgres", sql) == "1"
+        });
+        cancel.cancel_query(stack.tls()).await.unwrap();
+        assert_eq!(code(&query.await.unwrap().unwrap_err()), "57014", "{name}");
+    }
 }

@@ -65,6 +65,7 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 pub struct Postgres {
     directory: PathBuf,
     server: Child,
+    port: u16,
 }
 
 impl Postgres {
@@ -101,8 +102,13 @@ impl Postgres {
             "local all platform trust\nlocal samerole all scram-sha-256\n",
         )
         .unwrap();
-        let server = Self::spawn(&directory);
-        let postgres = Self { directory, server };
+        let port = 5432;
+        let server = Self::spawn(&directory, port, &["listen_addresses="]);
+        let postgres = Self {
+            directory,
+            server,
+            port,
+        };
         postgres.wait();
         for group in ["owner", "admin", "write", "read"] {
             postgres.sql("postgres", &format!("CREATE ROLE tenantry_{group} NOLOGIN"));
@@ -110,25 +116,19 @@ impl Postgres {
         postgres
     }
 
-    fn spawn(directory: &Path) -> Child {
+    fn spawn(directory: &Path, port: u16, settings: &[&str]) -> Child {
         let log = std::fs::File::create(directory.join("log")).unwrap();
-        unprivileged(&bin("postgres"))
-            .arg("-D")
-            .arg(directory.join("data"))
-            .args([
-                "-c",
-                "listen_addresses=",
-                "-c",
-                "fsync=off",
-                "-c",
-                "max_connections=60",
-            ])
-            .arg("-c")
-            .arg(format!("unix_socket_directories={}", directory.display()))
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap()
+        let mut server = unprivileged(&bin("postgres"));
+        server.arg("-D").arg(directory.join("data"));
+        let socket = format!("unix_socket_directories={}", directory.display());
+        let port = format!("port={port}");
+        for setting in ["fsync=off", "max_connections=60", &socket, &port] {
+            server.args(["-c", setting]);
+        }
+        for setting in settings {
+            server.args(["-c", setting]);
+        }
+        server.stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
     fn wait(&self) {
@@ -143,7 +143,7 @@ impl Postgres {
         let mut psql = Command::new("psql");
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "platform", "-h"])
             .arg(&self.directory)
-            .args(["-d", database, "-c", sql]);
+            .args(["-p", &self.port.to_string(), "-d", database, "-c", sql]);
         psql
     }
 
@@ -156,11 +156,42 @@ impl Postgres {
     }
 
     pub fn socket(&self) -> PathBuf {
-        self.directory.join(".s.PGSQL.5432")
+        self.directory.join(format!(".s.PGSQL.{}", self.port))
     }
 
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    /// Lets it listen on TCP as well, with TLS only, under this certificate. Returns the port.
+    pub fn listen_with_tls(&mut self, certificate: &str, key: &str) -> u16 {
+        let data = self.directory.join("data");
+        let hba = "local all platform trust\nlocal samerole all scram-sha-256\n\
+                   hostssl samerole all 127.0.0.1/32 scram-sha-256\n";
+        for (name, text) in [
+            ("server.crt", certificate),
+            ("server.key", key),
+            ("pg_hba.conf", hba),
+        ] {
+            let path = data.join(name);
+            std::fs::write(&path, text).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+            std::fs::set_permissions(&path, mode).unwrap();
+            if rustix::process::geteuid().is_root() {
+                let owner = Command::new("chown").arg("postgres").arg(&path).status();
+                assert!(owner.unwrap().success());
+            }
+        }
+        self.crash();
+        let _ = std::fs::remove_file(data.join("postmaster.pid"));
+        // Free a moment ago.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        self.port = free.local_addr().unwrap().port();
+        drop(free);
+        let settings = ["listen_addresses=127.0.0.1", "ssl=on"];
+        self.server = Self::spawn(&self.directory, self.port, &settings);
+        self.wait();
+        self.port
     }
 
     /// Stops it at once, as a crash would.
@@ -172,7 +203,7 @@ impl Postgres {
     /// Starts it again after [`Self::crash`].
     pub fn restart(&mut self) {
         let _ = std::fs::remove_file(self.directory.join("data/postmaster.pid"));
-        self.server = Self::spawn(&self.directory);
+        self.server = Self::spawn(&self.directory, self.port, &["listen_addresses="]);
         self.wait();
     }
 
@@ -225,8 +256,8 @@ pub struct Stack {
     pub proxy: Option<Proxy>,
     pub port: u16,
     pub certificate: String,
+    pub node: Arc<NodeTarget>,
     changes: broadcast::Sender<Change>,
-    node: Arc<NodeTarget>,
 }
 
 impl Stack {
@@ -392,11 +423,8 @@ impl Stack {
         config
     }
 
-    /// Connects with the certificate verified.
-    pub async fn connect_with(
-        &self,
-        config: &tokio_postgres::Config,
-    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+    /// TLS that verifies the proxy's certificate.
+    pub fn tls(&self) -> tokio_postgres_rustls::MakeRustlsConnect {
         let mut roots = rustls::RootCertStore::empty();
         let pem = self.certificate.as_bytes();
         let certificate = rustls::pki_types::pem::PemObject::from_pem_slice(pem).unwrap();
@@ -407,8 +435,15 @@ impl Stack {
             .unwrap()
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let tls = tokio_postgres_rustls::MakeRustlsConnect::new(tls);
-        let (client, connection) = config.connect(tls).await?;
+        tokio_postgres_rustls::MakeRustlsConnect::new(tls)
+    }
+
+    /// Connects with the certificate verified.
+    pub async fn connect_with(
+        &self,
+        config: &tokio_postgres::Config,
+    ) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let (client, connection) = config.connect(self.tls()).await?;
         tokio::spawn(async move {
             let _ = connection.await;
         });
