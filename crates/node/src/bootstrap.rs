@@ -26,16 +26,21 @@ impl Node {
     /// Those of the server.
     pub async fn bootstrap(&self) -> Result<(), NodeError> {
         let lease = self.lease("bootstrap").await?;
-        self.sql(
-            &lease,
-            "bootstrap",
-            &format!("SELECT pg_advisory_lock({LOCK})"),
-        )
-        .await?;
+        self.lock_bootstrap(&lease, "bootstrap").await?;
         let result = self.bootstrap_locked(&lease).await;
         // The lock ends with the session.
         drop(lease);
         result
+    }
+
+    /// Until the session ends.
+    pub(crate) async fn lock_bootstrap(
+        &self,
+        lease: &Lease,
+        step: &'static str,
+    ) -> Result<(), NodeError> {
+        self.sql(lease, step, &format!("SELECT pg_advisory_lock({LOCK})"))
+            .await
     }
 
     async fn bootstrap_locked(&self, lease: &Lease) -> Result<(), NodeError> {

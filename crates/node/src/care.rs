@@ -23,6 +23,8 @@ const OWNER_ASKED_EVERY: Duration = Duration::from_millis(10);
 pub struct Care {
     /// Rows changed, as counted when it was last looked after.
     seen: HashMap<Pid, i64>,
+    /// When the server lost its statistics, as last seen.
+    lost: Option<String>,
 }
 
 /// What a pass did.
@@ -34,6 +36,9 @@ pub struct Cared {
     pub tables: u32,
     /// Databases that could not be visited now; the next pass tries again.
     pub failed: u32,
+    /// The server recovered from a crash and lost its statistics. True once for each loss:
+    /// [`Node::help_autovacuum`] is to be called.
+    pub lost_statistics: bool,
 }
 
 /// A server connection of a tenant that was ended because it held too much of what all share.
@@ -59,6 +64,11 @@ WHERE c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND (
     + current_setting('autovacuum_analyze_scale_factor')::float8 * greatest(c.reltuples, 0))
 ORDER BY s.n_dead_tup DESC LIMIT 1000";
 
+/// When the server's statistics were lost since it was started: after a crash all are discarded, and
+/// this is the time that is written down then. A clean stop keeps them.
+const LOST: &str = "SELECT stats_reset::text FROM pg_stat_bgwriter \
+     WHERE stats_reset >= pg_postmaster_start_time()";
+
 impl Node {
     /// Vacuums and analyzes the tables of open databases that changed since `care`'s last pass, by
     /// the server's own thresholds, one database after another. Costs one query when nothing
@@ -75,8 +85,14 @@ impl Node {
              WHERE d.datname ~ '^x_[a-z][a-z0-9]{11}$' AND d.datallowconn AND d.datconnlimit = -1";
         let lease = self.lease(STEP).await?;
         let rows = self.rows(&lease, STEP, CHANGES, &[]).await?;
+        let lost = self.rows(&lease, STEP, LOST, &[]).await?;
         lease.give_back();
-        let mut cared = Cared::default();
+        let lost: Option<String> = lost.first().map(|row| row.get(0));
+        let mut cared = Cared {
+            lost_statistics: lost.is_some() && lost != care.lost,
+            ..Cared::default()
+        };
+        care.lost = lost;
         let mut seen = HashMap::with_capacity(rows.len());
         for row in rows {
             let (name, count): (&str, i64) = (row.get(0), row.get(1));
@@ -102,6 +118,45 @@ impl Node {
         }
         care.seen = seen;
         Ok(cared)
+    }
+
+    /// After a crash autovacuum knows no database any more, and on PostgreSQL 15 it sleeps for a whole
+    /// `autovacuum_naptime` (hours, when databases are many), even when all are due for freezing.
+    /// This connects once to every open tenant database that has no statistics, one after another with
+    /// a pause of `pause` (a connection costs the server 10 ms of CPU), then makes autovacuum read its
+    /// list anew. Takes `pause` × databases: to be run in a task of its own, and may be dropped. Returns
+    /// to how many it connected; one that could not be reached is left out.
+    ///
+    /// # Errors
+    ///
+    /// When the server cannot be asked, or not be told.
+    pub async fn help_autovacuum(&self, pause: Duration) -> Result<u32, NodeError> {
+        const STEP: &str = "help autovacuum";
+        // Those never used are among them: nobody can tell any more.
+        const UNKNOWN: &str = "SELECT d.datname::text \
+             FROM pg_stat_database s JOIN pg_database d ON d.oid = s.datid \
+             WHERE d.datname ~ '^x_[a-z][a-z0-9]{11}$' AND d.datallowconn AND d.datconnlimit = -1 \
+               AND s.xact_commit + s.xact_rollback = 0 \
+             ORDER BY age(d.datfrozenxid) DESC";
+        let lease = self.lease(STEP).await?;
+        let rows = self.rows(&lease, STEP, UNKNOWN, &[]).await?;
+        lease.give_back();
+        let mut met = 0;
+        for row in rows {
+            let name: &str = row.get(0);
+            match self.visit(STEP, name).await {
+                Ok(_) => met += 1,
+                Err(error) => tracing::debug!(%error, database = name, "not visited"),
+            }
+            tokio::time::sleep(pause).await;
+        }
+        self.run(STEP, "SELECT pg_reload_conf()").await?;
+        tracing::info!(
+            node = self.name(),
+            databases = met,
+            "autovacuum knows its databases again"
+        );
+        Ok(met)
     }
 
     /// VACUUM runs index expressions as the table's owner, under PostgreSQL's own restrictions, as

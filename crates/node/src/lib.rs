@@ -17,6 +17,7 @@ mod inventory;
 mod key;
 pub mod managed;
 mod steps;
+mod template;
 mod tenant;
 mod tls;
 
@@ -27,4 +28,5 @@ pub use handle::{
 };
 pub use inventory::Physical;
 pub use key::NodeKey;
+pub use template::TEMPLATE_AGE_MAX;
 pub use tenant::{ClonePath, CloneReport, DatabaseState, Template};

@@ -197,7 +197,7 @@ impl Node {
         Ok(path)
     }
 
-    async fn require_seal(&self, lease: &Lease) -> Result<(), NodeError> {
+    pub(crate) async fn require_seal(&self, lease: &Lease) -> Result<(), NodeError> {
         match self.seal(lease, TEMPLATE_DATABASE).await? {
             Some(seal) if seal.holds() => Ok(()),
             _ => Err(NodeError::Conflict {

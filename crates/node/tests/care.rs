@@ -4,8 +4,10 @@
 
 mod kit;
 
+use std::time::Duration;
+
 use kit::{MAJORS, STOP, TempDir, create, login, start, superuser, until};
-use model::{Role, Secret};
+use model::{Pid, Role, Secret};
 use node::{
     Care, ClonePath, NodeKey, Template,
     attached::{AttachConfig, AttachError, attach},
@@ -57,6 +59,84 @@ async fn tables_that_changed_are_vacuumed_and_others_are_left() {
         assert_eq!(counts, [1, 1, 5000], "{major}");
         let again = node.look_after(&mut care).await.unwrap();
         assert_eq!(again.tables, 0);
+        server.stop(STOP).await;
+    }
+}
+
+/// Transactions counted in the databases of `pids`.
+async fn transactions(platform: &tokio_postgres::Client, pids: &[Pid]) -> Vec<i64> {
+    let names: Vec<String> = pids.iter().map(Pid::database).collect();
+    let sql = "SELECT xact_commit + xact_rollback FROM pg_stat_database \
+               WHERE datname = ANY ($1) ORDER BY datname";
+    let rows = platform.query(sql, &[&names]).await.unwrap();
+    rows.iter().map(|row| row.get(0)).collect()
+}
+
+/// Nobody connects to the databases in this test, so what is counted there is autovacuum's.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_autovacuum_is_told_its_databases_once() {
+    for major in MAJORS {
+        let dir = TempDir::new();
+        start(major, &dir).await.stop(STOP).await;
+        std::fs::write(
+            dir.0.join("data/postgres/conf/operator.conf"),
+            "autovacuum_naptime = 4s\n",
+        )
+        .unwrap();
+        let server = start(major, &dir).await;
+        let node = server.node();
+        let mut pids = Vec::new();
+        for _ in 0..4 {
+            pids.push(create(&node).await);
+            login(&node, &pids[pids.len() - 1], Role::Admin)
+                .await
+                .unwrap();
+        }
+        let mut care = Care::default();
+        let first = node.look_after(&mut care).await.unwrap();
+        assert!(!first.lost_statistics, "a clean start loses nothing");
+
+        let postmaster = i32::try_from(server.postmaster().unwrap()).unwrap();
+        let postmaster = rustix::process::Pid::from_raw(postmaster).unwrap();
+        rustix::process::kill_process(postmaster, rustix::process::Signal::KILL).unwrap();
+        until("up again", async || {
+            node.look_after(&mut care)
+                .await
+                .is_ok_and(|cared| cared.lost_statistics)
+        })
+        .await;
+        assert!(!node.look_after(&mut care).await.unwrap().lost_statistics);
+        let platform = superuser(&node, "postgres").await;
+        assert_eq!(transactions(&platform, &pids).await, [0; 4]);
+
+        assert_eq!(node.help_autovacuum(Duration::ZERO).await.unwrap(), 4);
+        until("all are visited", async || {
+            transactions(&platform, &pids).await.iter().all(|n| *n > 0)
+        })
+        .await;
+        let met = transactions(&platform, &pids).await;
+        until("autovacuum visits each", async || {
+            let now = transactions(&platform, &pids).await;
+            now.iter().zip(&met).all(|(now, met)| now > met)
+        })
+        .await;
+        // One process that crashes takes the statistics with it, too; the postmaster lives.
+        let hog = login(&node, &pids[0], Role::Admin).await.unwrap();
+        let row = hog.query_one("SELECT pg_backend_pid()", &[]).await.unwrap();
+        let backend = rustix::process::Pid::from_raw(row.get(0)).unwrap();
+        rustix::process::kill_process(backend, rustix::process::Signal::SEGV).unwrap();
+        until("recovered", async || {
+            node.look_after(&mut care)
+                .await
+                .is_ok_and(|cared| cared.lost_statistics)
+        })
+        .await;
+        server.stop(STOP).await;
+        // And not after a clean stop.
+        let server = start(major, &dir).await;
+        let mut fresh = Care::default();
+        let cared = server.node().look_after(&mut fresh).await.unwrap();
+        assert!(!cared.lost_statistics);
         server.stop(STOP).await;
     }
 }

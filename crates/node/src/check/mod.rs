@@ -18,6 +18,10 @@ use crate::{
 };
 use server::Roles;
 
+/// Age of a database, in transactions, from which an operator is warned. A quarter of the way to the
+/// end; a server at 10,000 transactions a second has two days left.
+const AGE_WARN: u32 = 500_000_000;
+
 /// What should be on the server for one physical id.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Expected {
@@ -104,6 +108,8 @@ pub enum FindingKind {
     Extension,
     /// The server's own configuration differs from what we wrote.
     Configuration,
+    /// A database is so many transactions old that freezing it cannot wait.
+    TransactionAge,
     /// A database could not be looked into.
     Unvisited,
 }
@@ -133,6 +139,7 @@ impl Node {
             self.check_settings(&lease, None, &mut findings).await?;
             self.check_template(&lease, &mut findings).await?;
             self.check_configuration(&lease, &mut findings).await?;
+            self.check_age(&lease, &mut findings).await?;
             lease.give_back();
         }
         for physical in seen
@@ -252,6 +259,25 @@ impl Node {
             TEMPLATE_DATABASE,
             wrong,
         ));
+        Ok(())
+    }
+
+    /// PostgreSQL freezes by itself at 200 million; what is much older, it did not get to.
+    async fn check_age(&self, lease: &Lease, findings: &mut Vec<Finding>) -> Result<(), NodeError> {
+        const OLD: &str = "SELECT datname::text, age(datfrozenxid) FROM pg_database \
+             WHERE age(datfrozenxid) >= $1";
+        let rows = self
+            .rows(lease, "look at ages", OLD, &[&AGE_WARN.cast_signed()])
+            .await?;
+        for row in rows {
+            let detail = format!(
+                "{} transactions old; at 2 billion the server refuses to write: find what holds \
+                 back VACUUM (FREEZE) there",
+                row.get::<_, i32>(1)
+            );
+            let database: String = row.get(0);
+            findings.push(Finding::new(FindingKind::TransactionAge, database, detail));
+        }
         Ok(())
     }
 
