@@ -55,7 +55,7 @@ SELECT current_user;
 
 -- mechanism: SET ROLE to the platform or a predefined role
 -- A.admin A.write A.read P.deploy: 42501
-SET ROLE postgres;
+SET ROLE {platform};
 -- A.admin A.write A.read: 42501
 SET ROLE pg_read_all_data;
 -- A.admin A.write A.read: 42501
@@ -102,7 +102,7 @@ SELECT count(*) FROM public.notes WHERE note = 'a';
 
 -- mechanism: SET SESSION AUTHORIZATION
 -- A.admin A.write A.read P.deploy: 42501
-SET SESSION AUTHORIZATION postgres;
+SET SESSION AUTHORIZATION {platform};
 -- A.admin A.write A.read: 42501
 SET SESSION AUTHORIZATION {b}_admin;
 -- A.admin: 42501
@@ -164,13 +164,13 @@ REASSIGN OWNED BY tenantry_admin TO tenantry_admin;
 
 -- mechanism: objects handed to the platform (OWNER TO a privileged role)
 -- A.admin A.write: 42501
-ALTER FUNCTION public.touch() OWNER TO postgres;
+ALTER FUNCTION public.touch() OWNER TO {platform};
 -- A.admin: 42501
-REASSIGN OWNED BY tenantry_admin TO postgres;
+REASSIGN OWNED BY tenantry_admin TO {platform};
 -- A.admin: 42501
 ALTER TABLE public.notes OWNER TO tenantry_owner;
 -- A.admin: 42501
-CREATE SCHEMA mine AUTHORIZATION postgres;
+CREATE SCHEMA mine AUTHORIZATION {platform};
 -- A.admin: 42501
 ALTER TABLE public.notes OWNER TO pg_read_all_data;
 -- platform@A: ok
@@ -186,7 +186,7 @@ DROP OWNED BY tenantry_admin CASCADE;
 -- A.admin: 42501
 DROP OWNED BY tenantry_read CASCADE;
 -- A.admin: 42501
-DROP OWNED BY postgres CASCADE;
+DROP OWNED BY {platform} CASCADE;
 -- C.admin: inert
 BEGIN;
 DROP OWNED BY tenantry_admin CASCADE;
@@ -262,7 +262,7 @@ ALTER ROLE tenantry_admin IN DATABASE {b} SET statement_timeout = 1;
 ALTER ROLE tenantry_admin PASSWORD 'x';
 -- A.read: ok
 ALTER ROLE tenantry_read SET default_transaction_isolation = 'serializable';
--- B.admin: = 4MB|20s
+-- B.admin: = {work_mem}|{statement_timeout}
 SELECT current_setting('work_mem'), current_setting('statement_timeout');
 -- B.read: = read committed
 SHOW default_transaction_isolation;
@@ -440,11 +440,11 @@ SELECT pg_database_size('{b}') > 0;
 -- A.read: = 0
 SELECT count(*) FROM pg_database WHERE datname !~ '^(x_[a-z0-9]{12}|tenantry|tenantry_template|postgres|template[01])$';
 -- A.read: = 0
-SELECT count(*) FROM pg_roles WHERE rolname !~ '^(x_[a-z0-9]{12}(_(admin|write|read|deploy|dump))?|tenantry_(owner|admin|write|read)|postgres|pg_.*)$';
+SELECT count(*) FROM pg_roles WHERE rolname !~ '^(x_[a-z0-9]{12}(_(admin|write|read|deploy|dump))?|tenantry_(owner|admin|write|read)|{platform}|pg_.*)$';
 -- A.read: = 0
 SELECT count(*) FROM pg_stat_database WHERE datname !~ '^(x_[a-z0-9]{12}|tenantry|tenantry_template|postgres|template[01])$';
 -- A.read: = 0
-SELECT count(*) FROM pg_shdescription WHERE description !~ '^(default administrative connection database|unmodifiable empty database|default template for new databases)$';
+SELECT count(*) FROM pg_shdescription WHERE description !~ '^(default administrative connection database|unmodifiable empty database|default template for new databases|made by tenantry from [0-9a-f]{16})$';
 -- A.read: = 0
 SELECT count(*) FROM pg_db_role_setting WHERE array_to_string(setconfig, ',') <> 'default_transaction_read_only=on,lo_compat_privileges=on';
 -- A.read: = 0
@@ -476,7 +476,7 @@ SELECT bool_or(query LIKE '%select%') FROM pg_stat_get_activity({b_pid});
 
 -- mechanism: the application_name of others is never set by the platform
 -- A.admin A.write A.read: = 0
-SELECT count(*) FROM pg_stat_activity WHERE application_name <> '' AND datname <> '{a}';
+SELECT count(*) FROM pg_stat_activity WHERE application_name <> '' AND datname <> '{a}' AND usename <> '{platform}';
 -- A.admin: = 1
 SET application_name = 'seen';
 SELECT count(*) FROM pg_stat_activity WHERE application_name = 'seen';
@@ -491,7 +491,7 @@ SELECT pg_log_backend_memory_contexts({b_pid});
 -- A.admin A.write A.read: inert
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IS NULL;
 -- A.admin A.write A.read: 42501
-SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres' AND datname IS NOT NULL;
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{platform}' AND datname IS NOT NULL;
 -- B.admin: = t
 SET ROLE NONE;
 SELECT pg_cancel_backend({b_pid});
@@ -775,7 +775,7 @@ ALTER SYSTEM SET work_mem = '64kB';
 -- A.admin A.write A.read: 42501 do=25001
 ALTER SYSTEM RESET ALL;
 -- platform: ok
-ALTER SYSTEM SET work_mem = '4MB';
+ALTER SYSTEM SET work_mem = '{work_mem}';
 ALTER SYSTEM RESET work_mem;
 
 -- mechanism: settings that only a superuser sets

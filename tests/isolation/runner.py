@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import product
 from server import TEMPLATE, Connection, PgError, Server, Tenant
 
 HERE = Path(__file__).resolve().parent
@@ -74,20 +75,28 @@ class Failure(Exception):
 
 
 class World:
-    """The server, the tenants A, B, C, P of the suite, and what must not change."""
+    """The server, the tenants A, B, C, P of the suite, and what must not change.
 
-    def __init__(self, server):
-        self.server = server
-        self.a, self.b, self.c, self.p = (Tenant(letter + "0123456789z") for letter in "abcp")
-        self.tenants = {"A": self.a, "B": self.b, "C": self.c, "P": self.p}
+    `way` says how tenants come in: `hand` (a hand-built server, straight), `server` (the product's server, straight,
+    with the server's password) or `proxy` (the product's proxy, over TLS, with the tenant's own password)."""
+
+    def __init__(self, server, way="hand"):
+        self.server, self.way = server, way
         self.canary = "canary-" + secrets.token_hex(8)
         self.open = []
 
     def build(self):
         server = self.server
-        server.bootstrap()
-        server.create(self.a)
-        server.create(self.b)
+        if self.way == "hand":
+            self.a, self.b, self.c, self.p = (Tenant(letter + "0123456789z") for letter in "abcp")
+            server.bootstrap()
+            server.create(self.a)
+            server.create(self.b)
+        else:
+            server.register()
+            self.a, self.b = server.tenant("a"), server.tenant("b")
+            self.c, self.p = (server.derived(Tenant(letter + self.way.ljust(11, "0"))) for letter in "cp")
+        self.tenants = {"A": self.a, "B": self.b, "C": self.c, "P": self.p}
         server.create(self.p, blueprint=True)
         server.maintenance_login(self.a, "dump")
         server.maintenance_login(self.p, "deploy")
@@ -106,31 +115,47 @@ class World:
             except PgError as error:
                 if error.code != "55006" or time.monotonic() > deadline:
                     raise
+        if self.way != "hand":
+            server.adopt(self.c, self.a, "c")
+            server.adopt(self.p, self.a, "p")
         self.platform = server.platform()
         self.inside = server.platform(self.b.database)
-        self.b_session = server.login(self.b, "admin")
+        # The sessions that what follows is compared with.
+        self.b_session = self.login(self.b, "admin")
         self.b_session.query(f"select '{self.canary}'")
         self.b_pid = self.b_session.value("select pg_backend_pid()")
+        self.words = {"platform": self.server.user,
+                      **{name: self.b_session.value(f"show {name}") for name in ("work_mem", "statement_timeout")}}
         self.b_session.query(f"select '{self.canary}'")
         self.before = self.fingerprint()
+
+    def leave(self):
+        for connection in (self.platform, self.inside, self.b_session):
+            connection.close()
 
     def fingerprint(self):
         return {**dict(self.platform.query(SHARED)), **dict(self.inside.query(INSIDE))}
 
-    def connect(self, who, plain_login=False, **more):
+    def login(self, tenant, role, **more):
+        """In the way of this run. Deployments and copies always log in straight: they are the platform's."""
+        if self.way == "proxy" and role in tenant.secrets:
+            return self.server.proxied(tenant, role, **more)
+        return self.server.login(tenant, role, **more)
+
+    def connect(self, who, **more):
         if who == "platform":
             return self.server.platform()
         if who.startswith("platform@"):
             return self.server.platform(self.tenants[who[9:]].database)
         tenant, role = who.split(".")
-        connection = self.server.login(self.tenants[tenant], role, **more)
+        connection = self.login(self.tenants[tenant], role, **more)
         if tenant != "B":
             self.open.append(connection)
         return connection
 
     def fill(self, sql):
         names = {"a": self.a.database, "b": self.b.database, "c": self.c.database, "p": self.p.database,
-                 "b_pid": self.b_pid}
+                 "b_pid": self.b_pid, **self.words}
         return re.sub(r"\{(\w+)\}", lambda m: names.get(m[1], m[0]), sql.replace("{{", "{").replace("}}", "}"))
 
     def repair(self):
@@ -157,6 +182,8 @@ class World:
     def close(self):
         for connection in self.open:
             connection.close()
+
+    def forget(self):
         self.open.clear()
 
 
@@ -219,7 +246,7 @@ def outcome(connection, sqls):
 
 
 def attempt(world, who, expect, sqls):
-    words = re.match(r'^(\S+)(?: "(.*)")?( plain)?(?: do=(\w+))?$', expect)
+    words = re.match(r'^(\S+)(?: "(.*)")?( plain)?(?: do=(\w+))?(?: proxy=(\w+))?$', expect)
     if expect == "ok" or expect.startswith("= ") or expect == "inert":
         connection = world.connect(who)
         try:
@@ -240,7 +267,9 @@ def attempt(world, who, expect, sqls):
         finally:
             connection.close()
         return
-    code, message, plain, in_do = words.groups()
+    code, message, plain, in_do, proxied = words.groups()
+    if proxied and world.way == "proxy":
+        code, message, in_do = proxied, None, None
     for kind in VARIANTS[:1] if plain else VARIANTS:
         wanted = in_do if in_do and "DO" in kind else code
         connection = world.connect(who)
@@ -278,50 +307,82 @@ def scripted(world, name, steps):
 # ----------------------------------------------------------------------------------------------- the run
 
 
-def run(bin_dir, weaken=(), only=None, out=print):
-    """Returns (passed, failed)."""
+def mechanisms(world):
+    """[(name, may change shared rows, ways, what to do)]"""
+    import exhaustion
+    import proxied
     import sessions
 
-    server = Server(bin_dir, weaken)
-    passed = failed = 0
+    script = parse((HERE / "attacks.sql").read_text())
+    cases = [(name, changes, sessions.EVERY, lambda s=steps, n=name: scripted(world, n, s))
+             for name, changes, steps in script]
+    for module in (sessions, proxied, exhaustion):
+        cases += [(name, changes, ways, lambda f=function: f(world)) for name, changes, ways, function in module.MECHANISMS]
+    names = [name for name, _, _, _ in cases]
+    assert len(set(names)) == len(names), "two mechanisms of one name"
+    return cases
+
+
+class Tally:
+    """Counts, and prints one line for each mechanism."""
+
+    def __init__(self, out):
+        self.out, self.passed, self.failed = out, 0, 0
+
+    def tell(self, major, way, name, problem):
+        if problem:
+            self.failed += 1
+            self.out(f"not ok {major} {way} {name}\n    {problem}")
+        else:
+            self.passed += 1
+            self.out(f"ok {major} {way} {name}")
+
+
+def one(world, changes, case):
+    """Runs one mechanism; returns what is wrong, or None."""
+    problem = None
+    try:
+        case()
+    except Failure as failure:
+        problem = str(failure)
+    except (PgError, OSError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    try:
+        world.close()
+        if changes:
+            world.repair()
+        world.settle()
+    except (Failure, PgError, OSError) as after:
+        # Go on from where it left the server, so that one open mechanism is one failure.
+        problem = f"{problem or ''} {after}".strip()
+        world.repair()
+        world.before = world.fingerprint()
+    world.forget()
+    return problem
+
+
+def run(bin_dir, ways=None, weaken=(), only=None, out=print):
+    """Tries the mechanisms in these ways against one version; returns (passed, failed). Without ways: through the
+    proxy, straight at the product's server, and by hand what only a hand-built server shows."""
+    tally = Tally(out)
+    if not ways or "hand" in ways:
+        on_server(Server(bin_dir, weaken), ["hand"], only, tally, rest=not ways)
+    wanted = [way for way in ("server", "proxy") if not ways or way in ways]
+    if wanted:
+        on_server(product.Product(bin_dir), wanted, only, tally)
+    return tally.passed, tally.failed
+
+
+def on_server(server, ways, only, tally, rest=False):
     try:
         server.start()
-        world = World(server)
-        world.build()
-        script = parse((HERE / "attacks.sql").read_text())
-        cases = [(name, changes, lambda s=steps, n=name: scripted(world, n, s)) for name, changes, steps in script]
-        cases += [(name, changes, lambda f=function: f(world)) for name, changes, function in sessions.MECHANISMS]
-        names = [name for name, _, _ in cases]
-        assert len(set(names)) == len(names), "two mechanisms of one name"
-        for name, changes, case in cases:
-            if only and only not in name:
-                continue
-            problem = None
-            try:
-                case()
-            except Failure as failure:
-                problem = str(failure)
-            except (PgError, OSError) as error:
-                problem = f"{type(error).__name__}: {error}"
-            try:
-                if changes:
-                    world.repair()
-                world.settle()
-            except (Failure, PgError, OSError) as after:
-                # Go on from where it left the server, so that one open mechanism is one failure.
-                problem = f"{problem or ''} {after}".strip()
-                world.close()
-                world.repair()
-                world.before = world.fingerprint()
-            world.close()
-            if problem:
-                failed += 1
-                out(f"not ok {server.major} {name}\n    {problem}")
-            else:
-                passed += 1
-                out(f"ok {server.major} {name}")
-        for connection in (world.platform, world.inside, world.b_session):
-            connection.close()
+        # Each way has tenants of its own: what was dropped in one is there in the next.
+        for way in ways:
+            world = World(server, way)
+            world.build()
+            for name, changes, of, case in mechanisms(world):
+                if way in of and not (rest and "server" in of) and (not only or only in name):
+                    tally.tell(server.major, way, name, one(world, changes, case))
+            world.leave()
     finally:
         server.stop()
-    return passed, failed

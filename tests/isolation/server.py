@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import socket
+import ssl
 import struct
 import subprocess
 import tempfile
@@ -72,22 +73,45 @@ class PgError(Exception):
         self.code, self.message, self.fields = fields.get("C"), fields.get("M", ""), fields
 
 
-class Connection:
-    """One server connection. Simple query protocol; everything it ever received is in `seen`."""
+def dial(address, timeout, tls=True):
+    """A socket to a server (a path) or to the proxy (host and port), there encrypted unless said otherwise."""
+    if isinstance(address, str):
+        plain = socket.socket(socket.AF_UNIX)
+        plain.settimeout(timeout)
+        plain.connect(address)
+        return plain
+    plain = socket.create_connection(address, timeout)
+    if not tls:
+        return plain
+    plain.sendall(struct.pack("!ii", 8, 80877103))
+    answer = plain.recv(1)
+    if answer != b"S":
+        plain.close()
+        raise PgError({"C": "closed", "M": f"no TLS: {answer!r}"})
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(plain)
 
-    def __init__(self, path, user, database, password=None, options="", parameters=None, timeout=20):
-        self.seen = []
-        self.socket = socket.socket(socket.AF_UNIX)
-        self.socket.settimeout(timeout)
-        self.socket.connect(path)
+
+def startup_packet(parameters, version=196608):
+    encoded = [part if isinstance(part, bytes) else part.encode() for pair in parameters.items() for part in pair]
+    body = b"".join(part + b"\0" for part in encoded) + b"\0"
+    return struct.pack("!ii", len(body) + 8, version) + body
+
+
+class Connection:
+    """One connection, to a server by its socket file or to the proxy by host and port, there with TLS. Simple
+    query protocol; everything it ever received is in `seen`."""
+
+    def __init__(self, address, user, database, password=None, options="", parameters=None, timeout=20):
+        self.seen, self.notices, self.parameters, self.key = [], [], {}, None
+        self.socket = dial(address, timeout)
         self.file = self.socket.makefile("rb")
-        self.notices = []
         startup = {"user": user, "database": database, **(parameters or {})}
         if options:
             startup["options"] = options
-        body = b"".join(k.encode() + b"\0" + v.encode() + b"\0" for k, v in startup.items()) + b"\0"
-        self.socket.sendall(struct.pack("!ii", len(body) + 8, 196608) + body)
         try:
+            self.socket.sendall(startup_packet(startup))
             self._login(password)
         except BaseException:
             self.close()
@@ -96,7 +120,7 @@ class Connection:
     def _receive(self):
         try:
             head = self.file.read(5)
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             head = b""
         if len(head) < 5:
             raise PgError({"C": "closed", "M": "server closed the connection"})
@@ -114,7 +138,7 @@ class Connection:
     def _send(self, kind, body):
         try:
             self.socket.sendall(kind + struct.pack("!i", len(body) + 4) + body)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             pass  # What the server said before it left is still to be read.
 
     def _login(self, password):
@@ -125,6 +149,11 @@ class Connection:
                 raise body
             if kind == b"Z":
                 return
+            if kind == b"S":
+                name, value = body.split(b"\0")[:2]
+                self.parameters[name.decode()] = value.decode()
+            elif kind == b"K":
+                self.key = body
             if kind != b"R":
                 continue
             method = struct.unpack("!i", body[:4])[0]
@@ -239,6 +268,11 @@ WEAKENINGS = {
 
 
 class Server:
+    """One PostgreSQL with the product's SQL and a small configuration; the product itself is in product.py."""
+
+    # The platform's role.
+    user = "postgres"
+
     def __init__(self, bin_dir, weaken=()):
         self.bin, self.weaken = Path(bin_dir), set(weaken)
         self.dir = Path(tempfile.mkdtemp(prefix="tenantry-isolation-"))
@@ -311,10 +345,12 @@ class Server:
             self.log.close()
         shutil.rmtree(self.dir)
 
-    def platform(self, database="postgres"):
+    # Of the platform's role; by hand it is let in by its operating-system user.
+    password = None
+
+    def platform(self, database="postgres", options="-c search_path=pg_catalog -c lock_timeout=3s", **more):
         """As maintenance connects: nothing of a tenant's is in its search_path."""
-        options = "-c search_path=pg_catalog -c lock_timeout=3s"
-        return Connection(self.path, "postgres", database, options=options)
+        return Connection(self.path, self.user, database, password=self.password, options=options, **more)
 
     def login(self, tenant, role, database=None, options=None, user=None, password=None, **more):
         """As the proxy connects: the group, the timeouts and search_path are in the startup packet."""

@@ -15,12 +15,22 @@ from server import CATALOG, HBA, HBA_OPEN, TEMPLATE, Connection, PgError, Tenant
 
 MECHANISMS = []
 
+# The ways of a run: see runner.World.
+STRAIGHT = ("hand", "server")
+EVERY = ("hand", "server", "proxy")
 
-def mechanism(function=None, *, changes=False):
-    def add(function):
-        MECHANISMS.append((function.__doc__.split("\n")[0].rstrip("."), changes, function))
-        return function
-    return add(function) if function else add
+
+def collector(mechanisms, default):
+    """The decorator of one module. `changes`: may leave rows that the platform repairs."""
+    def mechanism(function=None, *, changes=False, ways=default):
+        def add(function):
+            mechanisms.append((function.__doc__.split("\n")[0].rstrip("."), changes, ways, function))
+            return function
+        return add(function) if function else add
+    return mechanism
+
+
+mechanism = collector(MECHANISMS, STRAIGHT)
 
 
 def refused(codes, act, what="the attack"):
@@ -152,7 +162,7 @@ def replication_protocol(world):
         world.server.hba(HBA_OPEN + "local replication all scram-sha-256\n")
         for wanted in ("true", "database"):
             refused("42501", lambda: world.connect("A.admin", parameters={"replication": wanted}, options=""))
-    Connection(world.server.path, "postgres", "postgres", parameters={"replication": "database"}).close()
+    world.server.platform(parameters={"replication": "database"}).close()
 
 
 @mechanism
@@ -226,10 +236,10 @@ def own_settings(world):
     world.server.step("tenant", "forget_settings")
     equal(world.server.step("tenant", "stored_settings"), [], "after the pass")
     with world.connect("A.admin") as c:
-        equal(c.value("show work_mem"), "4MB", "after the pass")
+        equal(c.value("show work_mem"), world.words["work_mem"], "after the pass")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def discard_all(world):
     """RESET ALL and DISCARD ALL fall back to the group, never to more."""
     for role in ("admin", "write", "read"):
@@ -273,7 +283,7 @@ def wall_role_password(world):
     refused("28P01", lambda: world.connect("A.admin", user=wall, password="known", options=""), "after repair")
 
 
-@mechanism(changes=True)
+@mechanism(changes=True, ways=EVERY)
 def held_rows(world):
     """A transaction that stays open over a shared role blocks no login, no create, and repair only for lock_timeout."""
     with world.connect("A.admin") as holder, terminated(holder, world):
@@ -289,7 +299,7 @@ def held_rows(world):
     world.server.step("bootstrap", "groups")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def named_in_grants(world):
     """A role that another tenant names in its grants and policies can still be dropped."""
     victim = Tenant("victim000000")
@@ -357,7 +367,7 @@ CREATE MATERIALIZED VIEW public.trap_view AS SELECT public.climb(i) FROM public.
 """
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def maintenance_runs_as_owner(world):
     """Index expressions and materialized views run as the group under our ANALYZE, VACUUM, REINDEX and REFRESH."""
     with world.connect("A.admin") as c:
@@ -380,7 +390,7 @@ def maintenance_runs_as_owner(world):
         c.query("DROP TABLE public.trap CASCADE; DROP TABLE public.seen; DROP FUNCTION public.climb")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def shadowed_names(world):
     """Names a tenant puts in public are not found by our maintenance, whose search_path is pg_catalog."""
     with world.connect("A.admin") as c:
@@ -388,9 +398,9 @@ def shadowed_names(world):
         c.query("CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE plpgsql AS "
                 "$$BEGIN RETURN 'as ' || current_user; END$$")
     probe = "select lower('X'::varchar)"
-    with Connection(world.server.path, "postgres", world.a.database) as c:
+    with world.server.platform(world.a.database, options="") as c:
         # The attack is real: with the default search_path the better match wins, with our rights.
-        equal(c.value(probe), "as postgres", "without the defence")
+        equal(c.value(probe), f"as {world.server.user}", "without the defence")
     with world.server.platform(world.a.database) as c:
         equal(c.value(probe), "x", "with search_path = pg_catalog")
         c.query("set search_path = pg_catalog, pg_temp")
@@ -399,7 +409,7 @@ def shadowed_names(world):
         c.query("DROP FUNCTION public.length(anyelement); DROP FUNCTION public.lower(varchar)")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def cascade_and_views(world):
     """Foreign-key cascades, views, rules and triggers of a tenant run as group or caller, never as more."""
     with world.connect("A.admin") as c:
@@ -533,7 +543,7 @@ def dump_under_forced_rls(world):
     """pg_dump as the copying login is complete where the admin's own fails, and reaches no other database."""
     def dump(role, database):
         return subprocess.run(
-            [world.server.program("pg_dump"), "-h", str(world.server.dir), "-U", f"{world.a.database}_{role}",
+            [world.server.program("pg_dump"), "-h", os.path.dirname(world.server.path), "-U", f"{world.a.database}_{role}",
              "--no-owner", "--no-acl", database],
             env={**os.environ, "PGPASSWORD": world.a.passwords[role],
                  "PGOPTIONS": "" if role == "dump" else f"-c role=tenantry_{role}"}, capture_output=True, text=True)
@@ -555,7 +565,7 @@ def dump_under_forced_rls(world):
 # -------------------------------------------------------------------------------------- what tenants share
 
 
-@mechanism
+@mechanism(ways=("hand",))
 def lock_table(world):
     """A full lock table is seen on a connection that is open, and emptied by ending the holder."""
     watch = lambda: world.server.step_on(world.platform, "tenant", "watch_locks", locks_per_server_max="100")  # noqa: E731
@@ -588,7 +598,7 @@ def refuses(connection, sql):
     return False
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def advisory_keys(world):
     """Advisory locks of one tenant do not block another's of the same key."""
     with world.connect("A.admin") as a, world.connect("C.admin") as c:
@@ -600,7 +610,7 @@ def advisory_keys(world):
             equal(own.value("SELECT pg_try_advisory_lock(42)"), "f", "control: the same tenant")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def notifications(world):
     """NOTIFY reaches no listener of another tenant."""
     with world.connect("C.admin") as c, world.connect("A.read") as a, world.connect("A.write") as own:
@@ -618,7 +628,7 @@ def notifications(world):
         world.b_session.query("UNLISTEN *")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def notify_queue(world):
     """A listener that sits in a transaction holds the shared NOTIFY queue, and ending it frees the queue."""
     payload = "SELECT pg_notify('c', i || repeat('x', 7000)) FROM generate_series(1, 60) i"
@@ -639,7 +649,7 @@ def notify_queue(world):
         b.query(payload)
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def snapshots(world):
     """A snapshot of one tenant cannot be imported by another."""
     with world.connect("C.admin") as c, world.connect("A.admin") as a, world.connect("A.admin") as own:
@@ -651,7 +661,7 @@ def snapshots(world):
         own.query(f"SET TRANSACTION SNAPSHOT '{snapshot}'")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def temporary_files(world):
     """Temporary files of one statement end at temp_file_limit, which a tenant cannot raise."""
     big = "SELECT count(*) FROM (SELECT i, repeat('x', 200) FROM generate_series(1, 400000) i ORDER BY 2, 1 DESC) s"
@@ -665,7 +675,7 @@ def temporary_files(world):
         equal(c.value(big), "400000", "control")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def external_entities(world):
     """XML with an external entity reads no file."""
     probe = world.server.data / "PG_VERSION"
@@ -682,7 +692,7 @@ def external_entities(world):
         equal(c.value(f"select trim(pg_read_file('{probe}'), E'\\n')"), str(world.server.major), "control")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def statement_statistics(world):
     """pg_stat_statements, which would show all tenants' statements to each, is out of reach."""
     look = "SELECT count(*) FROM public.pg_stat_statements WHERE query LIKE '%by_b%' AND query NOT LIKE '%LIKE%'"
@@ -701,7 +711,7 @@ def statement_statistics(world):
         c.query("DROP EXTENSION pg_stat_statements")
 
 
-@mechanism
+@mechanism(ways=EVERY)
 def own_sessions(world):
     """A login ends its own sessions after SET ROLE NONE, and not those of the tenant's other logins."""
     with world.connect("A.admin") as one, world.connect("A.admin") as two, world.connect("A.read") as reader:

@@ -1,0 +1,3 @@
+from sessions import collector
+MECHANISMS = []
+mechanism = collector(MECHANISMS, ("proxy",))
