@@ -160,10 +160,13 @@ pub(crate) fn serve(worker: &Rc<Worker>, accepted: Accepted) {
 /// Runs the life of one client. A panic ends that client and nothing else: what it held (its
 /// server connection, its place) is dropped with it.
 pub(crate) fn spawn(worker: Rc<Worker>, life: impl Future<Output = ()> + 'static) {
-    tokio::task::spawn_local(async move {
-        if AssertUnwindSafe(life).catch_unwind().await.is_err() {
+    // Not an async block: that would hold `life` twice, once before and once while it runs, and
+    // most of an idle client is this.
+    let caught = AssertUnwindSafe(life).catch_unwind().map(move |result| {
+        if result.is_err() {
             worker.shared.panics.fetch_add(1, Ordering::Relaxed);
             tracing::error!("a session ended by a mistake of ours");
         }
     });
+    tokio::task::spawn_local(caught);
 }

@@ -220,7 +220,7 @@ async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
 async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
     let Arrived {
         moving,
-        read,
+        mut read,
         peer,
         slot,
         name,
@@ -233,6 +233,8 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         ..
     } = *arrived;
     let mut client = Stream::arrive(moving).ok()?;
+    // It is kept as long as the client, and nearly always empty.
+    read.shrink_to_fit();
     let entry = Entry {
         name: &name,
         startup: &startup,
