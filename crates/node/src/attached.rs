@@ -3,8 +3,11 @@
 //! Owns: reading its DSN, and saying what is missing before anything is changed. The second wall
 //! (`pg_hba.conf`) is the operator's on such a server; the first one, CONNECT, is ours everywhere.
 
+mod doors;
 mod dsn;
+mod strangers;
 
+pub(crate) use doors::ADVICE;
 use model::{Secret, route::NodeTarget};
 
 use crate::{
@@ -154,6 +157,7 @@ async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
             ));
         }
     }
+    missing.extend(node.strangers(&lease).await?);
     if missing.is_empty() {
         warn_of_trust(node, &lease).await?;
     }

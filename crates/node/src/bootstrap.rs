@@ -15,15 +15,17 @@ use crate::{
 const LOCK: i64 = 0x7465_6e61_6e74_7279;
 
 impl Node {
-    /// Makes groups, template and the catalog database, and takes away what PUBLIC may do by
-    /// default. Runs at every start; repairs what drifted and changes nothing that is right.
+    /// Makes groups, template and the catalog database. Runs at every start; repairs what drifted
+    /// and changes nothing that is right.
     ///
-    /// Of an attached server it changes: roles `tenantry_*`, databases `tenantry` and
-    /// `tenantry_template`, and the rights of PUBLIC on `postgres` and `template1`.
+    /// On a server that we run it also takes from PUBLIC the rights on `postgres` and `template1`. Of
+    /// an attached one it changes nothing but the roles `tenantry_*` and the databases `tenantry` and
+    /// `tenantry_template`; what that leaves open to tenants is logged, and found by the checker.
     ///
     /// # Errors
     ///
-    /// Those of the server.
+    /// Those of the server; [`NodeError::Conflict`] when something there has a name of ours and is
+    /// not of this installation.
     pub async fn bootstrap(&self) -> Result<(), NodeError> {
         let lease = self.lease("bootstrap").await?;
         self.lock_bootstrap(&lease, "bootstrap").await?;
@@ -44,25 +46,53 @@ impl Node {
     }
 
     async fn bootstrap_locked(&self, lease: &Lease) -> Result<(), NodeError> {
+        let is_managed = self.shared.parts.managed.is_some();
+        if !is_managed {
+            let strangers = self.strangers(lease).await?;
+            if !strangers.is_empty() {
+                return Err(NodeError::Conflict {
+                    step: "bootstrap",
+                    what: strangers.join("; "),
+                });
+            }
+        }
         self.sql(lease, "groups", &BOOTSTRAP.fill("groups", &[]))
             .await?;
-        self.sql(lease, "doors", &BOOTSTRAP.fill("doors", &[]))
-            .await?;
+        if is_managed {
+            self.sql(lease, "doors", &BOOTSTRAP.fill("doors", &[]))
+                .await?;
+        } else {
+            self.warn_of_doors(lease).await?;
+        }
         self.catalog(lease).await?;
         self.template(lease).await
+    }
+
+    /// Says whose the catalog is: that of the installation whose key all logins' passwords come from.
+    pub(crate) fn catalog_mark(&self) -> String {
+        let print = hex(&Sha256::digest(
+            self.shared.parts.key.password("catalog", 0).reveal(),
+        ));
+        format!("{CATALOG_MARK}{}", &print[..16])
     }
 
     async fn catalog(&self, lease: &Lease) -> Result<(), NodeError> {
         if self.seal(lease, CATALOG_DATABASE).await?.is_none() {
             self.create_from_nothing(lease, "catalog", |locale| {
                 format!(
-                    "CREATE DATABASE {CATALOG_DATABASE} TEMPLATE template0 ENCODING 'UTF8' {locale}"
+                    "CREATE DATABASE {CATALOG_DATABASE} TEMPLATE template0 ENCODING 'UTF8' {locale} \
+                     CONNECTION LIMIT 0"
                 )
             })
             .await?;
         }
         let catalog_door = BOOTSTRAP.fill("catalog_door", &[("catalog", CATALOG_DATABASE)]);
-        self.sql(lease, "catalog door", &catalog_door).await
+        let mark = format!(
+            "{catalog_door} COMMENT ON DATABASE {CATALOG_DATABASE} IS '{}'; \
+             ALTER DATABASE {CATALOG_DATABASE} WITH CONNECTION LIMIT -1",
+            self.catalog_mark()
+        );
+        self.sql(lease, "catalog door", &mark).await
     }
 
     /// Left alone when it is sealed and of today's text; otherwise opened to us, brought up to date
@@ -181,10 +211,13 @@ impl Seal {
     }
 }
 
+pub(crate) const CATALOG_MARK: &str = "catalog of tenantry ";
+pub(crate) const TEMPLATE_MARK: &str = "made by tenantry from ";
+
 /// Says of which text a template was made. Written in the transaction that seals it.
 pub(crate) fn template_mark() -> String {
     format!(
-        "made by tenantry from {}",
+        "{TEMPLATE_MARK}{}",
         &hex(&Sha256::digest(TEMPLATE_TEXT))[..16]
     )
 }

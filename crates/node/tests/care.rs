@@ -193,7 +193,7 @@ async fn an_attached_server_is_used_by_its_dsn_and_refused_with_what_is_missing(
         let config = |user: &str, password: &str, budget| AttachConfig {
             name: "attached".to_owned(),
             dsn: Secret::new(format!("host='{host}' user={user} password={password}")),
-            key: NodeKey::from_bytes([7; 32]),
+            key: NodeKey::load_or_create(&dir.0.join("data/node.key")).unwrap(),
             budget,
         };
         let node = attach(config("tenantry", &password, 10)).await.unwrap();

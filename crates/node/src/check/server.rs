@@ -8,6 +8,7 @@ use tokio_postgres::Row;
 use super::{Expected, ExpectedState, Finding, FindingKind as Kind};
 use crate::{
     Node, NodeError, Physical, ServerVersion,
+    attached::ADVICE,
     handle::{CATALOG_DATABASE, Lease, TEMPLATE_DATABASE},
     inventory::split,
     steps::TENANT,
@@ -44,6 +45,7 @@ impl Node {
             .filter(|one| one.state == ExpectedState::Open)
             .map(|one| one.pid.database())
             .collect();
+        let is_managed = self.shared.parts.managed.is_some();
         let mut connects = BTreeSet::new();
         let mut foreign = BTreeSet::new();
         for row in &rows {
@@ -59,7 +61,9 @@ impl Node {
             }
             if grantee == "PUBLIC" {
                 // A database that is not open yet has PUBLIC's default grants behind its limit of 0.
-                if is_door || open.contains(&database) {
+                // Of an attached server these two belong to others: see `open_doors`.
+                let is_others = !is_managed && ["postgres", "template1"].contains(&&*database);
+                if is_door && !is_others || open.contains(&database) {
                     findings.push(Finding::new(Kind::PublicAccess, database, privilege));
                 }
             } else if is_door {
@@ -73,6 +77,11 @@ impl Node {
                 findings.push(Finding::new(Kind::DatabaseAcl, database, detail));
             } else if privilege == "CONNECT" {
                 connects.insert((database, grantee.to_owned()));
+            }
+        }
+        if !is_managed && only.is_none() {
+            for database in self.open_doors(lease).await? {
+                findings.push(Finding::new(Kind::PublicAccess, database, ADVICE));
             }
         }
         for database in foreign {

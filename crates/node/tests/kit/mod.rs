@@ -7,6 +7,8 @@
     reason = "a test's own code, of which each binary uses a part"
 )]
 
+pub mod foreign;
+
 use std::{
     path::{Path, PathBuf},
     process::Command,

@@ -1,0 +1,212 @@
+//! Databases of others, on a server that is not ours, that logins of tenants could enter.
+//!
+//! PUBLIC may connect to every new database, and the logins of tenants are PUBLIC, too. To take that
+//! away would lock out whom we do not know: it is the operator's to decide. Here it is found out.
+//!
+//! Owns: reading privileges and `pg_hba.conf` together. Does not own: telling (`check`).
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Node, NodeError,
+    handle::{CATALOG_DATABASE, Lease, TEMPLATE_DATABASE},
+    inventory::split,
+};
+
+const STEP: &str = "look at databases of others";
+
+/// What closes all of them for tenants and nobody else; for the operator.
+pub(crate) const ADVICE: &str = "logins of tenants could connect: REVOKE CONNECT ON DATABASE … FROM \
+    PUBLIC (and grant it to whom it serves), or put these first into pg_hba.conf, for host and local \
+    alike: \"host samerole +tenantry_admin,+tenantry_write,+tenantry_read all scram-sha-256\", \"host \
+    all +tenantry_admin,+tenantry_write,+tenantry_read all reject\"";
+
+/// Groups that every login of a tenant is a member of one of, as `pg_hba.conf` writes them.
+const MEMBERS: [&str; 3] = ["+tenantry_admin", "+tenantry_write", "+tenantry_read"];
+
+impl Node {
+    /// Names of the databases that PUBLIC, a group or a login of tenants may connect to, and to which
+    /// `pg_hba.conf` lets logins of tenants through from some address. When that file cannot be
+    /// understood, it counts as letting them through.
+    pub(crate) async fn open_doors(&self, lease: &Lease) -> Result<BTreeSet<String>, NodeError> {
+        const CONNECTS: &str = "SELECT DISTINCT d.datname::text, \
+               coalesce(r.rolname::text, CASE a.grantee WHEN 0 THEN 'PUBLIC' END) \
+             FROM pg_database d \
+             CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a \
+             LEFT JOIN pg_roles r ON r.oid = a.grantee \
+             WHERE d.datallowconn AND a.privilege_type = 'CONNECT'";
+        // In the order of the file, and of those it includes.
+        const RULES: &str = "SELECT type, database, user_name, address, auth_method, error \
+             FROM pg_hba_file_rules";
+        let rules: Vec<Rule> = self
+            .rows(lease, STEP, RULES, &[])
+            .await?
+            .iter()
+            .map(|row| Rule {
+                is_local: row.get::<_, Option<&str>>(0) == Some("local"),
+                databases: row.get::<_, Option<_>>(1).unwrap_or_default(),
+                users: row.get::<_, Option<_>>(2).unwrap_or_default(),
+                is_plain_host: row.get::<_, Option<&str>>(0) == Some("host"),
+                from_anywhere: matches!(row.get(3), None | Some("all")),
+                rejects: row.get::<_, Option<&str>>(4) == Some("reject"),
+                broken: row.get::<_, Option<&str>>(5).is_some(),
+            })
+            .collect();
+        let mut open = BTreeSet::new();
+        for row in self.rows(lease, STEP, CONNECTS, &[]).await? {
+            let (database, Some(grantee)): (String, Option<&str>) = (row.get(0), row.get(1)) else {
+                continue;
+            };
+            let is_ours = [CATALOG_DATABASE, TEMPLATE_DATABASE].contains(&&*database)
+                || split(&database).is_some_and(|(_, rest)| rest.is_empty());
+            let is_tenants = grantee == "PUBLIC"
+                || split(grantee).is_some()
+                || MEMBERS.iter().any(|member| &member[1..] == grantee);
+            if !is_ours && is_tenants && lets_through(&rules, &database) {
+                open.insert(database);
+            }
+        }
+        Ok(open)
+    }
+
+    /// Once, at the start: the operator is to know.
+    pub(crate) async fn warn_of_doors(&self, lease: &Lease) -> Result<(), NodeError> {
+        let open = self.open_doors(lease).await?;
+        if !open.is_empty() {
+            let databases: Vec<String> = open.into_iter().collect();
+            tracing::warn!(
+                node = self.name(),
+                databases = databases.join(", "),
+                "databases of others on the attached server: {ADVICE}"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A line of `pg_hba.conf`.
+#[derive(Clone, Debug)]
+struct Rule {
+    is_local: bool,
+    databases: Vec<String>,
+    users: Vec<String>,
+    /// With and without TLS.
+    is_plain_host: bool,
+    /// Any address, IPv4 and IPv6.
+    from_anywhere: bool,
+    rejects: bool,
+    broken: bool,
+}
+
+impl Rule {
+    fn concerns(&self, database: &str) -> bool {
+        // `samerole`, `sameuser` and `replication` never mean a database of others for a tenant.
+        let names = |name: &String| name == "all" || name == database || name.starts_with('/');
+        self.databases.iter().any(names)
+    }
+
+    /// Whether some login of a tenant may be meant.
+    fn may_mean_tenants(&self) -> bool {
+        let means = |user: &String| {
+            user == "all"
+                || user.starts_with('/')
+                || user.starts_with("+tenantry_")
+                || user.starts_with("+pg_")
+                || user.trim_start_matches('+').starts_with("x_")
+        };
+        self.users.iter().any(means)
+    }
+
+    /// Whether it refuses every login of every tenant, from anywhere, to every database.
+    fn shuts(&self) -> bool {
+        let has = |name: &str| self.users.iter().any(|user| user == name);
+        self.rejects
+            && self.databases.iter().any(|name| name == "all")
+            && (has("all") || MEMBERS.iter().all(|member| has(member)))
+            && (self.is_local || self.is_plain_host && self.from_anywhere)
+    }
+}
+
+/// The first line that fits decides, for sockets and for TCP apart.
+fn lets_through(rules: &[Rule], database: &str) -> bool {
+    if rules.iter().any(|rule| rule.broken) {
+        // The server goes on with what it read before; that cannot be seen.
+        return true;
+    }
+    [true, false].into_iter().any(|is_local| {
+        rules
+            .iter()
+            .filter(|rule| rule.is_local == is_local)
+            .take_while(|rule| !rule.shuts())
+            .any(|rule| !rule.rejects && rule.concerns(database) && rule.may_mean_tenants())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Lines of `type database user address method`, `-` for no address.
+    fn rules(text: &str) -> Vec<Rule> {
+        let list = |text: &str| text.split(',').map(str::to_owned).collect();
+        text.lines()
+            .map(|line| {
+                let words: Vec<&str> = line.split_whitespace().collect();
+                Rule {
+                    is_local: words[0] == "local",
+                    databases: list(words[1]),
+                    users: list(words[2]),
+                    is_plain_host: words[0] == "host",
+                    from_anywhere: ["-", "all"].contains(&words[3]),
+                    rejects: words[4] == "reject",
+                    broken: false,
+                }
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_lines_that_the_advice_names_close_every_door() {
+        let groups = MEMBERS.join(",");
+        let advised = format!(
+            "host samerole {groups} all scram-sha-256\nhost all {groups} all reject\n\
+             local samerole {groups} - scram-sha-256\nlocal all {groups} - reject\n\
+             host all all all md5\nlocal all all - peer"
+        );
+        assert!(!lets_through(&rules(&advised), "theirs"));
+        assert!(groups.split(',').all(|group| ADVICE.contains(group)));
+    }
+
+    #[test]
+    fn whatever_may_let_a_tenant_in_is_open() {
+        let groups = MEMBERS.join(",");
+        for open in [
+            "host all all all scram-sha-256".to_owned(),
+            "local all all - peer".to_owned(),
+            "hostssl theirs +tenantry_read 10.0.0.0 scram-sha-256".to_owned(),
+            "host /^the all all md5".to_owned(),
+            format!("host all {groups} 10.0.0.0 reject\nhost all all all md5"),
+            format!("host all {groups} 0.0.0.0 reject\nhost all all all md5"),
+            format!("hostssl all {groups} all reject\nhost all all all md5"),
+            format!("host theirs {groups} all reject\nhost all all all md5"),
+            "host all +tenantry_admin all reject\nhost all all all md5".to_owned(),
+            format!("local all {groups} - reject\nhost all all all md5"),
+            format!("host all all all md5\nhost all {groups} all reject"),
+        ] {
+            assert!(lets_through(&rules(&open), "theirs"), "{open}");
+        }
+    }
+
+    #[test]
+    fn what_names_others_is_closed() {
+        for closed in [
+            "",
+            "host all alice,bob all md5",
+            "host samerole all all scram-sha-256\nhost all all all reject",
+            "host other all all md5",
+            "host replication all all md5",
+        ] {
+            assert!(!lets_through(&rules(closed), "theirs"), "{closed}");
+        }
+    }
+}
