@@ -120,7 +120,7 @@ struct Entered {
     right: Match,
     candidate: Candidate,
     resolved: Resolved,
-    generation: u64,
+    asked: Instant,
 }
 
 impl Login<'_> {
@@ -137,12 +137,12 @@ impl Login<'_> {
         if let Ok(answer) = &first
             && let Some(entered) = check(&proved, answer.resolved.as_ref())
         {
-            return self.enter(name, proved, entered, answer.generation).await;
+            return self.enter(name, proved, entered, answer.asked).await;
         }
         // A secret made a moment ago must work, so nobody is refused on what may be old.
         match self.worker.routes.ask(&name).await {
             Ok(answer) => match check(&proved, answer.resolved.as_ref()) {
-                Some(entered) => self.enter(name, proved, entered, answer.generation).await,
+                Some(entered) => self.enter(name, proved, entered, answer.asked).await,
                 None => Err(wrong(&proved)),
             },
             Err(_) => Err(Refusal::CannotCheck.into()),
@@ -238,7 +238,7 @@ impl Login<'_> {
         name: LoginName,
         proved: Proved,
         (right, candidate, resolved): (Match, Candidate, Resolved),
-        generation: u64,
+        asked: Instant,
     ) -> Result<Entered, Failed> {
         let client = self.worker.routes.client();
         if candidate.one_use && !client.consume(candidate.id.clone()).await {
@@ -253,7 +253,7 @@ impl Login<'_> {
             right,
             candidate,
             resolved,
-            generation,
+            asked,
         })
     }
 
@@ -280,7 +280,7 @@ impl Login<'_> {
             credential: entered.candidate.id,
             one_use: entered.candidate.one_use,
             resolved: entered.resolved,
-            generation: entered.generation,
+            asked: entered.asked,
         });
         if home == self.worker.index {
             session::serve(self.worker, arrived);

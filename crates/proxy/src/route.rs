@@ -35,14 +35,8 @@ const REVIEW_PAUSE_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Answer {
     /// `None`: no such login.
     pub(crate) resolved: Option<Resolved>,
-    /// Last change that was known when it was asked for.
-    pub(crate) generation: u64,
-}
-
-#[derive(Debug)]
-struct Known {
-    answer: Answer,
-    asked: Instant,
+    /// When the question was asked. What changed later is not in it.
+    pub(crate) asked: Instant,
 }
 
 type Flight = watch::Receiver<Option<Result<Answer, Unavailable>>>;
@@ -51,14 +45,15 @@ type Flight = watch::Receiver<Option<Result<Answer, Unavailable>>>;
 #[derive(Debug)]
 pub(crate) struct Routes {
     client: RouteClient,
-    known: RefCell<HashMap<LoginName, Known>>,
+    known: RefCell<HashMap<LoginName, Answer>>,
     /// Apart from the others, so that guesses cannot push out what is real.
-    unknown: RefCell<HashMap<LoginName, Known>>,
+    unknown: RefCell<HashMap<LoginName, Answer>>,
     flights: RefCell<HashMap<LoginName, Flight>>,
-    changed: RefCell<HashMap<TenantId, u64>>,
-    generation: Cell<u64>,
+    /// When this worker heard that a tenant changed. By the clock, since answers also come from
+    /// other workers, which may have heard of more changes or fewer.
+    changed: RefCell<HashMap<TenantId, Instant>>,
     /// Answers older than this count as stale, whatever `changed` says.
-    floor: Cell<u64>,
+    floor: Cell<Option<Instant>>,
     fresh_max: Duration,
     stale_max: Duration,
     routes_max: usize,
@@ -72,8 +67,7 @@ impl Routes {
             unknown: RefCell::default(),
             flights: RefCell::default(),
             changed: RefCell::default(),
-            generation: Cell::new(0),
-            floor: Cell::new(0),
+            floor: Cell::new(None),
             fresh_max: limits.fresh_max,
             stale_max: limits.stale_max,
             routes_max: limits.routes_max,
@@ -128,41 +122,33 @@ impl Routes {
     ///
     /// [`Unavailable`].
     pub(crate) async fn ask(&self, login: &LoginName) -> Result<Answer, Unavailable> {
-        let generation = self.generation.get();
         let asked = Instant::now();
         let resolved = self.client.resolve(login.clone()).await?;
-        let answer = Answer {
-            resolved,
-            generation,
-        };
-        if !self.is_stale(&login.tenant, generation) {
-            self.keep(login.clone(), answer.clone(), asked);
+        let answer = Answer { resolved, asked };
+        if !self.is_stale(&login.tenant, asked) {
+            self.keep(login.clone(), answer.clone());
         }
         Ok(answer)
     }
 
-    /// Whether `tenant` changed after an answer of that generation was asked for.
-    pub(crate) fn is_stale(&self, tenant: &TenantId, generation: u64) -> bool {
-        self.floor.get() > generation
-            || self
-                .changed
-                .borrow()
-                .get(tenant)
-                .is_some_and(|changed| *changed > generation)
+    /// Whether `tenant` may have changed after something was asked.
+    pub(crate) fn is_stale(&self, tenant: &TenantId, asked: Instant) -> bool {
+        let changed = self.changed.borrow().get(tenant).copied();
+        self.floor.get().max(changed).is_some_and(|at| at >= asked)
     }
 
     fn cached(&self, login: &LoginName, age_max: Duration) -> Option<Answer> {
         for map in [&self.known, &self.unknown] {
-            if let Some(known) = map.borrow().get(login)
-                && known.asked.elapsed() <= age_max
+            if let Some(answer) = map.borrow().get(login)
+                && answer.asked.elapsed() <= age_max
             {
-                return Some(known.answer.clone());
+                return Some(answer.clone());
             }
         }
         None
     }
 
-    fn keep(&self, login: LoginName, answer: Answer, asked: Instant) {
+    fn keep(&self, login: LoginName, answer: Answer) {
         self.known.borrow_mut().remove(&login);
         self.unknown.borrow_mut().remove(&login);
         let mut map = match answer.resolved {
@@ -170,14 +156,14 @@ impl Routes {
             None => self.unknown.borrow_mut(),
         };
         if map.len() >= self.routes_max {
-            map.retain(|_, known| known.asked.elapsed() <= self.fresh_max);
+            map.retain(|_, answer| answer.asked.elapsed() <= self.fresh_max);
         }
         if map.len() >= self.routes_max {
             // All are in use; any will do.
             let victim = map.keys().next().cloned();
             victim.and_then(|login| map.remove(&login));
         }
-        map.insert(login, Known { answer, asked });
+        map.insert(login, answer);
     }
 
     fn forget(&self, tenant: &TenantId) {
@@ -192,34 +178,33 @@ impl Routes {
     }
 
     fn note(&self, change: &Change) {
-        self.generation
-            .set(self.generation.get().max(change.generation));
         self.forget(&change.tenant);
+        let now = Instant::now();
         let mut changed = self.changed.borrow_mut();
         if changed.len() >= CHANGES_KEPT {
             changed.clear();
-            self.floor.set(change.generation);
+            self.floor.set(Some(now));
         }
-        changed.insert(change.tenant.clone(), change.generation);
+        changed.insert(change.tenant.clone(), now);
     }
 
     fn forget_all(&self) {
         self.known.borrow_mut().clear();
         self.unknown.borrow_mut().clear();
-        // What was missed is not known; nothing asked for before counts any more.
-        self.generation.set(self.generation.get() + 1);
-        self.floor.set(self.generation.get());
+        self.changed.borrow_mut().clear();
+        self.floor.set(Some(Instant::now()));
     }
 }
 
-/// Follows the changes until the worker ends.
-pub(crate) async fn follow(worker: Rc<Worker>, mut changes: broadcast::Receiver<Change>) {
+/// Follows the changes. To be started again if it ends: then it counts on nothing it knew.
+pub(crate) async fn follow(worker: Rc<Worker>) {
+    let mut changes = worker.routes.client().changes();
+    doubt_everything(&worker);
     loop {
         match changes.recv().await {
             Ok(change) => {
                 worker.routes.note(&change);
-                let tenant = worker.known_tenant(&change.tenant);
-                if let Some(tenant) = tenant {
+                if let Some(tenant) = worker.known_tenant(&change.tenant) {
                     review(&worker, &tenant);
                 }
             }
@@ -228,13 +213,18 @@ pub(crate) async fn follow(worker: Rc<Worker>, mut changes: broadcast::Receiver<
                     missed,
                     "changes were missed, asking about every tenant again"
                 );
-                worker.routes.forget_all();
-                for tenant in worker.all_tenants() {
-                    review(&worker, &tenant);
-                }
+                doubt_everything(&worker);
             }
-            Err(broadcast::error::RecvError::Closed) => return,
+            // The control plane is gone, for good.
+            Err(broadcast::error::RecvError::Closed) => return std::future::pending().await,
         }
+    }
+}
+
+fn doubt_everything(worker: &Rc<Worker>) {
+    worker.routes.forget_all();
+    for tenant in worker.all_tenants() {
+        review(worker, &tenant);
     }
 }
 

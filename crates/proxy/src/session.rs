@@ -56,7 +56,7 @@ pub(crate) struct Arrived {
     pub(crate) credential: CredentialId,
     pub(crate) one_use: bool,
     pub(crate) resolved: Resolved,
-    pub(crate) generation: u64,
+    pub(crate) asked: Instant,
 }
 
 /// When a session is to end.
@@ -145,6 +145,19 @@ pub(crate) enum Ended {
     Setting(Said),
 }
 
+impl Ended {
+    /// For the log. What the server says may repeat what the client sent, so it is not in it.
+    fn word(&self) -> String {
+        match self {
+            Self::Left => "client left".to_owned(),
+            Self::Lost => "client connection broke".to_owned(),
+            Self::ByServer => "by the server".to_owned(),
+            Self::Refused(refusal) => refusal.to_string(),
+            Self::Setting(said) => format!("a setting was refused ({})", said.code),
+        }
+    }
+}
+
 /// What is counted and found by others while the session lives.
 #[derive(Debug)]
 struct Registered {
@@ -212,7 +225,7 @@ async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
         }
     };
     tracing::info!(%peer, tenant = %name.tenant, role = %name.role,
-        lasted_ms = began.elapsed().as_millis() as u64, ended = ?ended, "session ended");
+        lasted_ms = began.elapsed().as_millis() as u64, ended = ended.word(), "session ended");
     Box::pin(session.end(&worker, ended)).await;
 }
 
@@ -229,7 +242,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         credential,
         one_use,
         resolved,
-        generation,
+        asked,
         ..
     } = *arrived;
     let mut client = Stream::arrive(moving).ok()?;
@@ -241,7 +254,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         credential: &credential,
         one_use,
     };
-    let result = match entry.admit(worker, resolved, generation).await {
+    let result = match entry.admit(worker, resolved, asked).await {
         Ok(admitted) => register(worker, admitted, &entry, protocol, slot),
         Err(refusal) => Err(refusal),
     };
@@ -263,7 +276,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
             match session.greet(worker, settings).await {
                 Ok(()) => return Some(session),
                 Err(ended) => {
-                    tracing::info!(%peer, tenant = %name.tenant, ended = ?ended, "no session");
+                    tracing::info!(%peer, tenant = %name.tenant, ended = ended.word(), "no session");
                     session.end(worker, ended).await;
                     return None;
                 }
@@ -297,10 +310,10 @@ impl Entry<'_> {
         &self,
         worker: &Rc<Worker>,
         resolved: Resolved,
-        generation: u64,
+        asked: Instant,
     ) -> Result<Admitted, Refusal> {
         let tenant = worker.tenant(&self.name.tenant);
-        let resolved = self.renew(worker, resolved, generation).await?;
+        let resolved = self.renew(worker, resolved, asked).await?;
         if worker.state.get() != State::Serving {
             return Err(Refusal::Draining);
         }
@@ -332,12 +345,12 @@ impl Entry<'_> {
         &self,
         worker: &Rc<Worker>,
         mut resolved: Resolved,
-        mut generation: u64,
+        mut asked: Instant,
     ) -> Result<Resolved, Refusal> {
-        while worker.routes.is_stale(&self.name.tenant, generation) {
+        while worker.routes.is_stale(&self.name.tenant, asked) {
             let answer = worker.routes.ask(self.name).await;
             let answer = answer.map_err(|_| Refusal::CannotCheck)?;
-            generation = answer.generation;
+            asked = answer.asked;
             let listed = answer.resolved.filter(|resolved| {
                 let mut candidates = resolved.route.candidates.iter();
                 self.one_use || candidates.any(|candidate| candidate.id == *self.credential)

@@ -7,6 +7,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashMap},
     hash::{DefaultHasher, Hash, Hasher},
+    panic::AssertUnwindSafe,
     rc::{Rc, Weak},
     sync::{
         Arc,
@@ -14,6 +15,7 @@ use std::{
     },
 };
 
+use futures_util::FutureExt;
 use model::{Role, TenantId, route::RouteClient};
 use tokio::{
     net::TcpListener,
@@ -37,6 +39,8 @@ use crate::{
 pub(crate) const SCRATCH: usize = 32 * 1024;
 /// Messages to a worker that may wait. Senders wait beyond it; none of them holds anything.
 const INBOX_MAX: usize = 1024;
+/// Pause before a task that failed is started again.
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// What all workers of a process share. Touched at login, when a server connection opens or
 /// closes, and for a cancel.
@@ -324,6 +328,19 @@ async fn sweep(worker: Rc<Worker>) {
     }
 }
 
+/// Runs `task` for as long as the worker lives. Without it, revoked secrets would stay valid and
+/// idle connections open, so a mistake in it must not end it.
+async fn always<T: Future<Output = ()>>(worker: Rc<Worker>, task: impl Fn(Rc<Worker>) -> T) {
+    loop {
+        let once = AssertUnwindSafe(task(worker.clone())).catch_unwind().await;
+        if once.is_err() {
+            worker.shared.panics.fetch_add(1, Ordering::Relaxed);
+            tracing::error!("a task of a worker ended by a mistake of ours, starting it again");
+        }
+        tokio::time::sleep(RESTART_PAUSE).await;
+    }
+}
+
 /// What a worker starts with.
 pub(crate) struct Start {
     pub(crate) index: usize,
@@ -343,12 +360,11 @@ pub(crate) fn inboxes(workers: usize) -> (Vec<mpsc::Sender<Inbox>>, Vec<mpsc::Re
 
 /// Runs a worker until it has drained.
 pub(crate) async fn run(start: Start) {
-    let changes = start.routes.changes();
     let worker = Worker::new(start.index, start.config, start.shared, start.routes);
     let spawn = tokio::task::spawn_local::<std::pin::Pin<Box<dyn Future<Output = ()>>>>;
     let mut helpers = vec![
-        spawn(Box::pin(route::follow(worker.clone(), changes))),
-        spawn(Box::pin(sweep(worker.clone()))),
+        spawn(Box::pin(always(worker.clone(), route::follow))),
+        spawn(Box::pin(always(worker.clone(), sweep))),
     ];
     for listener in start.listeners {
         match TcpListener::from_std(listener) {
