@@ -103,7 +103,8 @@ class World:
         with server.login(self.a, "admin") as c:
             c.query(CONTENT)
         with server.login(self.b, "admin") as c:
-            c.query(f"CREATE TABLE public.canary (v text); INSERT INTO public.canary VALUES ('{self.canary}')")
+            c.query(f"CREATE TABLE public.canary (v text); INSERT INTO public.canary VALUES ('{self.canary}');"
+                    " CREATE TABLE public.work (v text)")
         with server.login(self.p, "deploy") as c:
             c.query(BLUEPRINT)
         # A branch needs a source without sessions; those just closed may take a moment to end.

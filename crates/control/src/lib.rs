@@ -16,6 +16,7 @@ mod routes;
 mod sql;
 mod tasks;
 mod tenant;
+mod watch;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -96,6 +97,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         passes: placement::job::Passes::default(),
         one_use: routes::one_use::OneUse::default(),
         used: credential::used::Used::default(),
+        working: api::idempotency::Working::default(),
         sql_permits: tokio::sync::Semaphore::new(limits.sql_concurrent_max),
         draining: std::sync::atomic::AtomicBool::new(false),
     });
@@ -106,6 +108,8 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     tasks.spawn("changes", changes.follow(catalog));
     tasks.spawn("passes", placement::job::run(app.clone(), tasks.clone()));
     tasks.spawn("housekeeping", housekeeping::run(app.clone()));
+    tasks.spawn("watch", watch::hogs(app.clone()));
+    tasks.spawn("care", watch::care(app.clone()));
     tasks.spawn(
         "routes",
         routes::serve(app.clone(), parts.routes.requests, tasks.clone()),

@@ -255,7 +255,10 @@ async fn owner(client: &Client, database: u32) -> Option<Pid> {
     None
 }
 
-async fn simple(client: &Client, sql: &str) -> Result<Vec<SimpleQueryRow>, tokio_postgres::Error> {
+pub(crate) async fn simple(
+    client: &Client,
+    sql: &str,
+) -> Result<Vec<SimpleQueryRow>, tokio_postgres::Error> {
     let messages = client.simple_query(sql).await?;
     let rows = messages.into_iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),

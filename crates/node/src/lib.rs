@@ -16,6 +16,7 @@ mod handle;
 mod inventory;
 mod key;
 pub mod managed;
+mod notifications;
 mod steps;
 mod template;
 mod tenant;

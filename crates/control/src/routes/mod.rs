@@ -10,8 +10,8 @@ mod store;
 use std::sync::Arc;
 
 use model::{
-    LoginName,
-    route::{Report, Request, Resolved, Route, Unavailable},
+    LoginName, Pid, Role,
+    route::{Report, Request, Resolved, Route, ServerLogin, Unavailable},
 };
 use tokio::sync::mpsc;
 
@@ -49,6 +49,29 @@ pub(crate) async fn serve(app: Arc<App>, mut requests: mpsc::Receiver<Request>, 
 /// Questions answered at once. More than the catalog's connections, so that none of those idles.
 const RESOLVES_MAX: usize = 64;
 
+/// What a session begins with whatever is stored on its login. A tenant can store settings on its own
+/// logins (`ALTER ROLE … SET`); those that decide what names mean, or that would end the sessions of
+/// others who use the login, have no effect until a pass takes them away. PostgreSQL's own defaults.
+const SETTINGS: [(&str, &str); 5] = [
+    ("search_path", "\"$user\", public"),
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("idle_session_timeout", "0"),
+];
+
+fn server_login(app: &App, pid: &Pid, role: Role) -> ServerLogin {
+    let mut login = app.node.server_login(pid, role);
+    let settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    login.settings.extend(settings);
+    if app.node.server_version().major() >= 17 {
+        login
+            .settings
+            .insert("transaction_timeout".to_owned(), "0".to_owned());
+    }
+    login
+}
+
 async fn resolve(app: &App, login: LoginName) -> Result<Option<Resolved>, Unavailable> {
     let found = store::resolve(app, &login).await.map_err(|error| {
         tracing::warn!(error = %crate::api::error::chain(&error), "a login could not be looked up");
@@ -56,7 +79,7 @@ async fn resolve(app: &App, login: LoginName) -> Result<Option<Resolved>, Unavai
     })?;
     Ok(found.map(|found| Resolved {
         route: Arc::new(Route {
-            server: app.node.server_login(&found.pid, login.role),
+            server: server_login(app, &found.pid, login.role),
             access: found.access,
             candidates: found.candidates,
             limits: model::Limits::default(),

@@ -24,6 +24,10 @@ pub(crate) struct Sizes {
 
 const MB: u64 = 1 << 20;
 
+/// Temporary files of one server process. A tenant cannot raise it (a superuser's setting): without
+/// it one sort fills the disk of all. Enough to build an index on tens of millions of rows.
+const TEMP_FILES_MB_MAX: u32 = 4096;
+
 /// Entries of the shared lock table per connection. Twice the default: a dump locks every table of
 /// its tenant, out of a table that is shared by all.
 const LOCKS_PER_CONNECTION: u32 = 128;
@@ -90,6 +94,7 @@ impl Sizes {
             "maintenance_work_mem",
             &format_args!("{}MB", self.maintenance_work_mem_mb()),
         );
+        set("temp_file_limit", &format_args!("{TEMP_FILES_MB_MAX}MB"));
         set(
             "max_parallel_workers_per_gather",
             &self.parallel_workers_per_query(),

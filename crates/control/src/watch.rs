@@ -1,0 +1,93 @@
+//! What has to be done on a node again and again, because its tenants share it.
+//!
+//! Owns: when. Does not own: what is done (`node`). Nothing here depends on another round: what one
+//! misses, the next one does.
+
+use std::{sync::Arc, time::Duration};
+
+use node::Care;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::api::{App, error::chain};
+
+/// Between two looks at what one session can use up for all: the lock table is full within a second of
+/// trying, and the look costs less than a millisecond.
+const HOGS_EVERY: Duration = Duration::from_secs(1);
+/// Entries of the lock table that one server connection may hold. All connections of one tenant (12)
+/// together stay below the size of the table of a managed node (128 for each connection).
+const LOCKS_PER_SERVER_MAX: u32 = 1_000;
+/// Share of the queue of NOTIFY from which on its holders are ended. PostgreSQL warns at a half.
+const QUEUE_SHARE_MAX: f64 = 0.5;
+/// Between two looks at what tenants can change on roles that are ours. None of it has an effect on
+/// others, so it may wait.
+const REPAIR_EVERY: Duration = Duration::from_secs(20);
+/// Between two rounds through the databases that changed, as often as autovacuum would come by.
+const CARE_EVERY: Duration = Duration::from_secs(60);
+/// Between two looks at the age of the template.
+const TEMPLATE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Ends sessions that take too much of what all tenants share; works for ever.
+pub(crate) async fn hogs(app: Arc<App>) {
+    let mut ticks = interval(HOGS_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match app.node.end_lock_hogs(LOCKS_PER_SERVER_MAX).await {
+            Ok(ended) => {
+                for hog in ended {
+                    tracing::warn!(pid = ?hog.pid, locks = hog.locks,
+                        "ended a server connection that held too many locks");
+                }
+            }
+            Err(error) => {
+                tracing::debug!(error = %chain(&error), "the lock table was not looked at")
+            }
+        }
+        match app.node.end_queue_hog(QUEUE_SHARE_MAX).await {
+            Ok(Some(process)) => {
+                tracing::warn!(
+                    process,
+                    "ended a server connection that held up the queue of NOTIFY"
+                );
+            }
+            Ok(None) => {}
+            Err(error) => {
+                tracing::debug!(error = %chain(&error), "the queue of NOTIFY was not looked at")
+            }
+        }
+    }
+}
+
+/// Sets back what tenants changed on roles, looks after databases in use, keeps the template young;
+/// works for ever.
+pub(crate) async fn care(app: Arc<App>) {
+    let mut care = Care::default();
+    let (mut cared, mut young) = (Instant::now(), None::<Instant>);
+    let mut ticks = interval(REPAIR_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        match app.node.repair_shared().await {
+            Ok(found) if !found.is_empty() => {
+                tracing::warn!(
+                    findings = found.len(),
+                    "tenants had changed roles or their stored settings; they were set back to ours"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(error = %chain(&error), "roles were not looked at"),
+        }
+        if cared.elapsed() >= CARE_EVERY {
+            cared = Instant::now();
+            if let Err(error) = app.node.look_after(&mut care).await {
+                tracing::debug!(error = %chain(&error), "databases were not looked after");
+            }
+        }
+        if young.is_none_or(|at| at.elapsed() >= TEMPLATE_EVERY) {
+            young = Some(Instant::now());
+            if let Err(error) = app.node.refresh_template(node::TEMPLATE_AGE_MAX).await {
+                tracing::debug!(error = %chain(&error), "the template was not frozen again");
+            }
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! The queue of NOTIFY, which all tenants of a server share.
+//!
+//! Owns: noticing that somebody holds it up, and ending them. A session that listens and sits in a
+//! transaction keeps every later notification of all databases in the queue; when it is full, NOTIFY
+//! fails for everybody. Does not own: when this runs (`control`).
+
+use crate::{Node, NodeError, care::simple, handle::MAINTENANCE_DATABASE};
+
+const STEP: &str = "watch the queue of NOTIFY";
+
+/// The sessions that may hold it: PostgreSQL does not tell who listens, but whoever holds up the
+/// queue is in a transaction. Those that do nothing in it come first, then the oldest.
+const HOLDER: &str = "
+SELECT session.pid FROM pg_stat_get_activity(NULL) AS session
+WHERE session.backend_type = 'client backend' AND session.xact_start IS NOT NULL
+  AND session.usesysid <> (SELECT usesysid FROM pg_stat_get_activity(pg_backend_pid()))
+ORDER BY session.state NOT LIKE 'idle in transaction%', session.xact_start LIMIT 1";
+
+impl Node {
+    /// Ends one session that may hold up the queue of NOTIFY, if more than `share_max` (0 to 1) of
+    /// it is in use. Returns its process. Repeat while it returns one: each look also moves the
+    /// queue on, which nobody else does once it is full.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn end_queue_hog(&self, share_max: f64) -> Result<Option<u32>, NodeError> {
+        let mut watcher = self.shared.watcher.lock().await;
+        // Taken out while in use: dropped halfway, it is not used again.
+        let client = match watcher.take().filter(|client| !client.is_closed()) {
+            Some(client) => client,
+            None => self.connect(STEP, MAINTENANCE_DATABASE).await?,
+        };
+        let first = async |sql: &str| {
+            let rows = simple(&client, sql).await;
+            let rows = rows.map_err(|error| self.error(STEP, error))?;
+            let text = rows.first().and_then(|row| row.get(0).map(str::to_owned));
+            Ok::<_, NodeError>(text)
+        };
+        let used = first("SELECT pg_notification_queue_usage()").await?;
+        let used: f64 = used.and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        let mut ended = None;
+        if used > share_max
+            && let Some(process) = first(HOLDER).await?.and_then(|text| text.parse().ok())
+        {
+            first(&format!("SELECT pg_terminate_backend({process})")).await?;
+            ended = Some(process);
+        }
+        *watcher = Some(client);
+        Ok(ended)
+    }
+}
