@@ -8,7 +8,11 @@
 //! The two routes without a token do not keep answers: whoever guessed a key would get another
 //! one's token.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use axum::{
@@ -140,6 +144,38 @@ impl Reserved {
     }
 }
 
+/// Keys that requests of this process work on. A key that the catalog holds reserved in our name and
+/// that is not here is nobody's: the catalog was away when it should have been given back.
+#[derive(Default)]
+pub(crate) struct Working(Mutex<HashSet<(String, String)>>);
+
+/// One key that one request of this process works on.
+struct Hold {
+    app: Arc<App>,
+    key: (String, String),
+}
+
+impl Hold {
+    /// `None` when another request has it.
+    fn take(app: &Arc<App>, reserved: &Reserved) -> Option<Self> {
+        let key = (reserved.project.to_string(), reserved.key.clone());
+        let Working(working) = &app.working;
+        let mut working = working.lock().unwrap_or_else(PoisonError::into_inner);
+        working.insert(key.clone()).then(|| Self {
+            app: app.clone(),
+            key,
+        })
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let Working(working) = &self.app.working;
+        let mut working = working.lock().unwrap_or_else(PoisonError::into_inner);
+        working.remove(&self.key);
+    }
+}
+
 /// Layer of every route with a token; stands after authentication and after reading the body.
 pub(crate) async fn layer(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     match run(&app, request, next).await {
@@ -168,13 +204,14 @@ async fn run(app: &Arc<App>, request: Request, next: Next) -> ApiResult<Response
         keys: app.keys.clone(),
         keep: app.config.limits.idempotency_time,
     });
-    if let Some(replayed) = reserve(app, &reserved).await? {
-        return Ok(replayed);
-    }
+    let hold = match reserve(app, &reserved).await? {
+        Reservation::Ours(hold) => hold,
+        Reservation::Answered(response) => return Ok(response),
+    };
     parts.extensions.insert(Ticket(Some(reserved.clone())));
     let guard = Release {
         app: app.clone(),
-        reserved: Some(reserved.clone()),
+        reserved: Some((reserved.clone(), hold)),
     };
     let response = next.run(Request::from_parts(parts, Body::from(body))).await;
     keep_or_release(app, guard, response).await
@@ -209,32 +246,50 @@ fn hash(parts: &Parts, body: &Bytes) -> [u8; 32] {
     hash.finalize().into()
 }
 
+enum Reservation {
+    /// The request is to be done.
+    Ours(Hold),
+    /// It was done before.
+    Answered(Response),
+}
+
 /// Reserves the key, or answers for it: with the kept answer, or that it is not available.
-async fn reserve(app: &App, reserved: &Reserved) -> ApiResult<Option<Response>> {
+async fn reserve(app: &Arc<App>, reserved: &Reserved) -> ApiResult<Reservation> {
     let until = Instant::now() + WAIT_MAX;
     loop {
+        // Who is alone finds in our name only what is done, or what nobody works on.
+        let hold = Hold::take(app, reserved);
+        let is_alone = hold.is_some();
         let client = app.catalog.get().await?;
-        if insert(app, &client, reserved).await? {
-            return Ok(None);
+        if let Some(hold) = hold
+            && insert(app, &client, reserved).await?
+        {
+            return Ok(Reservation::Ours(hold));
         }
         let row = client
             .query_opt(
-                "SELECT request_hash, status, response, settled OR leased_until <= now()
+                "SELECT request_hash, status, response,
+                     settled OR leased_until <= now() OR (instance = $3 AND $4)
                  FROM idempotency WHERE project_id = $1 AND key = $2",
-                &[&reserved.project.as_str(), &reserved.key],
+                &[
+                    &reserved.project.as_str(),
+                    &reserved.key,
+                    &app.config.instance,
+                    &is_alone,
+                ],
             )
             .await?;
         drop(client);
-        // Released in between: the next try gets it.
-        let Some(row) = row else { continue };
-        if row.get::<_, &[u8]>(0) != reserved.request_hash {
-            return Err(ErrorCode::IdempotencyKeyReused.into());
-        }
         let late = Instant::now() >= until;
-        if let Some(status) = row.get::<_, Option<i16>>(1)
-            && (late || row.get(3))
-        {
-            return replay(reserved, status, row.get(2)).map(Some);
+        if let Some(row) = row {
+            if row.get::<_, &[u8]>(0) != reserved.request_hash {
+                return Err(ErrorCode::IdempotencyKeyReused.into());
+            }
+            if let Some(status) = row.get::<_, Option<i16>>(1)
+                && (late || row.get(3))
+            {
+                return replay(reserved, status, row.get(2)).map(Reservation::Answered);
+            }
         }
         if late {
             return Err(ErrorCode::IdempotencyInProgress.into());
@@ -243,8 +298,9 @@ async fn reserve(app: &App, reserved: &Reserved) -> ApiResult<Option<Response>> 
     }
 }
 
-/// Whether the key is ours now. One that expired, or whose process was not heard of for longer than
-/// a request can take, is taken over.
+/// Whether the key is ours now. One that expired, whose process was not heard of for longer than a
+/// request can take, or that is reserved in our name is taken over: the caller holds it, so no other
+/// request of this process does.
 async fn insert(app: &App, client: &Object, reserved: &Reserved) -> ApiResult<bool> {
     let limits = &app.config.limits;
     let full: bool = client
@@ -273,7 +329,8 @@ async fn insert(app: &App, client: &Object, reserved: &Reserved) -> ApiResult<bo
                      settled = false,
                      leased_until = excluded.leased_until, expires_at = excluded.expires_at
                  WHERE idempotency.expires_at <= now()
-                     OR (idempotency.status IS NULL AND idempotency.leased_until <= now())",
+                     OR (idempotency.status IS NULL AND (
+                         idempotency.leased_until <= now() OR idempotency.instance = $4))",
             &[
                 &reserved.project.as_str(),
                 &reserved.key,
@@ -308,16 +365,20 @@ fn replay(reserved: &Reserved, status: i16, stored: &[u8]) -> ApiResult<Response
 /// Gives a reserved key back when nothing was answered: the client went away, or a panic.
 struct Release {
     app: Arc<App>,
-    reserved: Option<Arc<Reserved>>,
+    reserved: Option<(Arc<Reserved>, Hold)>,
 }
 
 impl Drop for Release {
     fn drop(&mut self) {
-        if let (Some(reserved), Ok(runtime)) =
+        if let (Some((reserved, hold)), Ok(runtime)) =
             (self.reserved.take(), tokio::runtime::Handle::try_current())
         {
             let app = self.app.clone();
-            runtime.spawn(async move { release(&app, &reserved).await });
+            runtime.spawn(async move {
+                release(&app, &reserved).await;
+                // Not before: the next request would be the one whose key is given back.
+                drop(hold);
+            });
         }
     }
 }
@@ -342,14 +403,15 @@ async fn release(app: &App, reserved: &Reserved) {
         Ok::<(), CatalogError>(())
     };
     if let Err(error) = result.await {
-        tracing::debug!(error = %error, "an Idempotency-Key was not given back; it expires");
+        tracing::debug!(error = %error, "an Idempotency-Key was not given back; the next request takes it over");
     }
 }
 
 async fn keep_or_release(app: &App, mut guard: Release, response: Response) -> ApiResult<Response> {
-    let Some(reserved) = guard.reserved.clone() else {
+    let Some((reserved, _)) = &guard.reserved else {
         return Ok(response);
     };
+    let reserved = reserved.clone();
     if !response.status().is_success() {
         release(app, &reserved).await;
         guard.reserved = None;

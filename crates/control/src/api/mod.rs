@@ -45,6 +45,7 @@ pub(crate) struct App {
     pub(crate) passes: Passes,
     pub(crate) one_use: routes::one_use::OneUse,
     pub(crate) used: Used,
+    pub(crate) working: idempotency::Working,
     pub(crate) sql_permits: tokio::sync::Semaphore,
     pub(crate) draining: AtomicBool,
 }

@@ -4,7 +4,11 @@
 //! on; every effect may be done twice.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -43,6 +47,10 @@ pub(crate) struct Passes {
     wake: Notify,
     changed: Notify,
     demand: Mutex<Option<Demand>>,
+    /// Placements that a task of this process works on.
+    driven: Mutex<BTreeSet<Pid>>,
+    /// The catalog did not take or give an answer, so it may say that we work on what we do not.
+    lost_track: AtomicBool,
 }
 
 impl Default for Passes {
@@ -51,6 +59,8 @@ impl Default for Passes {
             wake: Notify::new(),
             changed: Notify::new(),
             demand: Mutex::new(None),
+            driven: Mutex::new(BTreeSet::new()),
+            lost_track: AtomicBool::new(false),
         }
     }
 }
@@ -79,6 +89,10 @@ impl Passes {
         self.wake();
     }
 
+    fn driven(&self) -> std::sync::MutexGuard<'_, BTreeSet<Pid>> {
+        self.driven.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn pool_target(&self, app: &App) -> u32 {
         let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -92,7 +106,7 @@ impl Passes {
 /// at on the server before anybody gets it.
 pub(crate) async fn take_up(app: &App) -> Result<(), CatalogError> {
     let client = app.catalog.get().await?;
-    store::release_leases(&**client, &app.config.instance).await?;
+    store::release_leases(&**client, &app.config.instance, &[]).await?;
     let entries = store::pool_entries(&**client, app.node.name()).await?;
     if entries.is_empty() {
         return Ok(());
@@ -140,6 +154,7 @@ pub(crate) async fn run(app: Arc<App>, tasks: Tasks) {
                 next
             }
             Err(error) => {
+                app.passes.lost_track.store(true, Ordering::Relaxed);
                 if !std::mem::replace(&mut away, true) {
                     tracing::warn!(error = %crate::api::error::chain(&error), "passes wait for the catalog");
                 }
@@ -160,6 +175,13 @@ async fn pass(
     permits: &Arc<tokio::sync::Semaphore>,
 ) -> Result<Duration, CatalogError> {
     let client = app.catalog.get().await?;
+    if app.passes.lost_track.load(Ordering::Relaxed) {
+        // Cleared first: what is lost from here on is for the next pass.
+        app.passes.lost_track.store(false, Ordering::Relaxed);
+        let driven: Vec<String> = app.passes.driven().iter().map(Pid::to_string).collect();
+        let driven: Vec<&str> = driven.iter().map(String::as_str).collect();
+        store::release_leases(&**client, &app.config.instance, &driven).await?;
+    }
     let size = store::pool_size(&**client, app.node.name()).await?;
     for _ in size.all..app.passes.pool_target(app) {
         store::plan(&**client, app.node.name(), "pool").await?;
@@ -170,14 +192,34 @@ async fn pass(
     }
     for pid in store::take_due(&**client, &app.config.instance, LEASE, free).await? {
         let permit = permits.clone().try_acquire_owned();
-        let app = app.clone();
+        let driving = Driving::begin(app.clone(), pid);
         tasks.spawn("placement", async move {
-            drive(&app, &pid).await;
+            drive(&driving.app, &driving.pid).await;
             drop(permit);
-            app.passes.wake();
+            drop(driving);
         });
     }
     Ok(store::next_due(&**client).await?.unwrap_or(TICK))
+}
+
+/// A placement that a task works on. However the task ends, it is noted, and the next pass looks.
+struct Driving {
+    app: Arc<App>,
+    pid: Pid,
+}
+
+impl Driving {
+    fn begin(app: Arc<App>, pid: Pid) -> Self {
+        app.passes.driven().insert(pid.clone());
+        Self { app, pid }
+    }
+}
+
+impl Drop for Driving {
+    fn drop(&mut self) {
+        self.app.passes.driven().remove(&self.pid);
+        self.app.passes.wake();
+    }
 }
 
 /// Why a step was not done.
@@ -198,14 +240,16 @@ impl From<tokio_postgres::Error> for ActError {
 /// Takes steps with one placement until it rests, fails or is gone.
 async fn drive(app: &App, pid: &Pid) {
     loop {
-        let (work, result) = match step_once(app, pid).await {
+        let written = match step_once(app, pid).await {
             Ok(Progress::Done) => return,
             Ok(Progress::Again) => continue,
-            Err((work, error)) => (work, error),
+            Err((Some(work), error)) => failed(app, &work, &error).await,
+            Err((None, error)) => Err(error),
         };
-        if let Err(error) = failed(app, &work, &result).await {
-            // The lease ends by itself; then it is due again.
+        if let Err(error) = written {
+            // Once the catalog is back, a pass gives our lease back, and it is due again.
             tracing::debug!(pid = %pid, error = %error, "a failure was not written down");
+            app.passes.lost_track.store(true, Ordering::Relaxed);
         }
         return;
     }
@@ -348,8 +392,7 @@ fn announce(changes: &Changes, change: Option<model::route::Change>) {
 
 /// Writes a failure down, and gives up where that is right: a pool entry after some tries, a create
 /// after `stuck_after`. Everything else is tried for ever, and reported.
-async fn failed(app: &App, work: &Option<Work>, error: &ActError) -> Result<(), CatalogError> {
-    let Some(work) = work else { return Ok(()) };
+async fn failed(app: &App, work: &Work, error: &ActError) -> Result<(), ActError> {
     let words = crate::api::error::chain(error);
     let mut client = app.catalog.get().await?;
     let wait = RETRY_FIRST

@@ -124,16 +124,18 @@ pub(crate) async fn next_due(
     Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
 }
 
-/// Gives up the leases that a former process of this name held.
+/// Gives up the leases held in this name but for those of `driven`: a former process's, or ours
+/// that no task of ours knows of.
 pub(crate) async fn release_leases(
     client: &impl GenericClient,
     instance: &str,
+    driven: &[&str],
 ) -> Result<(), CatalogError> {
     client
         .execute(
             "UPDATE placement SET leased_by = NULL, leased_until = NULL, due_at = now()
-             WHERE leased_by = $1",
-            &[&instance],
+             WHERE leased_by = $1 AND pid <> ALL($2)",
+            &[&instance, &driven],
         )
         .await?;
     Ok(())
