@@ -7,7 +7,11 @@ use std::{
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
 };
+
+use tokio::time::Instant;
 
 /// Size of one file, in bytes.
 const FILE_BYTES_MAX: u64 = 10 << 20;
@@ -36,13 +40,21 @@ fn is_from_tenant(line: &str) -> bool {
     message.starts_with("LOG:") && (kind.ends_with("backend") || kind.ends_with("worker"))
 }
 
+/// How long to wait for the last words of a server that ended: a child of it may hold the pipe.
+const LAST_WORDS_MAX: Duration = Duration::from_secs(1);
+const LAST_WORDS_POLL: Duration = Duration::from_millis(5);
+
 /// The end of what the server wrote.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tail(Arc<Mutex<VecDeque<String>>>);
+pub(crate) struct Tail {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    /// The thread that reads.
+    reader: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
 
 impl Tail {
     fn push(&self, line: &str) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == TAIL_LINES_MAX {
             lines.pop_front();
         }
@@ -51,14 +63,26 @@ impl Tail {
 
     /// Forgets what an earlier process wrote.
     pub(crate) fn clear(&self) {
-        self.0
+        self.lines
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
     }
 
+    /// Returns when what an ended server wrote was read, or after a bound.
+    pub(crate) async fn last_words(&self) {
+        let reads = || {
+            let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+            reader.as_ref().is_some_and(|reader| !reader.is_finished())
+        };
+        let until = Instant::now() + LAST_WORDS_MAX;
+        while reads() && Instant::now() < until {
+            tokio::time::sleep(LAST_WORDS_POLL).await;
+        }
+    }
+
     pub(crate) fn text(&self) -> String {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         lines.iter().cloned().collect::<Vec<_>>().join("\n")
     }
 }
@@ -67,7 +91,8 @@ impl Tail {
 /// whose log is not read stops, and nothing of ours may delay that.
 pub(crate) fn follow(pipe: PipeReader, dir: &Path, tail: Tail) -> io::Result<()> {
     let mut file = Rotated::open(dir)?;
-    std::thread::Builder::new()
+    let whose = tail.clone();
+    let reader = std::thread::Builder::new()
         .name("postgres log".to_owned())
         .spawn(move || {
             let mut reader = BufReader::new(pipe);
@@ -87,6 +112,7 @@ pub(crate) fn follow(pipe: PipeReader, dir: &Path, tail: Tail) -> io::Result<()>
                 let _ = file.write_line(&line);
             }
         })?;
+    *whose.reader.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
     Ok(())
 }
 

@@ -10,6 +10,8 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
+use tokio::time::Instant;
+
 use super::ManagedError;
 
 /// How long a fast shutdown may take; it writes a checkpoint. Then an immediate one, from which the
@@ -18,8 +20,23 @@ const FAST_MAX: Duration = Duration::from_secs(60);
 /// How long an immediate one may take. It writes nothing.
 const IMMEDIATE_MAX: Duration = Duration::from_secs(30);
 
+/// How long one that has ended may stay in the list of processes, until its parent (`init`, since
+/// the process that ran it is gone) takes notice.
+const REAP_MAX: Duration = Duration::from_secs(10);
+const REAP_POLL: Duration = Duration::from_millis(20);
+
 /// Stops the postmaster of `cluster`, when there is one.
 pub(crate) async fn stop(cluster: &Path) -> Result<(), ManagedError> {
+    let stopped = stop_running(cluster).await;
+    // PostgreSQL takes a process that is still in the list for one that runs, and does not start.
+    let until = Instant::now() + REAP_MAX;
+    while ended_but_listed(cluster) && Instant::now() < until {
+        tokio::time::sleep(REAP_POLL).await;
+    }
+    stopped
+}
+
+async fn stop_running(cluster: &Path) -> Result<(), ManagedError> {
     let Some((pid, process)) = find(cluster) else {
         return Ok(());
     };
@@ -38,6 +55,18 @@ pub(crate) async fn stop(cluster: &Path) -> Result<(), ManagedError> {
         "process {pid}, an earlier PostgreSQL on {}, does not stop: end it by hand",
         cluster.display()
     )))
+}
+
+/// Whether the process that `postmaster.pid` names has ended and is still listed, as a zombie.
+fn ended_but_listed(cluster: &Path) -> bool {
+    let is_zombie = || {
+        let text = fs::read_to_string(cluster.join("postmaster.pid")).ok()?;
+        let pid: u32 = text.lines().next()?.trim().parse().ok()?;
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        // The name stands in parentheses and may hold anything; the state follows.
+        Some(stat.rsplit_once(") ")?.1.starts_with('Z'))
+    };
+    is_zombie().unwrap_or(false)
 }
 
 /// The process that `postmaster.pid` names, if it is a postmaster of this very directory: every

@@ -117,6 +117,7 @@ pub(crate) async fn run(
         Ok(Ok(())) => Ok(task),
         Ok(Err(why)) => {
             let _ = task.await;
+            tail.last_words().await;
             let output = format!("{why}\n{}", tail.text());
             Err(ManagedError::Program {
                 program: "postgres",
