@@ -6,7 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use node::Care;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::{
+    sync::Notify,
+    time::{Instant, MissedTickBehavior, interval},
+};
 
 use crate::api::{App, error::chain};
 
@@ -23,6 +26,8 @@ const QUEUE_SHARE_MAX: f64 = 0.5;
 const REPAIR_EVERY: Duration = Duration::from_secs(20);
 /// Between two rounds through the databases that changed, as often as autovacuum would come by.
 const CARE_EVERY: Duration = Duration::from_secs(60);
+/// Between two databases that are visited after a crash of the server: 10 ms of its CPU each.
+const HELP_PAUSE: Duration = Duration::from_secs(1);
 /// Between two looks at the age of the template.
 const TEMPLATE_EVERY: Duration = Duration::from_secs(3600);
 
@@ -58,9 +63,25 @@ pub(crate) async fn hogs(app: Arc<App>) {
     }
 }
 
-/// Sets back what tenants changed on roles, looks after databases in use, keeps the template young;
-/// works for ever.
+/// Sets back what tenants changed on roles, looks after databases in use, keeps the template young,
+/// helps autovacuum after a crash; works for ever.
 pub(crate) async fn care(app: Arc<App>) {
+    let crashed = Notify::new();
+    tokio::join!(rounds(&app, &crashed), help(&app, &crashed));
+}
+
+/// Beside the rounds, because it takes a second for each database.
+async fn help(app: &App, crashed: &Notify) {
+    loop {
+        crashed.notified().await;
+        while let Err(error) = app.node.help_autovacuum(HELP_PAUSE).await {
+            tracing::debug!(error = %chain(&error), "autovacuum could not be helped yet");
+            tokio::time::sleep(CARE_EVERY).await;
+        }
+    }
+}
+
+async fn rounds(app: &App, crashed: &Notify) {
     let mut care = Care::default();
     let (mut cared, mut young) = (Instant::now(), None::<Instant>);
     let mut ticks = interval(REPAIR_EVERY);
@@ -79,8 +100,12 @@ pub(crate) async fn care(app: Arc<App>) {
         }
         if cared.elapsed() >= CARE_EVERY {
             cared = Instant::now();
-            if let Err(error) = app.node.look_after(&mut care).await {
-                tracing::debug!(error = %chain(&error), "databases were not looked after");
+            match app.node.look_after(&mut care).await {
+                Ok(cared) if cared.lost_statistics => crashed.notify_one(),
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(error = %chain(&error), "databases were not looked after");
+                }
             }
         }
         if young.is_none_or(|at| at.elapsed() >= TEMPLATE_EVERY) {

@@ -7,7 +7,7 @@
 use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use model::Pid;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, error::SqlState};
 
 use crate::{Node, NodeError, handle::MAINTENANCE_DATABASE, inventory::split, steps::TENANT};
 
@@ -176,7 +176,8 @@ impl Node {
     }
 
     /// Ends every server connection of a tenant that holds more than `locks_max` entries of the
-    /// lock table, which all tenants share: with a full one nobody can log in. To be called about
+    /// lock table, which all tenants share: with a full one nobody can log in. Sessions on databases of
+    /// others, which an attached server has, are left alone. To be called about
     /// once a second while there are server connections. It keeps a connection of its own open,
     /// outside the maintenance connections, because with a full table no new one can be made.
     ///
@@ -193,6 +194,7 @@ impl Node {
             Some(client) => client,
             None => self.connect(STEP, MAINTENANCE_DATABASE).await?,
         };
+        let others = self.others(&client).await?;
         let mut hogs = Vec::new();
         // Simple queries: preparing one would take locks.
         for row in simple(&client, &sql)
@@ -204,6 +206,9 @@ impl Node {
             else {
                 continue;
             };
+            if others.contains(&database) {
+                continue;
+            }
             if !self.signal(process) {
                 let end = format!("SELECT pg_terminate_backend({process})");
                 simple(&client, &end)
@@ -215,6 +220,28 @@ impl Node {
         }
         *watcher = Some(client);
         Ok(hogs)
+    }
+
+    /// Databases on an attached server whose sessions are none of our business. Asked anew each time,
+    /// because with a full lock table it cannot be asked any more: then as they were last time.
+    async fn others(&self, client: &Client) -> Result<Vec<u32>, NodeError> {
+        if self.shared.parts.managed.is_some() {
+            return Ok(Vec::new());
+        }
+        const OTHERS: &str = "SELECT oid FROM pg_database WHERE datname !~ '^x_[a-z][a-z0-9]{11}$'";
+        let known = || {
+            let known = self.shared.others.lock();
+            known.unwrap_or_else(std::sync::PoisonError::into_inner)
+        };
+        match simple(client, OTHERS).await {
+            Ok(rows) => {
+                let oids = rows.iter().filter_map(|row| row.get(0)?.parse().ok());
+                *known() = oids.collect();
+            }
+            Err(error) if error.code() == Some(&SqlState::OUT_OF_MEMORY) => {}
+            Err(error) => return Err(self.error("watch the lock table", error)),
+        }
+        Ok(known().clone())
     }
 
     /// Ends a process of a server that we run: true when the signal was sent. Its parent says that

@@ -86,6 +86,8 @@ pub(crate) struct Shared {
     idle: Mutex<Vec<Client>>,
     /// The connection of [`Node::end_lock_hogs`].
     pub(crate) watcher: tokio::sync::Mutex<Option<Client>>,
+    /// Databases of others on an attached server, as that connection last saw them.
+    pub(crate) others: Mutex<Vec<u32>>,
 }
 
 impl fmt::Debug for Shared {
@@ -112,6 +114,7 @@ impl Node {
                 permits: Arc::new(Semaphore::new(MAINTENANCE_MAX)),
                 idle: Mutex::new(Vec::new()),
                 watcher: tokio::sync::Mutex::new(None),
+                others: Mutex::new(Vec::new()),
             }),
         }
     }

@@ -9,11 +9,12 @@ use crate::{Node, NodeError, care::simple, handle::MAINTENANCE_DATABASE};
 const STEP: &str = "watch the queue of NOTIFY";
 
 /// The sessions that may hold it: PostgreSQL does not tell who listens, but whoever holds up the
-/// queue is in a transaction. Those that do nothing in it come first, then the oldest.
+/// queue is in a transaction. Those that do nothing in it come first, then the oldest. Of tenants only:
+/// an attached server has sessions of others.
 const HOLDER: &str = "
 SELECT session.pid FROM pg_stat_get_activity(NULL) AS session
+JOIN pg_roles ON pg_roles.oid = session.usesysid AND pg_roles.rolname ~ '^x_[a-z][a-z0-9]{11}_'
 WHERE session.backend_type = 'client backend' AND session.xact_start IS NOT NULL
-  AND session.usesysid <> (SELECT usesysid FROM pg_stat_get_activity(pg_backend_pid()))
 ORDER BY session.state NOT LIKE 'idle in transaction%', session.xact_start LIMIT 1";
 
 impl Node {
