@@ -98,7 +98,6 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         one_use: routes::one_use::OneUse::default(),
         used: credential::used::Used::default(),
         working: api::idempotency::Working::default(),
-        working: api::idempotency::Working::default(),
         sql_permits: tokio::sync::Semaphore::new(limits.sql_concurrent_max),
         draining: std::sync::atomic::AtomicBool::new(false),
     });
