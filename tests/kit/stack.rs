@@ -120,9 +120,19 @@ impl Stack {
     /// The command that starts the server.
     pub fn serve(&self) -> Command {
         let mut command = Command::new(program::tenantry());
+        command.arg("serve");
+        // A free port, unless it has one already.
+        for listen in ["--pg-listen", "--api-listen"] {
+            if !self
+                .config
+                .arguments
+                .iter()
+                .any(|argument| argument == listen)
+            {
+                command.args([listen, "127.0.0.1:0"]);
+            }
+        }
         command
-            .arg("serve")
-            .args(["--pg-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0"])
             .args(["--log", "json"])
             .arg("--data-dir")
             .arg(self.data_dir())

@@ -1,0 +1,392 @@
+//! Deaths and ends that no step is part of: two in a row, a postmaster or a server process alone,
+//! SIGTERM, a second process on the same data.
+
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
+
+use kit::{
+    StackConfig,
+    postgres::{Postgres, children},
+    program::{self, is_running, signal, wait_for},
+};
+use rustix::process::Signal;
+use serde_json::json;
+use tokio_postgres::Client;
+
+use super::{
+    KEPT_LONG, block_on,
+    point::Kill,
+    request::{Answer, Request},
+    tell,
+    world::{Tenant, World},
+};
+
+/// For a session whose server died to hear of it.
+const HEAR_MAX: Duration = Duration::from_secs(10);
+/// What `--drain-limit` is set to where a test wants to see its end.
+const DRAIN: Duration = Duration::from_secs(2);
+/// Beyond the drain: PostgreSQL's own end, a checkpoint included.
+const STOP_MAX: Duration = Duration::from_secs(20);
+
+fn test<T: Future<Output = ()>>(
+    name: &str,
+    config: StackConfig,
+    pool: u32,
+    run: impl FnOnce(World) -> T,
+) {
+    block_on(async {
+        let started = Instant::now();
+        run(World::start(config, pool, KEPT_LONG).await).await;
+        tell(Postgres::System, name, started.elapsed());
+    });
+}
+
+/// A statement that runs until something ends it, on a session of its own.
+fn busy(
+    client: Client,
+    seconds: u32,
+) -> tokio::task::JoinHandle<Result<(), tokio_postgres::Error>> {
+    tokio::spawn(async move {
+        let sleep = format!("SELECT pg_sleep({seconds})");
+        client.query_one(&sleep, &[]).await.map(drop)
+    })
+}
+
+/// Waits until PostgreSQL runs `count` sleeps.
+async fn wait_busy(world: &World, count: i64) {
+    let started = Instant::now();
+    loop {
+        let superuser = world.superuser("postgres").await.expect("PostgreSQL");
+        let sleeps = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+        let row = superuser.query_one(sleeps, &[]).await.expect("count");
+        if row.get::<_, i64>(0) == count {
+            return;
+        }
+        assert!(started.elapsed() < HEAR_MAX, "{count} sleeps do not run");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// The session of a client whose server died: told so, as PostgreSQL tells it.
+fn assert_ended(error: &tokio_postgres::Error, what: &str) {
+    let code = error.code().map(|code| code.code().to_owned());
+    let code = code.unwrap_or_else(|| panic!("{what}: no SQLSTATE: {error:?}"));
+    assert!(
+        code.starts_with("57P0") || code.starts_with("08"),
+        "{what}: {error:?}"
+    );
+}
+
+async fn new_tenant(world: &mut World) -> Tenant {
+    let name = world.new_name();
+    let tenant = world.create(&name).await;
+    world.write_canary(&tenant).await;
+    tenant
+}
+
+/// The second kill falls into the recovery from the first.
+#[test]
+fn two_kills_in_a_row_converge() {
+    test(
+        "two kills in a row",
+        StackConfig::default(),
+        0,
+        async |mut world: World| {
+            for second in ["create.database:before", "create.open:between"] {
+                let name = world.new_name();
+                let request = Request::create(&name);
+                world.arm("create.database:between");
+                let sent = tokio::spawn(world.send(&request));
+                world.wait_reached("create.database:between");
+                world.stack.kill();
+                world.kill_postgres();
+                assert!(matches!(sent.await, Ok(Answer::Lost(_))));
+                world.arm(second);
+                world.stack.start_again();
+                world.wait_reached(second);
+                world.kill_and_return(Kill::Both);
+                world.wait_settled().await;
+                let tenant = Tenant::of(&world.insist(&request).await);
+                world.write_canary(&tenant).await;
+                world.assert_sound().await;
+            }
+            world.finish().await;
+        },
+    );
+}
+
+/// Also while it recovers: PostgreSQL is killed again and again, tenantry lives.
+#[test]
+fn postgresql_that_dies_is_started_again_and_sessions_are_told() {
+    test(
+        "PostgreSQL dies three times",
+        StackConfig::default(),
+        2,
+        async |mut world: World| {
+            let tenant = new_tenant(&mut world).await;
+            let process = world.stack.pid();
+            for _ in 0..3 {
+                let idle = world
+                    .login(&tenant.id, &tenant.password)
+                    .await
+                    .expect("login");
+                idle.batch_execute("SET application_name = 'idle'")
+                    .await
+                    .expect("a statement");
+                let worker = world
+                    .login(&tenant.id, &tenant.password)
+                    .await
+                    .expect("login");
+                let worker = busy(worker, 600);
+                wait_busy(&world, 1).await;
+                world.kill_postgres();
+
+                let ended = tokio::time::timeout(HEAR_MAX, worker)
+                    .await
+                    .expect("it hears of it");
+                assert_ended(
+                    &ended.expect("no panic").expect_err("its server died"),
+                    "busy",
+                );
+                let next = tokio::time::timeout(HEAR_MAX, idle.query_one("SELECT 1", &[])).await;
+                assert_ended(
+                    &next.expect("it hears of it").expect_err("its server died"),
+                    "idle",
+                );
+
+                world.wait_back().await;
+                world.wait_settled().await;
+                world.assert_canary(&tenant).await;
+                world.assert_sound().await;
+            }
+            assert_eq!(world.stack.pid(), process);
+            assert!(is_running(process), "tenantry lives on");
+            world.finish().await;
+        },
+    );
+}
+
+/// Its children outlive it for a moment, hold its shared memory and keep a new one from starting.
+#[test]
+fn a_postmaster_that_dies_alone_is_replaced_when_its_children_are_gone() {
+    test(
+        "postmaster alone",
+        StackConfig::default(),
+        2,
+        async |mut world: World| {
+            let tenant = new_tenant(&mut world).await;
+            let worker = world
+                .login(&tenant.id, &tenant.password)
+                .await
+                .expect("login");
+            let worker = busy(worker, 600);
+            wait_busy(&world, 1).await;
+            let old = world.stack.postmaster().expect("PostgreSQL runs");
+            world.stack.kill_postgres();
+            let ended = tokio::time::timeout(HEAR_MAX, worker)
+                .await
+                .expect("it hears of it");
+            assert_ended(
+                &ended.expect("no panic").expect_err("its server died"),
+                "busy",
+            );
+            wait_for("another postmaster", STOP_MAX, || {
+                world.stack.postmaster().filter(|new| *new != old)
+            });
+            world.wait_back().await;
+            world.wait_settled().await;
+            world.assert_canary(&tenant).await;
+            world.assert_sound().await;
+            world.finish().await;
+        },
+    );
+}
+
+/// One server process that dies makes PostgreSQL end all others, and recover.
+#[test]
+fn one_server_process_that_dies_takes_nobodys_data() {
+    test(
+        "one server process",
+        StackConfig::default(),
+        2,
+        async |mut world: World| {
+            let tenant = new_tenant(&mut world).await;
+            let client = world
+                .login(&tenant.id, &tenant.password)
+                .await
+                .expect("login");
+            let row = client
+                .query_one("SELECT pg_backend_pid()", &[])
+                .await
+                .expect("its process");
+            let process: i32 = row.get(0);
+            let postmaster = world.stack.postmaster().expect("PostgreSQL runs");
+            let process = u32::try_from(process).expect("a process id");
+            assert!(children(postmaster).contains(&process));
+            signal(process, Signal::KILL);
+            let next = tokio::time::timeout(HEAR_MAX, async {
+                loop {
+                    if let Err(error) = client.query_one("SELECT 1", &[]).await {
+                        return error;
+                    }
+                }
+            });
+            assert_ended(&next.await.expect("it hears of it"), "its own");
+            world.wait_back().await;
+            world.wait_settled().await;
+            world.assert_canary(&tenant).await;
+            assert_eq!(world.stack.postmaster(), Some(postmaster));
+            world.assert_sound().await;
+            world.finish().await;
+        },
+    );
+}
+
+#[test]
+fn sigterm_during_a_create_ends_within_the_limit_and_the_create_converges() {
+    let config = StackConfig::default().arg("--drain-limit").arg("2s");
+    test(
+        "SIGTERM during create",
+        config,
+        0,
+        async |mut world: World| {
+            for point in [
+                "create.commit:between",
+                "create.commit:after",
+                "create.database:between",
+            ] {
+                let name = world.new_name();
+                let request = Request::create(&name);
+                world.arm(point);
+                let sent = tokio::spawn(world.send(&request));
+                world.wait_reached(point);
+                let started = Instant::now();
+                world.stack.stop();
+                assert!(
+                    started.elapsed() < DRAIN + STOP_MAX,
+                    "{:?}",
+                    started.elapsed()
+                );
+                let answer = sent.await.expect("no panic");
+                assert!(answer.done().is_none(), "{point}: {answer:?}");
+                world.disarm();
+                world.stack.start_again();
+                world.wait_settled().await;
+                let tenant = Tenant::of(&world.insist(&request).await);
+                world.write_canary(&tenant).await;
+                world.assert_sound().await;
+            }
+            world.finish().await;
+        },
+    );
+}
+
+/// What ends in time is answered; what does not is told, and does not hold up the end.
+#[test]
+fn sigterm_lets_statements_finish_within_the_limit() {
+    let config = StackConfig::default().arg("--drain-limit").arg("2s");
+    test("SIGTERM drains", config, 0, async |mut world: World| {
+        let tenant = new_tenant(&mut world).await;
+        let quick = world
+            .login(&tenant.id, &tenant.password)
+            .await
+            .expect("login");
+        let slow = world
+            .login(&tenant.id, &tenant.password)
+            .await
+            .expect("login");
+        let (quick, slow) = (busy(quick, 1), busy(slow, 600));
+        wait_busy(&world, 2).await;
+        let started = Instant::now();
+        world.stack.terminate();
+        quick
+            .await
+            .expect("no panic")
+            .expect("it had time to finish");
+        let ended = slow.await.expect("no panic").expect_err("it had not");
+        assert_ended(&ended, "slow");
+        assert!(world.stack.wait_end(STOP_MAX).success());
+        assert!(
+            started.elapsed() < DRAIN + STOP_MAX,
+            "{:?}",
+            started.elapsed()
+        );
+        assert_eq!(world.stack.postmaster(), None, "PostgreSQL still runs");
+
+        world.stack.start_again();
+        world.wait_settled().await;
+        world.assert_canary(&tenant).await;
+        world.finish().await;
+    });
+}
+
+#[test]
+fn starting_again_finds_all_data_and_the_pool() {
+    test(
+        "starting again",
+        StackConfig::default(),
+        2,
+        async |mut world: World| {
+            let kept = new_tenant(&mut world).await;
+            let deleted = new_tenant(&mut world).await;
+            world.insist(&Request::delete(&deleted)).await;
+            world.wait_settled().await;
+            let rows = async |world: &World| {
+                let catalog = world.superuser("tenantry").await.expect("the catalog");
+                let all = "SELECT pid, owner, stage FROM placement ORDER BY 1";
+                let rows = catalog.query(all, &[]).await.expect("rows");
+                let text = |row: &tokio_postgres::Row, column| row.get::<_, String>(column);
+                rows.iter()
+                    .map(|row| [text(row, 0), text(row, 1), text(row, 2)])
+                    .collect::<Vec<_>>()
+            };
+            let before = rows(&world).await;
+            for kill in [None, Some(Kill::Tenantry), Some(Kill::Both)] {
+                match kill {
+                    None => {
+                        world.stack.stop();
+                        world.stack.start_again();
+                    }
+                    Some(kill) => world.kill_and_return(kill),
+                }
+                world.wait_settled().await;
+                assert_eq!(
+                    rows(&world).await,
+                    before,
+                    "{kill:?}: nothing was made, nothing removed"
+                );
+                world.assert_canary(&kept).await;
+                world.assert_sound().await;
+            }
+            world
+                .insist(&Request::act(&deleted, "undelete", json!({})))
+                .await;
+            world.assert_canary(&deleted).await;
+            world.finish().await;
+        },
+    );
+}
+
+#[test]
+fn a_second_process_on_the_same_data_is_refused_with_the_reason() {
+    test(
+        "second process",
+        StackConfig::default(),
+        0,
+        async |world: World| {
+            let pid = world.stack.pid();
+            // On ports of its own: it is the data that is taken.
+            let second = program::run(&mut world.stack.serve());
+            assert!(second.code.is_some_and(|code| code != 0), "{second:#?}");
+            assert!(second.stderr.contains("in use"), "{second:#?}");
+            assert!(second.stderr.contains(&pid.to_string()), "{second:#?}");
+            assert!(second.stdout.is_empty(), "{second:#?}");
+            // The first has not noticed.
+            assert!(is_running(pid));
+            world.assert_sound().await;
+            world.finish().await;
+        },
+    );
+}
