@@ -4,17 +4,22 @@
 //! and catching what goes wrong in one of them. Does not own: what a client says (`login`).
 
 use std::{
+    collections::VecDeque,
     net::{SocketAddr, TcpStream as StdTcp},
     os::unix::net::UnixStream as StdUnix,
     panic::AssertUnwindSafe,
     rc::Rc,
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
 use futures_util::FutureExt;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpListener, sync::mpsc, time::sleep};
+use tokio::{
+    net::TcpListener,
+    sync::{Notify, mpsc},
+    time::sleep,
+};
 
 use crate::{
     login,
@@ -62,28 +67,94 @@ enum AcceptedSocket {
     Unix(StdUnix),
 }
 
+/// Connections that have not logged in yet, oldest first. When the process is full, the oldest makes
+/// room: whoever only holds connections open keeps nobody out who logs in.
+#[derive(Debug, Default)]
+pub(crate) struct Entrance(Mutex<VecDeque<(u64, Arc<Notify>)>>);
+
+impl Entrance {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<Notify>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn join(&self, number: u64) -> Arc<Notify> {
+        let pushed = Arc::new(Notify::new());
+        let mut waiting = self.waiting();
+        // Numbers are given out just before, by several threads.
+        let place = waiting.partition_point(|(other, _)| *other < number);
+        waiting.insert(place, (number, pushed.clone()));
+        pushed
+    }
+
+    fn leave(&self, number: u64) {
+        let mut waiting = self.waiting();
+        if let Ok(place) = waiting.binary_search_by_key(&number, |(other, _)| *other) {
+            waiting.remove(place);
+        }
+    }
+
+    /// Whether there was one to push out.
+    fn push_out(&self) -> bool {
+        let oldest = self.waiting().pop_front();
+        if let Some((_, pushed)) = &oldest {
+            pushed.notify_one();
+        }
+        oldest.is_some()
+    }
+}
+
 /// A place among the clients of the process; free again when dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
     shared: Arc<Shared>,
-    /// More clients than allowed: this one is only told so.
+    /// More clients than allowed, all logged in: this one is only told so.
     pub(crate) is_too_many: bool,
+    number: u64,
+    /// `None` once it has logged in, and when it has no place to give up.
+    pushed: Option<Arc<Notify>>,
 }
 
 impl Slot {
     /// `None` when there is no use in even telling.
     fn take(shared: &Arc<Shared>, clients_max: usize) -> Option<Self> {
         let before = shared.clients.fetch_add(1, Ordering::Relaxed);
-        let slot = Self {
+        let mut slot = Self {
             shared: shared.clone(),
-            is_too_many: before >= clients_max,
+            is_too_many: false,
+            number: shared.connections.fetch_add(1, Ordering::Relaxed),
+            pushed: None,
         };
-        (before < clients_max + TURNED_AWAY_MAX).then_some(slot)
+        // Dropping the slot takes the count back.
+        if before >= clients_max + TURNED_AWAY_MAX {
+            shared.entrance.push_out();
+            return None;
+        }
+        slot.is_too_many = before >= clients_max && !shared.entrance.push_out();
+        if !slot.is_too_many {
+            slot.pushed = Some(shared.entrance.join(slot.number));
+        }
+        Some(slot)
+    }
+
+    /// The client has logged in: from now on its place is its own.
+    pub(crate) fn entered(&mut self) {
+        if self.pushed.take().is_some() {
+            self.shared.entrance.leave(self.number);
+        }
+    }
+
+    /// Returns when the place is needed for another one; never once the client has entered.
+    pub(crate) async fn pushed_out(&self) {
+        match &self.pushed {
+            Some(pushed) => pushed.notified().await,
+            None => std::future::pending().await,
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        self.entered();
         self.shared.clients.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -90,6 +90,8 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
         keys: cancel::Keys::default(),
         inboxes,
         clients: AtomicUsize::new(0),
+        connections: AtomicU64::new(0),
+        entrance: crate::accept::Entrance::default(),
         idle: (0..config.workers).map(|_| AtomicUsize::new(0)).collect(),
         mismatches: AtomicU64::new(0),
         panics: AtomicU64::new(0),

@@ -84,7 +84,7 @@ impl From<LoginError> for Failed {
 }
 
 /// Logs a client in and sends it to its tenant's home.
-pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, slot: Slot) {
+pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, mut slot: Slot) {
     let mut login = Login {
         worker,
         stream,
@@ -94,12 +94,21 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, slot:
     };
     let began = Instant::now();
     let time_max = worker.config.limits.login_time_max;
-    let result = match timeout(time_max, Box::pin(login.run(slot.is_too_many))).await {
-        Ok(result) => result,
-        Err(_) => Err(Failed::With(Refusal::LoginTimeout)),
+    let run = timeout(time_max, Box::pin(login.run(slot.is_too_many)));
+    let result = tokio::select! {
+        biased;
+        result = run => result.unwrap_or(Err(Failed::With(Refusal::LoginTimeout))),
+        () = slot.pushed_out() => {
+            // Not a word: its place is needed now.
+            tracing::debug!(%peer, "pushed out before it logged in");
+            return;
+        }
     };
     match result {
-        Ok(entered) => login.move_home(entered, slot, began).await,
+        Ok(entered) => {
+            slot.entered();
+            login.move_home(entered, slot, began).await;
+        }
         Err(failed) => login.turn_away(failed).await,
     }
 }

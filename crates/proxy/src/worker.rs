@@ -50,6 +50,9 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) inboxes: Vec<mpsc::Sender<Inbox>>,
     pub(crate) clients: AtomicUsize,
+    /// Connections accepted since the start.
+    pub(crate) connections: AtomicU64,
+    pub(crate) entrance: accept::Entrance,
     /// Idle server connections, per worker.
     pub(crate) idle: Vec<AtomicUsize>,
     pub(crate) mismatches: AtomicU64,

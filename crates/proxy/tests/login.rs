@@ -396,6 +396,35 @@ async fn too_many_clients_are_told_so() {
     assert_eq!(kit::code(&refused), "53300");
 }
 
+/// Connections that are only held open fill the process, and keep nobody out who logs in.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_logs_in_makes_room() {
+    let stack = Stack::start(|config| config.limits.clients_max = 4).await;
+    let tenant = stack.tenant();
+    let user = user(&stack, &tenant);
+    let log_in = || {
+        let mut raw = Raw::tls(stack.port, &stack.certificate);
+        let parameters = [("user", user.as_str()), ("database", "postgres")];
+        let seen = raw.log_in(Protocol::V3_0, &parameters, &tenant.password);
+        (raw, code_of(&seen))
+    };
+    let first = log_in();
+    let mut silent: Vec<_> = (0..8).map(|_| raw::tcp(stack.port)).collect();
+    let others = [log_in(), log_in(), log_in()];
+    for (_, code) in [&first].into_iter().chain(&others) {
+        assert_eq!(code, "");
+    }
+    // Who has logged in is not pushed out, and the ninth place is refused.
+    assert_eq!(log_in().1, "53300");
+    for (mut raw, _) in [first].into_iter().chain(others) {
+        assert_eq!(raw::value(&raw.query("SELECT 'here'")), "here");
+    }
+    for socket in &mut silent {
+        // Closed, without a word.
+        assert!(matches!(socket.read(&mut [0; 1]), Ok(0) | Err(_)));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn known_tenants_log_in_while_the_control_plane_is_away() {
     let stack = Stack::start(|config| config.limits.fresh_max = Duration::ZERO).await;
