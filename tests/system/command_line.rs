@@ -16,7 +16,7 @@ fn sql_runs_without_psql_and_prints_every_form() {
         // No psql can be found.
         run(command.env("PATH", "/nowhere")).ok().to_owned()
     };
-    assert_eq!(sql(&[]), "ONE  TWO  THREE\n1    a,b");
+    assert_eq!(sql(&[]), "one  two  three\n1    a,b");
     assert_eq!(sql(&["--output", "csv"]), "one,two,three\n1,\"a,b\",");
     assert_eq!(sql(&["--output", "raw"]), "1\ta,b");
     let json: Value = serde_json::from_str(&sql(&["--json"])).unwrap();
@@ -187,6 +187,47 @@ fn a_reset_password_opens_and_the_old_one_no_longer_does() {
     };
     assert!(opens(&shown) && !opens(&before));
     stack.cli(&["db", "connect", "app", "-c", "select 1"]).ok();
+}
+
+#[test]
+fn a_role_that_may_only_read_has_a_password_of_its_own() {
+    let stack = Stack::start();
+    stack.cli(&["create", "app"]).ok();
+    stack
+        .cli(&[
+            "db",
+            "connect",
+            "app",
+            "-c",
+            "create table t as select 5 as n",
+        ])
+        .ok();
+    stack
+        .cli(&["db", "connect", "app", "--role", "read", "-c", "table t"])
+        .failed(3);
+    stack
+        .cli(&["db", "reset-password", "app", "--role", "read"])
+        .ok();
+    stack
+        .cli(&["db", "connect", "app", "--role", "read", "-c", "table t"])
+        .ok();
+    let refused = stack.cli(&[
+        "db",
+        "connect",
+        "app",
+        "--role",
+        "read",
+        "-c",
+        "delete from t",
+    ]);
+    assert!(
+        refused.failed(9).contains("permission denied"),
+        "{refused:?}"
+    );
+    // The admin's is as it was.
+    stack
+        .cli(&["db", "connect", "app", "-c", "delete from t"])
+        .ok();
 }
 
 #[test]

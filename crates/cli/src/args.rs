@@ -149,7 +149,7 @@ pub(crate) enum DbCommand {
     Connect(ConnectArgs),
     /// Run SQL through the API, without psql.
     Sql(SqlArgs),
-    /// Make a new password of its admin. The old one no longer works.
+    /// Make a new password of one of its roles. The old one no longer works.
     ResetPassword(ResetArgs),
     /// Ask the server for the password. It keeps none, and says so.
     Credentials(NamedArgs),
@@ -159,13 +159,16 @@ pub(crate) enum DbCommand {
 pub(crate) struct ConnectArgs {
     /// Name or id.
     pub(crate) db: Option<String>,
+    /// As whom: admin may change the schema, write may change rows, read may look.
+    #[arg(long, value_enum, default_value = "admin")]
+    pub(crate) role: RoleArg,
     /// Run these commands in psql; may be given several times.
     #[arg(short, long, value_name = "SQL")]
     pub(crate) command: Vec<String>,
     /// Run this file in psql.
     #[arg(short, long, value_name = "FILE", conflicts_with = "command")]
     pub(crate) file: Option<PathBuf>,
-    /// Print `DATABASE_URL=…`, for an environment file.
+    /// Print `DATABASE_URL='…'`, for an environment file.
     #[arg(long, conflicts_with_all = ["command", "file"])]
     pub(crate) env: bool,
 }
@@ -186,6 +189,9 @@ pub(crate) struct SqlArgs {
 pub(crate) struct ResetArgs {
     /// Name or id.
     pub(crate) db: Option<String>,
+    /// Whose: admin may change the schema, write may change rows, read may look.
+    #[arg(long, value_enum, default_value = "admin")]
+    pub(crate) role: RoleArg,
     /// Print the password and the connection string.
     #[arg(long)]
     pub(crate) show_secrets: bool,
@@ -206,6 +212,24 @@ pub(crate) struct LogoutArgs {
     /// Also when the project is anonymous, and the kept secret is the only way into it.
     #[arg(long)]
     pub(crate) force: bool,
+}
+
+/// A role of a database.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+pub(crate) enum RoleArg {
+    Admin,
+    Write,
+    Read,
+}
+
+impl From<RoleArg> for model::Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Admin => Self::Admin,
+            RoleArg::Write => Self::Write,
+            RoleArg::Read => Self::Read,
+        }
+    }
 }
 
 /// What can be done with tokens.

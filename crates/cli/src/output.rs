@@ -99,7 +99,7 @@ impl Rows {
     fn table(&self) -> String {
         let mut table = comfy_table::Table::new();
         table.load_style(comfy_table::presets::NOTHING);
-        table.set_header(self.columns.iter().map(|name| name.to_uppercase()));
+        table.set_header(self.columns.iter().map(|name| printable(name)));
         for row in &self.rows {
             table.add_row(
                 row.iter()

@@ -76,6 +76,19 @@ impl Address {
         Ok(Self(url))
     }
 
+    /// The login name, `<id>.<role>`.
+    pub(super) fn user(&self) -> String {
+        self.0.username().to_owned()
+    }
+
+    /// The same for another role of the same database.
+    fn with_role(&self, role: model::Role) -> Self {
+        let mut url = self.0.clone();
+        let tenant = self.0.username().split('.').next().unwrap_or_default();
+        let _ = url.set_username(&format!("{tenant}.{role}"));
+        Self(url)
+    }
+
     /// The password as PostgreSQL expects it. Ours are letters and digits; anything else would
     /// have come percent-encoded.
     fn password(&self) -> Option<String> {
@@ -109,7 +122,7 @@ impl Address {
                 .0
                 .port()
                 .map_or_else(|| "5432".into(), |port| port.to_string()),
-            "user" => self.0.username().to_owned(),
+            "user" => self.user(),
             _ => self.0.path().trim_start_matches('/').to_owned(),
         }
     }
@@ -119,6 +132,8 @@ impl Address {
 pub(super) async fn connect(context: &Context, args: ConnectArgs) -> Result<(), Failure> {
     let db = context.database(args.db.as_deref())?;
     let mut found = context.api.get(&database::path(&db, "")?).await?;
+    let login = Address::read(&found)?.with_role(args.role.into());
+    found["connection_string"] = Value::String(login.text());
     database::add_kept(context, &mut found)?;
     let address = Address::read(&found)?;
     if let Some(input) = psql_input(&args) {

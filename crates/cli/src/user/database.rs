@@ -95,7 +95,10 @@ pub(super) async fn list(context: &Context) -> Result<(), Failure> {
     };
     Rows {
         columns: ["id", "name", "state", "created_at"]
-            .map(str::to_owned)
+            .map(|name| match context.format {
+                Format::Table => name.to_uppercase(),
+                _ => name.to_owned(),
+            })
             .to_vec(),
         rows: databases
             .iter()
@@ -174,7 +177,10 @@ pub(super) async fn reset_password(context: &Context, args: ResetArgs) -> Result
     let db = context.database(args.db.as_deref())?;
     let mut answer = context
         .api
-        .post(&path(&db, "/reset-password")?, &json!({}))
+        .post(
+            &path(&db, "/reset-password")?,
+            &json!({ "role": model::Role::from(args.role).as_str() }),
+        )
         .await?;
     keep(context, &answer)?;
     // Whoever asks in JSON is a program that wants the secret; a terminal is looked at by many.
@@ -201,24 +207,24 @@ pub(super) async fn credentials(context: &Context, args: NamedArgs) -> Result<()
 
 /// Keeps the connection string of an answer, so that `db connect` can use it.
 fn keep(context: &Context, database: &Value) -> Result<(), Failure> {
-    let (id, address) = (field(database, "id"), field(database, "connection_string"));
-    if id.is_empty() || !Address::read(database)?.has_password() {
+    let address = Address::read(database)?;
+    if !address.has_password() {
         return Ok(());
     }
     context.api.home().change(context.api.url(), |server| {
         server
             .connection_strings
-            .insert(id.to_owned(), address.to_owned());
+            .insert(address.user(), address.text());
     })
 }
 
-/// Gives an answer without password the connection string that was kept, when one was.
+/// Gives an answer without password the connection string that was kept for its user, when one was.
 pub(super) fn add_kept(context: &Context, database: &mut Value) -> Result<(), Failure> {
     let server = context.api.home().server(context.api.url())?;
-    if let Some(kept) = server.connection_strings.get(field(database, "id")) {
+    let address = Address::read(database)?;
+    if let Some(kept) = server.connection_strings.get(&address.user()) {
         // The server may have moved to another address since; only the password is taken.
-        let address = Address::read(database)?.with_password_of(kept)?;
-        database["connection_string"] = Value::String(address.text());
+        database["connection_string"] = Value::String(address.with_password_of(kept)?.text());
     }
     Ok(())
 }

@@ -42,7 +42,7 @@ pub(crate) struct Server {
     /// The anonymous project that was registered there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) anonymous: Option<Anonymous>,
-    /// Connection strings by id of the database.
+    /// Connection strings by login name (`<id>.<role>`).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) connection_strings: BTreeMap<String, String>,
 }
