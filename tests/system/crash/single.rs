@@ -128,10 +128,8 @@ fn postgresql_that_dies_is_started_again_and_sessions_are_told() {
             let tenant = new_tenant(&mut world).await;
             let process = world.stack.pid();
             for _ in 0..3 {
-                let idle = world
-                    .login(&tenant.id, &tenant.password)
-                    .await
-                    .expect("login");
+                let session = world.session(&tenant.id, &tenant.password).await;
+                let (idle, hears) = session.expect("login");
                 idle.batch_execute("SET application_name = 'idle'")
                     .await
                     .expect("a statement");
@@ -150,9 +148,11 @@ fn postgresql_that_dies_is_started_again_and_sessions_are_told() {
                     &ended.expect("no panic").expect_err("its server died"),
                     "busy",
                 );
-                let next = tokio::time::timeout(HEAR_MAX, idle.query_one("SELECT 1", &[])).await;
+                let ended = tokio::time::timeout(HEAR_MAX, hears)
+                    .await
+                    .expect("it hears of it");
                 assert_ended(
-                    &next.expect("it hears of it").expect_err("its server died"),
+                    &ended.expect("no panic").expect_err("its server died"),
                     "idle",
                 );
 
@@ -213,10 +213,8 @@ fn one_server_process_that_dies_takes_nobodys_data() {
         2,
         async |mut world: World| {
             let tenant = new_tenant(&mut world).await;
-            let client = world
-                .login(&tenant.id, &tenant.password)
-                .await
-                .expect("login");
+            let session = world.session(&tenant.id, &tenant.password).await;
+            let (client, hears) = session.expect("login");
             let row = client
                 .query_one("SELECT pg_backend_pid()", &[])
                 .await
@@ -226,14 +224,13 @@ fn one_server_process_that_dies_takes_nobodys_data() {
             let process = u32::try_from(process).expect("a process id");
             assert!(children(postmaster).contains(&process));
             signal(process, Signal::KILL);
-            let next = tokio::time::timeout(HEAR_MAX, async {
-                loop {
-                    if let Err(error) = client.query_one("SELECT 1", &[]).await {
-                        return error;
-                    }
-                }
-            });
-            assert_ended(&next.await.expect("it hears of it"), "its own");
+            let ended = tokio::time::timeout(HEAR_MAX, hears)
+                .await
+                .expect("it hears of it");
+            assert_ended(
+                &ended.expect("no panic").expect_err("its server died"),
+                "its own",
+            );
             world.wait_back().await;
             world.wait_settled().await;
             world.assert_canary(&tenant).await;

@@ -62,6 +62,9 @@ impl Tenant {
     }
 }
 
+/// Ends with the session, and with why.
+pub(crate) type Hears = tokio::task::JoinHandle<Result<(), tokio_postgres::Error>>;
+
 pub(crate) struct World {
     pub(crate) stack: Stack,
     pub(crate) http: reqwest::Client,
@@ -246,6 +249,16 @@ impl World {
         id: &str,
         password: &str,
     ) -> Result<Client, tokio_postgres::Error> {
+        let (client, _) = self.session(id, password).await?;
+        Ok(client)
+    }
+
+    /// The same, with the task that hears what the server says while nothing is asked.
+    pub(crate) async fn session(
+        &self,
+        id: &str,
+        password: &str,
+    ) -> Result<(Client, Hears), tokio_postgres::Error> {
         let address = self.stack.pg_address();
         let (host, port) = address.rsplit_once(':').expect("host:port");
         let mut config = Config::new();
@@ -258,8 +271,7 @@ impl World {
             .ssl_mode(SslMode::Require)
             .connect_timeout(REACH_MAX);
         let (client, connection) = config.connect(self.tls()).await?;
-        tokio::spawn(connection);
-        Ok(client)
+        Ok((client, tokio::spawn(connection)))
     }
 
     fn tls(&self) -> MakeRustlsConnect {
