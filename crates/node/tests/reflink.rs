@@ -1,8 +1,7 @@
 //! Copies on a file system whose files can share blocks: XFS in a file, mounted for the test.
 //!
 //! A runner of its own, because the standard one cannot skip a test by what the machine offers: it
-//! lists the test as ignored, and says why, where nobody may mount. `./dev test` then wants the line
-//! `rust::node::reflink copies_share_their_blocks # <reason>` in `tests/skipped.txt`.
+//! lists the test as ignored, and says why, where nobody may mount; `tests/skipped.txt` allows that.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 

@@ -230,38 +230,3 @@ async fn a_grant_in_another_database_does_not_keep_a_login_alive() {
         server.stop(STOP).await;
     }
 }
-
-/// Told, not judged: how long the steps of a create take here.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_time_of_a_create_is_measured() {
-    for major in MAJORS {
-        let dir = TempDir::new();
-        let server = start(major, &dir).await;
-        let node = server.node();
-        let mut times = [const { Vec::new() }; 4];
-        for _ in 0..20 {
-            let pid = pid();
-            let mut from = std::time::Instant::now();
-            let mut lap = |times: &mut Vec<u128>| {
-                times.push(from.elapsed().as_micros());
-                from = std::time::Instant::now();
-            };
-            node.create_logins(&pid).await.unwrap();
-            lap(&mut times[0]);
-            node.create_database(&pid, &Template::Empty).await.unwrap();
-            lap(&mut times[1]);
-            node.open(&pid).await.unwrap();
-            lap(&mut times[2]);
-            login(&node, &pid, Role::Admin).await.unwrap();
-            lap(&mut times[3]);
-        }
-        for (name, times) in ["logins", "database", "open", "first login"]
-            .iter()
-            .zip(&mut times)
-        {
-            times.sort_unstable();
-            println!("{major} {name}: p50 {} µs, max {} µs", times[10], times[19]);
-        }
-        server.stop(STOP).await;
-    }
-}
