@@ -102,6 +102,9 @@ pub(crate) async fn at_home(worker: &Rc<Worker>, session: i32) {
         let Some(handle) = sessions.get(&session) else {
             return;
         };
+        if handle.cancel_wait() {
+            return;
+        }
         // With nothing asked, the server may be somebody else's a moment later.
         handle.busy_target()
     };

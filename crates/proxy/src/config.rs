@@ -16,6 +16,9 @@ use wire::scram::ChannelBinding;
 /// Largest TLS record towards clients, bytes. libpq reads into a buffer of 8 kB; with larger
 /// records some of its asynchronous users wait for a socket whose data TLS already has.
 const TLS_RECORD_MAX: usize = 8192;
+/// What encryption adds to a record and rustls does not count: nonce and tag of TLS 1.2's AES-GCM;
+/// less in TLS 1.3.
+const TLS_RECORD_SEAL: usize = 24;
 
 /// Of one proxy.
 #[derive(Clone, Debug)]
@@ -189,7 +192,7 @@ impl Identity {
         server.alpn_protocols = vec![b"postgresql".to_vec()];
         // Clients of PostgreSQL do not resume; tickets would be memory and bytes for nothing.
         server.send_tls13_tickets = 0;
-        server.max_fragment_size = Some(TLS_RECORD_MAX);
+        server.max_fragment_size = Some(TLS_RECORD_MAX - TLS_RECORD_SEAL);
         Ok(Self {
             server: Arc::new(server),
             binding,

@@ -10,7 +10,8 @@ use wire::{
     startup::{OptionError, StartupError},
 };
 
-/// Why a client is turned away, or its session ended. The connection closes behind it.
+/// Why a client is turned away, its statement refused, or its session ended. Unless
+/// [`Self::ends_only_a_statement`], the connection closes behind it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Refusal {
     /// The first packet.
@@ -82,6 +83,9 @@ pub enum Refusal {
     /// Too many statements wait for a server connection already.
     #[error("too many statements are waiting for a server connection")]
     QueueFull,
+    /// The client cancelled a statement that waited for a server connection.
+    #[error("canceling statement due to user request")]
+    Cancelled,
     /// The server cannot be reached, or is starting.
     #[error("the database server cannot be reached")]
     ServerDown,
@@ -121,7 +125,7 @@ impl Public for Refusal {
             Self::Login(error) => error.sqlstate(),
             Self::LoginName(_) | Self::TlsRequired => "28000", // invalid_authorization_specification
             Self::WrongPassword { .. } => "28P01",             // invalid_password
-            Self::LoginTimeout => "57014",                     // query_canceled, as PostgreSQL
+            Self::LoginTimeout | Self::Cancelled => "57014",   // query_canceled, as PostgreSQL
             Self::TooManyClients
             | Self::TooManyClientsOfTenant
             | Self::Busy { .. }
@@ -154,7 +158,7 @@ impl Public for Refusal {
             }
             Self::TlsRequired => "Connect with sslmode=require.",
             Self::Alpn => "Update the client, or use sslnegotiation=postgres.",
-            Self::LoginTimeout => "",
+            Self::LoginTimeout | Self::Cancelled => "",
             Self::TooManyClients => "Close unused connections, or try again later.",
             Self::TooManyClientsOfTenant => {
                 "Close unused connections, or raise the limit of this database."
@@ -185,6 +189,11 @@ impl Public for Refusal {
 }
 
 impl Refusal {
+    /// Whether a session that is told so during a statement goes on behind it.
+    pub fn ends_only_a_statement(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::QueueFull | Self::Cancelled)
+    }
+
     /// One of every kind, for `docs/errors.md`.
     pub fn examples() -> Vec<Self> {
         vec![
@@ -214,6 +223,7 @@ impl Refusal {
             Self::Deleted,
             Self::Busy { waited_ms: 10_000 },
             Self::QueueFull,
+            Self::Cancelled,
             Self::ServerDown,
             Self::ServerLogin,
             Self::ServerLost,
@@ -230,13 +240,22 @@ impl Refusal {
 
 /// Appends what ends a connection with `error`.
 pub(crate) fn write_fatal(error: &Refusal, out: &mut Vec<u8>) {
+    write(Severity::Fatal, error, out);
+}
+
+/// Appends what ends a statement with `error`.
+pub(crate) fn write_error(error: &Refusal, out: &mut Vec<u8>) {
+    write(Severity::Error, error, out);
+}
+
+fn write(severity: Severity, error: &Refusal, out: &mut Vec<u8>) {
     let detail = match error {
         Refusal::Login(error) => error.detail(),
         _ => "",
     };
     build::error_response(
         &Report {
-            severity: Severity::Fatal,
+            severity,
             code: error.sqlstate(),
             message: &error.message(),
             detail,

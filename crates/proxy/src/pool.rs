@@ -285,7 +285,7 @@ impl Tenant {
             budget: &budget,
             cached,
         };
-        match server::open(opening, lease, worker.config.limits.connect_time_max).await {
+        match server::open(opening, lease, &worker.config.limits).await {
             Ok((server, keys)) => {
                 if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
                     pool.keys = keys;

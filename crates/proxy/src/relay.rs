@@ -15,7 +15,7 @@ use std::{
 
 use wire::{
     frame,
-    message::{TransactionStatus, parse},
+    message::{TransactionStatus, build, parse},
     queue::{FromClient, Request},
 };
 
@@ -41,6 +41,28 @@ pub(crate) enum Turn {
     Ended(Ended),
 }
 
+/// What of a client's messages is read and answered by nobody, after an error of ours that no
+/// server knows of.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Skip {
+    Nothing,
+    /// The next one, or the rest of it; then we say that we are ready.
+    Message,
+    /// All up to the next Sync; then we say that we are ready.
+    ToSync,
+}
+
+impl Skip {
+    /// What an error in answer to a message of this kind leads to ("Message Flow", PostgreSQL
+    /// manual, section 55.2).
+    pub(crate) fn of(kind: Option<u8>) -> Self {
+        match kind {
+            None | Some(b'Q' | b'F') => Self::Message,
+            _ => Self::ToSync,
+        }
+    }
+}
+
 impl Session {
     /// Relays until something else has to happen.
     pub(crate) async fn relay(&mut self, worker: &Rc<Worker>) -> Turn {
@@ -63,10 +85,13 @@ impl Session {
             self.flush(cx)?;
             let mut moved = false;
             if self.may_read_client() {
-                if self.server.is_some() && self.parked.len() > frame::HEADER {
-                    // What waited for the server.
+                if self.is_parked_unseen {
+                    // What waited for the server, or came before anybody listened.
+                    self.is_parked_unseen = false;
                     let parked = std::mem::take(&mut self.parked);
-                    self.pass_to_server(cx, &parked)?;
+                    if let Some(turn) = self.take_in(cx, &parked)? {
+                        return Ok(Poll::Ready(turn));
+                    }
                     moved = true;
                 } else if let Some(turn) = self.read_client(cx, scratch, &mut moved)? {
                     return Ok(Poll::Ready(turn));
@@ -114,7 +139,7 @@ impl Session {
     #[inline]
     fn may_read_client(&self) -> bool {
         match &self.server {
-            None => true,
+            None => !self.client.is_blocked(),
             Some(server) => {
                 !server.stream.is_blocked() && !server.queue.is_full() && !self.is_server_deaf
             }
@@ -139,13 +164,25 @@ impl Session {
         *moved = true;
         self.parked.clear();
         add(&self.tenant.counters.bytes_from_clients, read as u64);
-        let bytes = &scratch[..kept + read];
+        self.take_in(cx, &scratch[..kept + read])
+    }
+
+    /// Takes what the client sent, from the last byte that was not understood on.
+    #[inline]
+    fn take_in(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<Option<Turn>, Ended> {
         if self.server.is_some() {
             self.pass_to_server(cx, bytes)?;
             return Ok(None);
         }
-        // Without a server, only the first message matters.
+        let bytes = match self.skip {
+            Skip::Nothing => bytes,
+            Skip::Message | Skip::ToSync => &bytes[self.skip(cx, bytes)?..],
+        };
         self.parked.extend_from_slice(bytes);
+        if self.skip != Skip::Nothing {
+            return Ok(None);
+        }
+        // Without a server, only the first message matters.
         match frame::head(bytes).map_err(|_| Ended::Refused(Refusal::OutOfStep))? {
             None => Ok(None),
             Some(head) => match FromClient::of(head.kind, None) {
@@ -154,6 +191,36 @@ impl Session {
                 FromClient::Request(_) | FromClient::Silent => Ok(Some(Turn::NeedsServer)),
             },
         }
+    }
+
+    /// Drops what nobody answers. Returns how many bytes are done with.
+    #[cold]
+    fn skip(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<usize, Ended> {
+        let mut at = self.from_client.begin(bytes.len());
+        // The rest of the message that was refused.
+        let mut is_over = self.skip == Skip::Message && at > 0 && self.from_client.is_between();
+        while !is_over
+            && let Some(head) =
+                frame::head(&bytes[at..]).map_err(|_| Ended::Refused(Refusal::OutOfStep))?
+        {
+            match FromClient::of(head.kind, None) {
+                FromClient::Leave => return Err(Ended::Left),
+                FromClient::Unknown => {
+                    return Err(Ended::Refused(Refusal::ClientMessage(head.kind)));
+                }
+                FromClient::Request(_) | FromClient::Silent => {}
+            }
+            at = self.from_client.pass(at, head, bytes.len());
+            is_over =
+                self.from_client.is_between() && (self.skip == Skip::Message || head.kind == b'S');
+        }
+        if is_over {
+            self.skip = Skip::Nothing;
+            let mut out = Vec::new();
+            build::ready_for_query(TransactionStatus::Idle, &mut out);
+            self.client.send(cx, &out).map_err(|_| Ended::Lost)?;
+        }
+        Ok(at)
     }
 
     /// Passes on what a client sent, and records what must come back.

@@ -111,7 +111,11 @@ impl Routes {
         };
         let asked = match flight.wait_for(Option::is_some).await {
             Ok(answer) => answer.clone().unwrap_or(Err(Unavailable)),
-            Err(_) => Err(Unavailable),
+            Err(_) => {
+                // Whoever asked is gone by a mistake of ours: the next one asks anew.
+                self.flights.borrow_mut().remove(login);
+                Err(Unavailable)
+            }
         };
         asked.or_else(|Unavailable| self.cached(login, self.stale_max).ok_or(Unavailable))
     }
@@ -228,14 +232,25 @@ fn doubt_everything(worker: &Rc<Worker>) {
     }
 }
 
+/// Notes when it is dropped that nobody reviews the tenant any more, also after a mistake of ours:
+/// otherwise no later change would be looked at.
+struct Reviewing(Rc<Tenant>);
+
+impl Drop for Reviewing {
+    fn drop(&mut self) {
+        self.0.reviews.set(0);
+    }
+}
+
 /// Asks again about a tenant that is in use here, and ends what is no longer allowed.
 pub(crate) fn review(worker: &Rc<Worker>, tenant: &Rc<Tenant>) {
     tenant.reviews.set(tenant.reviews.get() + 1);
     if tenant.reviews.get() > 1 {
         return; // The one under way will see that something changed again.
     }
-    let (worker, tenant) = (worker.clone(), tenant.clone());
+    let (worker, reviewing) = (worker.clone(), Reviewing(tenant.clone()));
     tokio::task::spawn_local(async move {
+        let tenant = &reviewing.0;
         let mut pause = REVIEW_PAUSE_MIN;
         loop {
             let began = tenant.reviews.get();
@@ -246,7 +261,7 @@ pub(crate) fn review(worker: &Rc<Worker>, tenant: &Rc<Tenant>) {
                     role,
                 };
                 match worker.routes.ask(&login).await {
-                    Ok(answer) => apply(&worker, &tenant, role, answer.resolved),
+                    Ok(answer) => apply(&worker, tenant, role, answer.resolved),
                     Err(Unavailable) => known = false,
                 }
             }
@@ -254,7 +269,6 @@ pub(crate) fn review(worker: &Rc<Worker>, tenant: &Rc<Tenant>) {
                 sleep(pause).await;
                 pause = (pause * 2).min(REVIEW_PAUSE_MAX);
             } else if tenant.reviews.get() == began {
-                tenant.reviews.set(0);
                 return;
             }
         }

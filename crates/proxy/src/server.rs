@@ -18,7 +18,7 @@ use model::{
 };
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, sync::Notify};
+use tokio::{net::TcpStream, sync::Notify, time::timeout};
 use wire::{
     frame::{self, Frames},
     login::{
@@ -31,7 +31,7 @@ use wire::{
     startup::{CancelKey, Protocol},
 };
 
-use crate::{budget::Budget, node_tls, pool::Lease, stream::Stream};
+use crate::{budget::Budget, config::Limits, node_tls, pool::Lease, stream::Stream};
 
 /// A node that is silent that long is asked whether it is still there. Shorter than what firewalls
 /// forget an idle connection after.
@@ -110,7 +110,8 @@ pub(crate) struct Opening<'a> {
     pub(crate) cached: Option<Arc<ClientKeys>>,
 }
 
-/// Opens a server connection and logs in. Waits for a turn first; see [`Budget::connect_turn`].
+/// Opens a server connection and logs in. Waits for a turn first, for `budget_wait_max` at most; see
+/// [`Budget::connect_turn`].
 ///
 /// Returns it with the keys for the next login.
 ///
@@ -120,18 +121,20 @@ pub(crate) struct Opening<'a> {
 pub(crate) async fn open(
     opening: Opening<'_>,
     lease: Lease,
-    time_max: std::time::Duration,
+    limits: &Limits,
 ) -> Result<(Box<Server>, Option<Arc<ClientKeys>>), OpenError> {
-    let node = &opening.resolved.node;
-    let _turn = opening.budget.connect_turn().await;
-    let result = tokio::time::timeout(time_max, connect_and_log_in(&opening, lease))
-        .await
-        .unwrap_or_else(|_| {
-            Err(OpenError::Down {
-                node: node.name.clone(),
-                source: io::ErrorKind::TimedOut.into(),
-            })
-        });
+    let too_late = |_| OpenError::Down {
+        node: opening.resolved.node.name.clone(),
+        source: io::ErrorKind::TimedOut.into(),
+    };
+    // While a node does not answer at all, those before us take `connect_time_max` each.
+    let turn = timeout(limits.budget_wait_max, opening.budget.connect_turn());
+    let _turn = turn.await.map_err(too_late)?;
+    let opened = connect_and_log_in(&opening, lease);
+    let result = match timeout(limits.connect_time_max, opened).await {
+        Ok(result) => result,
+        Err(elapsed) => Err(too_late(elapsed)),
+    };
     opening
         .budget
         .connected(!matches!(&result, Err(error) if error.is_passing()));
@@ -245,7 +248,9 @@ async fn log_in(
         ("options", &options),
     ];
     let mut out = Vec::new();
-    let mut state = login::start(credentials, Protocol::V3_0, &parameters, nonce, &mut out);
+    // 18 answers with a long cancel key. Older ones say in the flight of their first answer that they
+    // speak 3.0, so asking costs nothing.
+    let mut state = login::start(credentials, Protocol::V3_2, &parameters, nonce, &mut out);
     let mut read = Vec::new();
     loop {
         if !out.is_empty() {

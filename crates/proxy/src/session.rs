@@ -25,10 +25,10 @@ use wire::{
 
 use crate::{
     accept::{self, Peer, Slot},
-    error::{Refusal, write_fatal},
+    error::{Refusal, write_error, write_fatal},
     login::refusal_of,
     pool::Tenant,
-    relay::Turn,
+    relay::{Skip, Turn},
     server::{CancelTarget, ExchangeError, Parameters, Said, Server},
     settings::Settings,
     stats::add,
@@ -68,6 +68,15 @@ pub(crate) enum When {
     Now,
 }
 
+/// Whether a statement waits for a server connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Wait {
+    No,
+    Waiting,
+    /// The client asked to cancel it.
+    Cancelled,
+}
+
 /// A session as others see it.
 #[derive(Debug)]
 pub(crate) struct Handle {
@@ -77,6 +86,7 @@ pub(crate) struct Handle {
     pub(crate) pid: Pid,
     /// Whether the server owes it an answer.
     pub(crate) is_busy: Cell<bool>,
+    wait: Cell<Wait>,
     target: RefCell<Option<Rc<CancelTarget>>>,
     ending: RefCell<Option<(When, Refusal)>>,
     waker: RefCell<Option<Waker>>,
@@ -124,6 +134,30 @@ impl Handle {
         .await
     }
 
+    /// Ends the wait of a statement for a server connection; false when none waits.
+    pub(crate) fn cancel_wait(&self) -> bool {
+        if self.wait.get() == Wait::No {
+            return false;
+        }
+        self.wait.set(Wait::Cancelled);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+        true
+    }
+
+    /// Returns once the client asked to cancel the statement that waits.
+    async fn wait_cancelled(&self) {
+        poll_fn(|cx| {
+            self.watch(cx);
+            match self.wait.get() {
+                Wait::Cancelled => Poll::Ready(()),
+                Wait::No | Wait::Waiting => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
     /// Where to cancel what it runs, if it runs something.
     pub(crate) fn busy_target(&self) -> Option<Rc<CancelTarget>> {
         self.target.borrow().clone().filter(|_| self.is_busy.get())
@@ -158,6 +192,20 @@ impl Ended {
     }
 }
 
+/// Why a session that asked for a server connection got none.
+pub(crate) enum NoServer {
+    /// What it asked ends with this; the session goes on.
+    Statement(Refusal),
+    /// The session ends.
+    Session(Ended),
+}
+
+impl From<Ended> for NoServer {
+    fn from(ended: Ended) -> Self {
+        Self::Session(ended)
+    }
+}
+
 /// What is counted and found by others while the session lives.
 #[derive(Debug)]
 struct Registered {
@@ -185,6 +233,10 @@ pub(crate) struct Session {
     /// Read from the client and not passed on: the beginning of a header, or what waits for a
     /// server.
     pub(crate) parked: Vec<u8>,
+    /// Whether there may be whole messages in `parked` that nobody has looked at.
+    pub(crate) is_parked_unseen: bool,
+    /// What it sends and nobody gets, because it was refused.
+    pub(crate) skip: Skip,
     pub(crate) from_client: Frames,
     pub(crate) server: Option<Box<Server>>,
     /// The server no longer reads. What it still says is read.
@@ -219,7 +271,14 @@ async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
         match session.relay(&worker).await {
             Turn::NeedsServer => match Box::pin(session.take_server(&worker)).await {
                 Ok(()) => {}
-                Err(ended) => break ended,
+                Err(NoServer::Statement(refusal)) => {
+                    tracing::info!(%peer, tenant = %name.tenant, reason = %refusal,
+                        "statement refused");
+                    if let Err(ended) = Box::pin(session.refuse_statement(&refusal)).await {
+                        break ended;
+                    }
+                }
+                Err(NoServer::Session(ended)) => break ended,
             },
             Turn::Ended(ended) => break ended,
         }
@@ -262,7 +321,9 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         Ok((settings, handle, registered)) => {
             let mut session = Session {
                 client,
+                is_parked_unseen: !read.is_empty(),
                 parked: read,
+                skip: Skip::Nothing,
                 from_client: Frames::default(),
                 server: None,
                 is_server_deaf: false,
@@ -312,8 +373,11 @@ impl Entry<'_> {
         resolved: Resolved,
         asked: Instant,
     ) -> Result<Admitted, Refusal> {
-        let tenant = worker.tenant(&self.name.tenant);
         let resolved = self.renew(worker, resolved, asked).await?;
+        // Not before: while it waited, a tenant at rest could be forgotten, and what is registered
+        // on a forgotten one hears of no change.
+        let tenant = worker.tenant(&self.name.tenant);
+        tenant.was_at_rest.set(false);
         if worker.state.get() != State::Serving {
             return Err(Refusal::Draining);
         }
@@ -381,6 +445,7 @@ fn register(
         one_use: entry.one_use,
         pid: admitted.pid,
         is_busy: Cell::new(false),
+        wait: Cell::new(Wait::No),
         target: RefCell::new(None),
         ending: RefCell::new(None),
         waker: RefCell::new(None),
@@ -459,12 +524,28 @@ impl Session {
     }
 
     /// Takes a server connection for the rest of the session.
-    pub(crate) async fn take_server(&mut self, worker: &Rc<Worker>) -> Result<(), Ended> {
-        let mut server = self.wait_for_server(worker).await?;
+    pub(crate) async fn take_server(&mut self, worker: &Rc<Worker>) -> Result<(), NoServer> {
+        let handle = self.handle.clone();
+        handle.wait.set(Wait::Waiting);
+        let waited = tokio::select! {
+            waited = self.wait_for_server(worker) => waited,
+            () = handle.wait_cancelled() => {
+                handle.wait.set(Wait::No);
+                return Err(NoServer::Statement(Refusal::Cancelled));
+            }
+        };
+        handle.wait.set(Wait::No);
+        let mut server = match waited {
+            Ok(server) => server,
+            Err(Ended::Refused(refusal)) if refusal.ends_only_a_statement() => {
+                return Err(NoServer::Statement(refusal));
+            }
+            Err(ended) => return Err(NoServer::Session(ended)),
+        };
         if let Some(settings) = self.settings.take() {
             let applied = self.unless_ended(settings.apply(&mut server)).await;
             if !matches!(applied?, Ok(())) {
-                return Err(Ended::Refused(Refusal::ServerLost));
+                return Err(NoServer::Session(Ended::Refused(Refusal::ServerLost)));
             }
         }
         let mut out = Vec::new();
@@ -472,10 +553,27 @@ impl Session {
             write_differences(&told, &server.parameters, &mut out);
         }
         self.attach(server);
-        if !out.is_empty() {
-            self.client.send_all(&out).await.map_err(|_| Ended::Lost)?;
+        self.is_parked_unseen = true;
+        Ok(self.say(&out).await?)
+    }
+
+    /// Ends what the client asked with an error, as PostgreSQL would: a simple query is answered,
+    /// and behind an extended one all is skipped up to the Sync.
+    async fn refuse_statement(&mut self, refusal: &Refusal) -> Result<(), Ended> {
+        let mut out = Vec::new();
+        write_error(refusal, &mut out);
+        self.skip = Skip::of(self.parked.first().copied());
+        self.is_parked_unseen = true;
+        self.say(&out).await
+    }
+
+    /// Says something between two messages of the server.
+    async fn say(&mut self, out: &[u8]) -> Result<(), Ended> {
+        let handle = self.handle.clone();
+        tokio::select! {
+            sent = self.client.send_all(out) => sent.map_err(|_| Ended::Lost),
+            why = handle.ended() => Err(Ended::Refused(why)),
         }
-        Ok(())
     }
 
     fn attach(&mut self, server: Box<Server>) {

@@ -397,6 +397,18 @@ impl Stack {
         }
     }
 
+    /// Tells the proxy so much that it cannot keep up, about tenants that do not exist.
+    pub fn flood_of_changes(&self) {
+        let mut rng = rand::rng();
+        let nobody = TenantId::random(&mut rng);
+        for generation in 0..20_000 {
+            let _ = self.changes.send(Change {
+                generation,
+                tenant: nobody.clone(),
+            });
+        }
+    }
+
     /// Tells the proxy that a tenant changed.
     pub fn announce(&self, tenant: &Tenant) {
         let generation = {

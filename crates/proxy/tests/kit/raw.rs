@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -55,6 +55,52 @@ fn tls_config(certificate: &str, alpn: Option<&str>) -> Arc<ClientConfig> {
     Arc::new(config)
 }
 
+/// A socket that notes how long the TLS records are that come out of it, headers included.
+pub struct Tapped {
+    socket: TcpStream,
+    head: Vec<u8>,
+    left: usize,
+    pub records: Arc<Mutex<Vec<usize>>>,
+}
+
+impl Tapped {
+    fn note(&mut self, mut bytes: &[u8]) {
+        while !bytes.is_empty() {
+            if self.left == 0 {
+                self.head.push(bytes[0]);
+                bytes = &bytes[1..];
+                if let [_, _, _, high, low] = self.head[..] {
+                    self.left = usize::from(u16::from_be_bytes([high, low]));
+                    self.records.lock().unwrap().push(self.left + 5);
+                    self.head.clear();
+                }
+            } else {
+                let now = self.left.min(bytes.len());
+                self.left -= now;
+                bytes = &bytes[now..];
+            }
+        }
+    }
+}
+
+impl Read for Tapped {
+    fn read(&mut self, buf: &mut [u8]) -> std::io::Result<usize> {
+        let read = self.socket.read(buf)?;
+        self.note(&buf[..read]);
+        Ok(read)
+    }
+}
+
+impl Write for Tapped {
+    fn write(&mut self, buf: &[u8]) -> std::io::Result<usize> {
+        self.socket.write(buf)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.socket.flush()
+    }
+}
+
 impl Raw {
     pub fn plain(port: u16) -> Self {
         Self {
@@ -66,6 +112,14 @@ impl Raw {
 
     /// TLS after SSLRequest.
     pub fn tls(port: u16, certificate: &str) -> Self {
+        Self::try_tls(port, certificate).unwrap().0
+    }
+
+    /// The same, with the lengths of the TLS records that come in.
+    pub fn try_tls(
+        port: u16,
+        certificate: &str,
+    ) -> std::io::Result<(Self, Arc<Mutex<Vec<usize>>>)> {
         let mut stream = tcp(port);
         let mut request = Vec::new();
         build::ssl_request(&mut request);
@@ -73,7 +127,14 @@ impl Raw {
         let mut answer = [0];
         stream.read_exact(&mut answer).unwrap();
         assert_eq!(&answer, b"S");
-        Self::encrypt(stream, certificate, None).unwrap()
+        let records: Arc<Mutex<Vec<usize>>> = Arc::default();
+        let tapped = Tapped {
+            socket: stream,
+            head: Vec::new(),
+            left: 0,
+            records: records.clone(),
+        };
+        Ok((Self::encrypt(tapped, certificate, None)?, records))
     }
 
     /// TLS from the first byte.
@@ -82,7 +143,7 @@ impl Raw {
     }
 
     fn encrypt(
-        mut stream: TcpStream,
+        mut stream: impl Bytes + 'static,
         certificate: &str,
         alpn: Option<&str>,
     ) -> std::io::Result<Self> {
