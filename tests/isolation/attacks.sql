@@ -444,7 +444,7 @@ SELECT count(*) FROM pg_roles WHERE rolname !~ '^(x_[a-z0-9]{12}(_(admin|write|r
 -- A.read: = 0
 SELECT count(*) FROM pg_stat_database WHERE datname !~ '^(x_[a-z0-9]{12}|tenantry|tenantry_template|postgres|template[01])$';
 -- A.read: = 0
-SELECT count(*) FROM pg_shdescription WHERE description !~ '^(default administrative connection database|unmodifiable empty database|default template for new databases|made by tenantry from [0-9a-f]{16})$';
+SELECT count(*) FROM pg_shdescription WHERE description !~ '^(default administrative connection database|unmodifiable empty database|default template for new databases|(made by tenantry from|catalog of tenantry) [0-9a-f]{16})$';
 -- A.read: = 0
 SELECT count(*) FROM pg_db_role_setting WHERE array_to_string(setconfig, ',') <> 'default_transaction_read_only=on,lo_compat_privileges=on';
 -- A.read: = 0

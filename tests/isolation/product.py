@@ -87,7 +87,7 @@ class Product(Server):
         conf = self.home / "postgres" / "conf"
         os.makedirs(conf, mode=0o711)
         (conf / "operator.conf").write_text(
-            OPERATOR_CONF + ("max_notify_queue_pages = 64\n" if self.major >= 17 else ""))
+            OPERATOR_CONF + ("max_notify_queue_pages = 65536\n" if self.major >= 17 else ""))
         for path in (self.home, self.home / "postgres", conf, conf / "operator.conf"):
             os.chmod(path, 0o755)
         self.out, self.log = open(self.dir / "out", "wb"), open(self.dir / "log", "wb")

@@ -73,6 +73,11 @@ class PgError(Exception):
         self.code, self.message, self.fields = fields.get("C"), fields.get("M", ""), fields
 
 
+# The certificate is the product's own; that it is verified is shown elsewhere.
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+TLS.check_hostname, TLS.verify_mode = False, ssl.CERT_NONE
+
+
 def dial(address, timeout, tls=True):
     """A socket to a server (a path) or to the proxy (host and port), there encrypted unless said otherwise."""
     if isinstance(address, str):
@@ -88,9 +93,7 @@ def dial(address, timeout, tls=True):
     if answer != b"S":
         plain.close()
         raise PgError({"C": "closed", "M": f"no TLS: {answer!r}"})
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context.wrap_socket(plain)
+    return TLS.wrap_socket(plain)
 
 
 def startup_packet(parameters, version=196608):

@@ -628,7 +628,7 @@ def notifications(world):
         world.b_session.query("UNLISTEN *")
 
 
-@mechanism(ways=EVERY)
+@mechanism(ways=("hand",))
 def notify_queue(world):
     """A listener that sits in a transaction holds the shared NOTIFY queue, and ending it frees the queue."""
     payload = "SELECT pg_notify('c', i || repeat('x', 7000)) FROM generate_series(1, 60) i"

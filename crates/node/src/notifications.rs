@@ -9,12 +9,12 @@ use crate::{Node, NodeError, care::simple, handle::MAINTENANCE_DATABASE};
 const STEP: &str = "watch the queue of NOTIFY";
 
 /// The sessions that may hold it: PostgreSQL does not tell who listens, but whoever holds up the
-/// queue is in a transaction. Those that do nothing in it come first, then the oldest. Of tenants only:
+/// queue is in a transaction, and was so for a while. Those that do nothing in it come first, then the oldest. Of tenants only:
 /// an attached server has sessions of others.
 const HOLDER: &str = "
 SELECT session.pid FROM pg_stat_get_activity(NULL) AS session
 JOIN pg_roles ON pg_roles.oid = session.usesysid AND pg_roles.rolname ~ '^x_[a-z][a-z0-9]{11}_'
-WHERE session.backend_type = 'client backend' AND session.xact_start IS NOT NULL
+WHERE session.backend_type = 'client backend' AND session.xact_start < clock_timestamp() - interval '1 second'
 ORDER BY session.state NOT LIKE 'idle in transaction%', session.xact_start LIMIT 1";
 
 impl Node {
@@ -38,12 +38,19 @@ impl Node {
             let text = rows.first().and_then(|row| row.get(0).map(str::to_owned));
             Ok::<_, NodeError>(text)
         };
-        let used = first("SELECT pg_notification_queue_usage()").await?;
-        let used: f64 = used.and_then(|text| text.parse().ok()).unwrap_or(0.0);
+        let used = async || {
+            let used = first("SELECT pg_notification_queue_usage()").await?;
+            Ok::<f64, NodeError>(used.and_then(|text| text.parse().ok()).unwrap_or(0.0))
+        };
         let mut ended = None;
-        if used > share_max
-            && let Some(process) = first(HOLDER).await?.and_then(|text| text.parse().ok())
-        {
+        let is_held = used().await? > share_max && {
+            // Listeners that do nothing read on when somebody commits a notification, and only then;
+            // what a failed transaction left in the queue they hold up meanwhile. In a full queue
+            // there is no room for this one either.
+            let _ = first("NOTIFY tenantry_read_on").await;
+            used().await? > share_max
+        };
+        if is_held && let Some(process) = first(HOLDER).await?.and_then(|text| text.parse().ok()) {
             first(&format!("SELECT pg_terminate_backend({process})")).await?;
             ended = Some(process);
         }
