@@ -359,8 +359,8 @@ impl World {
             WHERE unsettled_since IS NOT NULL OR leased_by IS NOT NULL
                 OR owner = 'nobody' OR due_at <= now()";
         let started = Instant::now();
+        let catalog = self.superuser("tenantry").await.expect("the catalog");
         loop {
-            let catalog = self.superuser("tenantry").await.expect("the catalog");
             let row = catalog
                 .query_one(UNSETTLED, &[])
                 .await
