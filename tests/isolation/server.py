@@ -6,6 +6,7 @@ Python's standard library only, so that a suite about privileges needs nothing b
 """
 
 import base64
+import functools
 import hashlib
 import hmac
 import os
@@ -55,6 +56,11 @@ temp_file_limit = 20MB
 autovacuum_naptime = 1s
 shared_preload_libraries = 'pg_stat_statements'
 """
+
+
+@functools.lru_cache(1024)
+def salted_password(password, salt, rounds):
+    return hashlib.pbkdf2_hmac("sha256", password.encode(), base64.b64decode(salt), rounds)
 
 
 def scram_verifier(password):
@@ -168,8 +174,7 @@ class Connection:
             elif method == 11:
                 server_first = body[4:].decode()
                 fields = dict(part.split("=", 1) for part in server_first.split(","))
-                salted = hashlib.pbkdf2_hmac("sha256", (password or "").encode(), base64.b64decode(fields["s"]),
-                                             int(fields["i"]))
+                salted = salted_password(password or "", fields["s"], int(fields["i"]))
                 key = hmac.digest(salted, b"Client Key", "sha256")
                 final = f"c=biws,r={fields['r']}"
                 message = f"{first},{server_first},{final}".encode()
