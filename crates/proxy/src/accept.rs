@@ -5,6 +5,7 @@
 
 use std::{
     collections::VecDeque,
+    io,
     net::{SocketAddr, TcpStream as StdTcp},
     os::unix::net::UnixStream as StdUnix,
     panic::AssertUnwindSafe,
@@ -18,7 +19,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::TcpListener,
     sync::{Notify, mpsc},
-    time::sleep,
+    time::{Instant, sleep},
 };
 
 use crate::{
@@ -29,8 +30,12 @@ use crate::{
 
 /// Clients above `clients_max` that are let as far as being told so. Others are just closed.
 const TURNED_AWAY_MAX: usize = 64;
-/// Pause after accepting failed, usually because file descriptors ran out.
+/// Pause after accepting failed although nobody could be pushed out: file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time for who is pushed out to give back its file descriptor.
+const ROOM_PAUSE: Duration = Duration::from_millis(1);
+/// Failures of accepting are logged no more often.
+const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 /// A client that is silent that long is asked whether it is still there, so that one whose network
 /// vanished does not hold its place for ever.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(120);
@@ -163,12 +168,20 @@ impl Drop for Slot {
 pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
     let workers = worker.shared.inboxes.len();
     let mut turn = worker.index;
+    let mut told: Option<Instant> = None;
     loop {
         let (socket, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
+            // The client left before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                tracing::warn!(%error, "accepting a client failed");
-                sleep(ACCEPT_PAUSE).await;
+                if told.is_none_or(|told| told.elapsed() >= ACCEPT_LOG_EVERY) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, "accepting clients fails");
+                }
+                // Whoever logs in gets the place of one that only holds its connection open.
+                let made_room = worker.shared.entrance.push_out();
+                sleep(if made_room { ROOM_PAUSE } else { ACCEPT_PAUSE }).await;
                 continue;
             }
         };

@@ -9,7 +9,7 @@ use tokio::time::{Duration, Instant, sleep, sleep_until};
 
 use crate::{
     error::Refusal,
-    session::When,
+    handle::When,
     worker::{State, Worker},
 };
 

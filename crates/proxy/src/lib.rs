@@ -2,7 +2,7 @@
 //!
 //! A client comes in (`accept`), speaks (`login`, `stream`), moves to its tenant's home worker
 //! (`worker`), gets its settings and greeting (`session`, `settings`), a server connection (`pool`,
-//! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), and leaves or is ended (`session`,
+//! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), and leaves or is ended (`session`, `handle`,
 //! `route`, `drain`). What it may do comes from the control plane through `model::route`.
 
 mod accept;
@@ -11,6 +11,7 @@ mod cancel;
 mod config;
 mod drain;
 mod error;
+mod handle;
 mod login;
 mod node_tls;
 mod pool;

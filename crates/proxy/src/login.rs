@@ -33,6 +33,10 @@ use crate::{
 /// Time for a client that is turned away to take the reason.
 const LAST_WORDS_MAX: std::time::Duration = std::time::Duration::from_secs(1);
 
+/// After that the wait is for the client, not for us, and the next one gets the turn. A login next
+/// door takes a few milliseconds; one from far away goes on without its turn.
+const TURN_MAX: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// What an HTTP client reads.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
     content-type: text/plain\r\nconnection: close\r\ncontent-length: 67\r\n\r\n\
@@ -94,7 +98,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, mut s
     };
     let began = Instant::now();
     let time_max = worker.config.limits.login_time_max;
-    let run = timeout(time_max, Box::pin(login.run(slot.is_too_many)));
+    let run = timeout(time_max, login.run_in_turn(slot.is_too_many));
     let result = tokio::select! {
         biased;
         result = run => result.unwrap_or(Err(Failed::With(Refusal::LoginTimeout))),
@@ -133,6 +137,19 @@ struct Entered {
 }
 
 impl Login<'_> {
+    /// Waits for the first bytes and then for a turn, so that who says nothing takes none.
+    async fn run_in_turn(&mut self, is_too_many: bool) -> Result<Entered, Failed> {
+        self.more().await?;
+        let logins = &self.worker.logins;
+        let turn = logins.acquire().await.map_err(io::Error::other)?;
+        let mut run = Box::pin(self.run(is_too_many));
+        if let Ok(result) = timeout(TURN_MAX, &mut run).await {
+            return result;
+        }
+        drop(turn);
+        run.await
+    }
+
     async fn run(&mut self, is_too_many: bool) -> Result<Entered, Failed> {
         let asked = self.startup().await?;
         if is_too_many {

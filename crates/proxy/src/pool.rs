@@ -23,8 +23,8 @@ use crate::{
     budget::{Budget, Permit},
     cancel,
     error::Refusal,
+    handle::{Handle, When},
     server::{self, Opening, Parameters, Server},
-    session::{Handle, When},
     stats::Counters,
     worker::Worker,
 };

@@ -22,7 +22,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{config::Limits, error::Refusal, pool::Tenant, session::When, worker::Worker};
+use crate::{config::Limits, error::Refusal, handle::When, pool::Tenant, worker::Worker};
 
 /// Changes that are remembered by tenant. Beyond it, every older answer counts as stale.
 const CHANGES_KEPT: usize = 4096;

@@ -4,15 +4,9 @@
 //! words, giving the server connection back), and when a server connection is taken. Does not own:
 //! passing messages between the two (`relay`), login (`login`), server connections (`pool`).
 
-use std::{
-    cell::{Cell, RefCell},
-    future::poll_fn,
-    rc::Rc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::{rc::Rc, time::Duration};
 
-use model::{CredentialId, LoginName, Pid, Role, route::Resolved};
+use model::{CredentialId, LoginName, Pid, route::Resolved};
 use tokio::time::{Instant, timeout};
 use wire::{
     frame::Frames,
@@ -26,10 +20,11 @@ use wire::{
 use crate::{
     accept::{self, Peer, Slot},
     error::{Refusal, write_error, write_fatal},
+    handle::Handle,
     login::refusal_of,
     pool::Tenant,
     relay::{Skip, Turn},
-    server::{CancelTarget, ExchangeError, Parameters, Said, Server},
+    server::{ExchangeError, Parameters, Said, Server},
     settings::Settings,
     stats::add,
     stream::{Moving, Stream},
@@ -57,111 +52,6 @@ pub(crate) struct Arrived {
     pub(crate) one_use: bool,
     pub(crate) resolved: Resolved,
     pub(crate) asked: Instant,
-}
-
-/// When a session is to end.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd, Ord)]
-pub(crate) enum When {
-    /// When no transaction runs.
-    AtRest,
-    /// At once.
-    Now,
-}
-
-/// Whether a statement waits for a server connection.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Wait {
-    No,
-    Waiting,
-    /// The client asked to cancel it.
-    Cancelled,
-}
-
-/// A session as others see it.
-#[derive(Debug)]
-pub(crate) struct Handle {
-    pub(crate) role: Role,
-    pub(crate) credential: CredentialId,
-    pub(crate) one_use: bool,
-    pub(crate) pid: Pid,
-    /// Whether the server owes it an answer.
-    pub(crate) is_busy: Cell<bool>,
-    wait: Cell<Wait>,
-    target: RefCell<Option<Rc<CancelTarget>>>,
-    ending: RefCell<Option<(When, Refusal)>>,
-    waker: RefCell<Option<Waker>>,
-}
-
-impl Handle {
-    /// Asks the session to end. The first reason counts, the nearer time wins.
-    pub(crate) fn end(&self, when: When, why: Refusal) {
-        let mut ending = self.ending.borrow_mut();
-        match &mut *ending {
-            Some((own, _)) => *own = (*own).max(when),
-            None => *ending = Some((when, why)),
-        }
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-    }
-
-    /// Whether it is to end, given whether it is at rest.
-    #[inline]
-    pub(crate) fn ending(&self, is_at_rest: bool) -> Option<Refusal> {
-        match &*self.ending.borrow() {
-            Some((When::Now, why)) => Some(why.clone()),
-            Some((When::AtRest, why)) if is_at_rest => Some(why.clone()),
-            _ => None,
-        }
-    }
-
-    /// Has the task of `cx` woken by [`Self::end`].
-    #[inline]
-    pub(crate) fn watch(&self, cx: &Context<'_>) {
-        let mut waker = self.waker.borrow_mut();
-        match &mut *waker {
-            Some(own) => own.clone_from(cx.waker()),
-            None => *waker = Some(cx.waker().clone()),
-        }
-    }
-
-    /// Returns once the session is to end although it is not at rest.
-    async fn ended(&self) -> Refusal {
-        poll_fn(|cx| {
-            self.watch(cx);
-            self.ending(false).map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
-    }
-
-    /// Ends the wait of a statement for a server connection; false when none waits.
-    pub(crate) fn cancel_wait(&self) -> bool {
-        if self.wait.get() == Wait::No {
-            return false;
-        }
-        self.wait.set(Wait::Cancelled);
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
-        true
-    }
-
-    /// Returns once the client asked to cancel the statement that waits.
-    async fn wait_cancelled(&self) {
-        poll_fn(|cx| {
-            self.watch(cx);
-            match self.wait.get() {
-                Wait::Cancelled => Poll::Ready(()),
-                Wait::No | Wait::Waiting => Poll::Pending,
-            }
-        })
-        .await;
-    }
-
-    /// Where to cancel what it runs, if it runs something.
-    pub(crate) fn busy_target(&self) -> Option<Rc<CancelTarget>> {
-        self.target.borrow().clone().filter(|_| self.is_busy.get())
-    }
 }
 
 /// How a session ended.
@@ -439,17 +329,12 @@ fn register(
         .keys
         .issue(protocol, worker.index)
         .ok_or(Refusal::Internal)?;
-    let handle = Rc::new(Handle {
-        role: entry.name.role,
-        credential: entry.credential.clone(),
-        one_use: entry.one_use,
-        pid: admitted.pid,
-        is_busy: Cell::new(false),
-        wait: Cell::new(Wait::No),
-        target: RefCell::new(None),
-        ending: RefCell::new(None),
-        waker: RefCell::new(None),
-    });
+    let handle = Rc::new(Handle::new(
+        entry.name.role,
+        entry.credential.clone(),
+        entry.one_use,
+        admitted.pid,
+    ));
     let id = key.process_id();
     worker.sessions.borrow_mut().insert(id, handle.clone());
     tenant.sessions.borrow_mut().insert(id, handle.clone());
@@ -526,15 +411,15 @@ impl Session {
     /// Takes a server connection for the rest of the session.
     pub(crate) async fn take_server(&mut self, worker: &Rc<Worker>) -> Result<(), NoServer> {
         let handle = self.handle.clone();
-        handle.wait.set(Wait::Waiting);
+        handle.set_waiting(true);
         let waited = tokio::select! {
             waited = self.wait_for_server(worker) => waited,
             () = handle.wait_cancelled() => {
-                handle.wait.set(Wait::No);
+                handle.set_waiting(false);
                 return Err(NoServer::Statement(Refusal::Cancelled));
             }
         };
-        handle.wait.set(Wait::No);
+        handle.set_waiting(false);
         let mut server = match waited {
             Ok(server) => server,
             Err(Ended::Refused(refusal)) if refusal.ends_only_a_statement() => {
@@ -578,7 +463,7 @@ impl Session {
 
     fn attach(&mut self, server: Box<Server>) {
         self.told = None;
-        *self.handle.target.borrow_mut() = Some(server.cancel.clone());
+        self.handle.set_target(Some(server.cancel.clone()));
         self.server = Some(server);
     }
 
@@ -612,7 +497,7 @@ impl Session {
 
     /// Gives the server connection back and tells the client why it ends.
     async fn end(mut self, worker: &Rc<Worker>, ended: Ended) {
-        self.handle.target.borrow_mut().take();
+        self.handle.set_target(None);
         // Between two messages of the server, ours can stand; inside one it would be read as data.
         let mut can_speak = true;
         if let Some(server) = self.server.take() {

@@ -425,6 +425,62 @@ async fn who_never_logs_in_makes_room() {
     }
 }
 
+/// Half a TLS handshake and then nothing, more of them than logins are worked on at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_to_log_in_holds_up_nobody_else() {
+    let stack = Stack::start(|config| {
+        config.limits.logins_max = 2;
+        config.limits.login_time_max = Duration::from_secs(60);
+    })
+    .await;
+    let tenant = stack.tenant();
+    let user = user(&stack, &tenant);
+    let silent: Vec<_> = (0..50).map(|_| raw::tcp(stack.port)).collect();
+    let half_open: Vec<_> = (0..6)
+        .map(|_| {
+            let mut socket = raw::tcp(stack.port);
+            socket.write_all(&[0, 0, 0, 8, 4, 210, 22, 47]).unwrap();
+            let mut answer = [0];
+            socket.read_exact(&mut answer).unwrap();
+            socket.write_all(&[0x16, 3, 1, 0x10, 0, 1]).unwrap();
+            socket
+        })
+        .collect();
+    for _ in 0..10 {
+        assert_eq!(code_of(&try_login(&stack, &user, &tenant.password)), "");
+    }
+    drop((silent, half_open));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_open_tls_ends_in_time() {
+    let stack = Stack::start(|config| {
+        config.limits.login_time_max = Duration::from_millis(300);
+    })
+    .await;
+    // After the request, and from the first byte; nothing, half a record header, half a record.
+    for request in [&[0, 0, 0, 8, 4, 210, 22, 47][..], &[]] {
+        for bytes in [&[][..], &[0x16, 3, 1], &[0x16, 3, 1, 0x10, 0, 1, 0, 0]] {
+            let mut socket = raw::tcp(stack.port);
+            socket.write_all(request).unwrap();
+            if !request.is_empty() {
+                socket.read_exact(&mut [0]).unwrap();
+            }
+            socket.write_all(bytes).unwrap();
+            let mut rest = Vec::new();
+            // The socket of the test waits 20 s.
+            socket.read_to_end(&mut rest).unwrap();
+        }
+    }
+    kit::wait_until("all are gone", || {
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(stack.proxy().snapshot())
+        })
+        .clients
+            == 0
+    });
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn known_tenants_log_in_while_the_control_plane_is_away() {
     let stack = Stack::start(|config| config.limits.fresh_max = Duration::ZERO).await;

@@ -337,6 +337,30 @@ async fn cancel_reaches_what_runs_and_nothing_else() {
     }
 }
 
+/// With PostgreSQL 18: keys of 32 bytes towards the server.
+#[tokio::test(flavor = "multi_thread")]
+async fn cancel_reaches_servers_with_long_keys() {
+    let stack = Stack::start_on(kit::postgres_18(), |_| {}).await;
+    let tenant = stack.tenant();
+    let client = stack.connect(&tenant, Role::Admin).await;
+    let row = client.query_one("SHOW server_version_num", &[]).await;
+    let version: String = row.unwrap().get(0);
+    assert!(version.starts_with("18"), "{version}");
+    for _ in 0..2 {
+        let cancel = client.cancel_token();
+        let (slept, _) =
+            futures_util::future::join(client.simple_query("SELECT pg_sleep(30)"), async {
+                wait_until("it runs", || {
+                    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+                    stack.postgres.sql("postgres", sql) == "1"
+                });
+                cancel.cancel_query(stack.tls()).await.unwrap();
+            })
+            .await;
+        assert_eq!(code(&slept.unwrap_err()), "57014");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_that_changes_loses_the_sessions_it_must() {
     let stack = Stack::start(|_| {}).await;

@@ -33,11 +33,17 @@ use wire::scram::{Keys, login_salt};
 pub const INSTALLATION_KEY: [u8; 32] = [7; 32];
 
 /// Where Debian puts PostgreSQL 15, unless the environment says something else.
-fn bin(name: &str) -> PathBuf {
+fn postgres_15() -> PathBuf {
     let directory = std::env::var_os("TENANTRY_TEST_PG_BIN");
-    directory
-        .map_or("/usr/lib/postgresql/15/bin".into(), PathBuf::from)
-        .join(name)
+    directory.map_or("/usr/lib/postgresql/15/bin".into(), PathBuf::from)
+}
+
+/// Programs of PostgreSQL 18, fetched once.
+pub fn postgres_18() -> PathBuf {
+    let tool = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/tools/postgres-18");
+    let output = Command::new(tool).output().unwrap();
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
 /// A command that runs as an ordinary user also when we are root, and ends with us.
@@ -63,13 +69,14 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 
 /// A PostgreSQL server of its own, reached by unix socket.
 pub struct Postgres {
+    bin: PathBuf,
     directory: PathBuf,
     server: Child,
     port: u16,
 }
 
 impl Postgres {
-    pub fn start() -> Self {
+    pub fn start(bin: PathBuf) -> Self {
         let name = format!("tenantry-proxy-{}", Pid::random(&mut rand::rng()).as_str());
         let directory = std::env::temp_dir().join(name);
         std::fs::create_dir(&directory).unwrap();
@@ -81,7 +88,7 @@ impl Postgres {
             assert!(owner.unwrap().success());
         }
         let data = directory.join("data");
-        let made = unprivileged(&bin("initdb"))
+        let made = unprivileged(&bin.join("initdb"))
             .args([
                 "-U",
                 "platform",
@@ -103,8 +110,9 @@ impl Postgres {
         )
         .unwrap();
         let port = 5432;
-        let server = Self::spawn(&directory, port, &["listen_addresses="]);
+        let server = Self::spawn(&bin, &directory, port, &["listen_addresses="]);
         let postgres = Self {
+            bin,
             directory,
             server,
             port,
@@ -116,9 +124,9 @@ impl Postgres {
         postgres
     }
 
-    fn spawn(directory: &Path, port: u16, settings: &[&str]) -> Child {
+    fn spawn(bin: &Path, directory: &Path, port: u16, settings: &[&str]) -> Child {
         let log = std::fs::File::create(directory.join("log")).unwrap();
-        let mut server = unprivileged(&bin("postgres"));
+        let mut server = unprivileged(&bin.join("postgres"));
         server.arg("-D").arg(directory.join("data"));
         let socket = format!("unix_socket_directories={}", directory.display());
         let port = format!("port={port}");
@@ -189,7 +197,7 @@ impl Postgres {
         self.port = free.local_addr().unwrap().port();
         drop(free);
         let settings = ["listen_addresses=127.0.0.1", "ssl=on"];
-        self.server = Self::spawn(&self.directory, self.port, &settings);
+        self.server = Self::spawn(&self.bin, &self.directory, self.port, &settings);
         self.wait();
         self.port
     }
@@ -203,7 +211,12 @@ impl Postgres {
     /// Starts it again after [`Self::crash`].
     pub fn restart(&mut self) {
         let _ = std::fs::remove_file(self.directory.join("data/postmaster.pid"));
-        self.server = Self::spawn(&self.directory, self.port, &["listen_addresses="]);
+        self.server = Self::spawn(
+            &self.bin,
+            &self.directory,
+            self.port,
+            &["listen_addresses="],
+        );
         self.wait();
     }
 
@@ -267,7 +280,16 @@ impl Stack {
     }
 
     pub async fn with_budget(budget: u32, change: impl FnOnce(&mut Config)) -> Self {
-        let postgres = Postgres::start();
+        Self::with(postgres_15(), budget, change).await
+    }
+
+    /// With the programs of another PostgreSQL.
+    pub async fn start_on(bin: PathBuf, change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(bin, 20, change).await
+    }
+
+    async fn with(bin: PathBuf, budget: u32, change: impl FnOnce(&mut Config)) -> Self {
+        let postgres = Postgres::start(bin);
         let (client, mut server) = model::route::channel();
         let table: Arc<Mutex<Table>> = Arc::default();
         let changes = server.changes.clone();
