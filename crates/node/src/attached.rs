@@ -45,8 +45,9 @@ pub enum AttachError {
     Node(#[from] NodeError),
 }
 
-/// Connections that somebody else's server keeps beside the budget: ours, and its operator's.
-const BESIDE_BUDGET: i32 = 20;
+/// Connections that somebody else's server needs beside the budget and the slots it keeps free for
+/// others: ours (24), and some of its operator's.
+const BESIDE_BUDGET: i32 = 32;
 
 /// Connects and checks version and rights. Changes nothing: [`Node::bootstrap`] does, and says what.
 ///
@@ -123,7 +124,9 @@ async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
     const STEP: &str = "look at the server";
     const QUESTION: &str = "SELECT pg_is_in_recovery(), \
            current_setting('max_connections')::int4, current_setting('max_prepared_transactions'), \
-           current_setting('transaction_read_only')";
+           current_setting('transaction_read_only'), \
+           current_setting('superuser_reserved_connections')::int4 \
+             + coalesce(current_setting('reserved_connections', true), '0')::int4";
     let lease = node.lease(STEP).await?;
     let rows = node.rows(&lease, STEP, QUESTION, &[]).await?;
     let mut missing = Vec::new();
@@ -143,7 +146,10 @@ async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
         }
         let (have, want) = (
             row.get::<_, i32>(1),
-            budget.cast_signed().saturating_add(BESIDE_BUDGET),
+            budget
+                .cast_signed()
+                .saturating_add(BESIDE_BUDGET)
+                .saturating_add(row.get(4)),
         );
         if have < want {
             missing.push(format!(

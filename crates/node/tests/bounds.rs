@@ -115,3 +115,26 @@ async fn closing_says_busy_when_sessions_do_not_end_in_time() {
     );
     server.stop(STOP).await;
 }
+
+/// Tenants get the whole budget while the platform has all of what is reserved for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_budget_is_there_for_tenants_whatever_the_platform_has_open() {
+    for major in MAJORS {
+        let dir = TempDir::new();
+        let config = kit::config(major, &dir);
+        let (budget, reserved) = (config.budget, config.reserved);
+        let server = managed::start(config).await.unwrap();
+        let node = server.node();
+        let tenant = create(&node).await;
+        let mut platform = Vec::new();
+        for _ in 0..reserved {
+            platform.push(kit::superuser(&node, "postgres").await);
+        }
+        let mut tenants = Vec::new();
+        for _ in 0..budget {
+            tenants.push(login(&node, &tenant, Role::Read).await.unwrap());
+        }
+        drop((platform, tenants));
+        server.stop(STOP).await;
+    }
+}

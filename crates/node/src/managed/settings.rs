@@ -32,6 +32,14 @@ const TEMP_FILES_MB_MAX: u32 = 4096;
 /// its tenant, out of a table that is shared by all.
 const LOCKS_PER_CONNECTION: u32 = 128;
 
+/// Slots that stay free of tenants. PostgreSQL refuses an ordinary role while no more than
+/// `superuser_reserved_connections` slots are free, however many superusers have slots already; so
+/// what the platform uses is added to `max_connections`, and this is only its last way in.
+const SLOTS_KEPT_FREE: u32 = 4;
+/// Processes of closed connections that have not ended yet: the proxy opens 8 at a time in the place
+/// of as many that it closed.
+const SLOTS_LEAVING: u32 = 16;
+
 impl Sizes {
     /// Memory for the shared cache: a quarter, since the kernel caches the same files again.
     fn shared_buffers_mb(&self) -> u64 {
@@ -73,13 +81,12 @@ impl Sizes {
             "# Written by tenantry at every start: changes here are lost.\n\
              # Put yours into operator.conf beside this file; they win.\n",
         );
-        let connections = self.budget + self.reserved;
+        let connections = self.budget + self.reserved + SLOTS_KEPT_FREE + SLOTS_LEAVING;
         let mut set = |name: &str, value: &dyn std::fmt::Display| {
             writeln!(text, "{name} = '{value}'").expect("writing to a String succeeds");
         };
-        // Tenants share the budget; what is reserved only superusers get.
         set("max_connections", &connections);
-        set("superuser_reserved_connections", &self.reserved);
+        set("superuser_reserved_connections", &SLOTS_KEPT_FREE);
         set("max_locks_per_transaction", &LOCKS_PER_CONNECTION);
         set(
             "shared_buffers",
