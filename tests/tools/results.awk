@@ -8,7 +8,7 @@ function result(kind, name) { gsub(/[ \t]+/, " ", name); print kind, suite "::" 
 # cargo nextest repeats its failures after the summary.
 /^ +Summary \[/ { summary = 1 }
 !summary && /^ +PASS \[/ { sub(/^ +PASS \[[^]]*\] *(\([^)]*\) *)?/, ""); result("passed", $0); next }
-!summary && /^ +(FAIL|TIMEOUT|ABORT|SIGABRT|SIGSEGV|SIGKILL|LEAK-FAIL|LEAK) \[/ {
+!summary && /^ +(FAIL|TIMEOUT|ABORT|SIG[A-Z]+|LEAK-FAIL|LEAK) \[/ {
   kind = ($1 == "LEAK") ? "passed" : "failed"
   sub(/^ +[A-Z-]+ \[[^]]*\] *(\([^)]*\) *)?/, ""); result(kind, $0); next
 }
