@@ -92,6 +92,7 @@ def dial(address, timeout, tls=True):
         plain.connect(address)
         return plain
     plain = socket.create_connection(address, timeout)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if not tls:
         return plain
     plain.sendall(struct.pack("!ii", 8, 80877103))
