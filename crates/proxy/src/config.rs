@@ -48,9 +48,8 @@ pub struct Limits {
     /// over a bad line takes 2 s.
     pub login_time_max: Duration,
     /// Logins that are worked on at once, per worker; others wait their turn, in the order in which
-    /// they first spoke. 32: each costs 0.1 ms of CPU between two waits, so a query waits 3 ms at most
-    /// however many log in; and a TLS handshake needs 20 kB, which are never given back when thousands
-    /// are taken between what stays.
+    /// they first spoke. 32: enough to keep a worker busy, and few enough that a query stands behind
+    /// 32 steps of logins at most, not behind thousands.
     pub logins_max: usize,
     /// A server connection nobody used that long is closed. 30 s: opening one takes 4 to 9 ms, and
     /// an idle one holds 2 MB of the server's memory and a place in the budget.

@@ -4,13 +4,16 @@
 //! and that an unknown login and a wrong password cannot be told apart. Does not own: the messages
 //! (`wire::login`), routes (`route`), or what comes after (`session`).
 
-use std::{io, rc::Rc};
+use std::{io, pin::pin, rc::Rc};
 
 use model::{
     LoginName,
     route::{Access, Candidate, Report, Resolved},
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{Instant, timeout, timeout_at},
+};
 use wire::{
     login::{
         CLIENT_BODY_BYTES_MAX,
@@ -88,7 +91,9 @@ impl From<LoginError> for Failed {
 }
 
 /// Logs a client in and sends it to its tenant's home.
-pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, mut slot: Slot) {
+///
+/// While it waits for its first bytes and its turn it is small: of these there may be thousands.
+pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, slot: Slot) {
     let mut login = Login {
         worker,
         stream,
@@ -97,24 +102,19 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, mut s
         binding: ChannelBinding::Unavailable,
     };
     let began = Instant::now();
-    let time_max = worker.config.limits.login_time_max;
-    let run = timeout(time_max, login.run_in_turn(slot.is_too_many));
-    let result = tokio::select! {
+    let deadline = began + worker.config.limits.login_time_max;
+    let turn = tokio::select! {
         biased;
-        result = run => result.unwrap_or(Err(Failed::With(Refusal::LoginTimeout))),
-        () = slot.pushed_out() => {
-            // Not a word: its place is needed now.
-            tracing::debug!(%peer, "pushed out before it logged in");
-            return;
-        }
+        turn = timeout_at(deadline, login.turn()) => turn,
+        () = slot.pushed_out() => return pushed_out(peer),
     };
-    match result {
-        Ok(entered) => {
-            slot.entered();
-            login.move_home(entered, slot, began).await;
-        }
-        Err(failed) => login.turn_away(failed).await,
-    }
+    let turn = turn.unwrap_or(Err(Failed::With(Refusal::LoginTimeout)));
+    Box::pin(login.serve(turn, slot, began, deadline)).await;
+}
+
+/// Not a word to the client: its place is needed now.
+fn pushed_out(peer: Peer) {
+    tracing::debug!(%peer, "pushed out before it logged in");
 }
 
 struct Login<'w> {
@@ -136,13 +136,46 @@ struct Entered {
     asked: Instant,
 }
 
-impl Login<'_> {
+impl<'w> Login<'w> {
     /// Waits for the first bytes and then for a turn, so that who says nothing takes none.
-    async fn run_in_turn(&mut self, is_too_many: bool) -> Result<Entered, Failed> {
+    async fn turn(&mut self) -> Result<SemaphorePermit<'w>, Failed> {
         self.more().await?;
-        let logins = &self.worker.logins;
-        let turn = logins.acquire().await.map_err(io::Error::other)?;
-        let mut run = Box::pin(self.run(is_too_many));
+        let turn = self.worker.logins.acquire().await;
+        turn.map_err(|closed| Failed::Silently(io::Error::other(closed)))
+    }
+
+    async fn serve(
+        mut self,
+        turn: Result<SemaphorePermit<'w>, Failed>,
+        mut slot: Slot,
+        began: Instant,
+        deadline: Instant,
+    ) {
+        let result = match turn {
+            Ok(turn) => tokio::select! {
+                biased;
+                result = timeout_at(deadline, self.run_in_turn(turn, slot.is_too_many)) => {
+                    result.unwrap_or(Err(Failed::With(Refusal::LoginTimeout)))
+                }
+                () = slot.pushed_out() => return pushed_out(self.peer),
+            },
+            Err(failed) => Err(failed),
+        };
+        match result {
+            Ok(entered) => {
+                slot.entered();
+                self.move_home(entered, slot, began).await;
+            }
+            Err(failed) => self.turn_away(failed).await,
+        }
+    }
+
+    async fn run_in_turn(
+        &mut self,
+        turn: SemaphorePermit<'w>,
+        is_too_many: bool,
+    ) -> Result<Entered, Failed> {
+        let mut run = pin!(self.run(is_too_many));
         if let Ok(result) = timeout(TURN_MAX, &mut run).await {
             return result;
         }
