@@ -153,7 +153,9 @@ async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
         );
         if have < want {
             missing.push(format!(
-                "max_connections is {have}; this budget needs {want}"
+                "max_connections is {have}, and a budget of {budget} server connections needs {want}: \
+                 raise it, or give --server-connections-max {}",
+                (have - want).saturating_add_unsigned(budget).max(1)
             ));
         }
         let prepared: &str = row.get(2);

@@ -23,7 +23,7 @@ const REFUSED: [&str; 2] = ["role", "session_authorization"];
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     wanted: Vec<(String, String)>,
-    /// Never sent to a server; see DESIGN.md, invariant 6.
+    /// Never sent to a server; see ARCHITECTURE.md, "What must hold".
     pub(crate) application_name: Option<String>,
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns: one byte for every request that the server has not answered yet, and the rules by which
 //! its messages answer them. Does not own: bytes, or what happens after a [`Mismatch`] (both
-//! sides are closed; see DESIGN.md, invariant 3).
+//! sides are closed; see ARCHITECTURE.md, "What must hold").
 //!
 //! The rules follow PostgreSQL's own loop: an error in an extended-query message makes it skip
 //! everything up to the next Sync; while it reads COPY data it swallows Sync and Flush; CopyDone

@@ -136,7 +136,7 @@ pub(super) async fn connect(context: &Context, args: ConnectArgs) -> Result<(), 
     found["connection_string"] = Value::String(login.text());
     database::add_kept(context, &mut found)?;
     let address = Address::read(&found)?;
-    if let Some(input) = psql_input(&args) {
+    if let Some(input) = psql_input(context, &args) {
         return psql(&db, &address, input);
     }
     if !address.has_password() {
@@ -180,14 +180,17 @@ enum Input<'a> {
     Stdin,
 }
 
-fn psql_input(args: &ConnectArgs) -> Option<Input<'_>> {
+fn psql_input<'a>(context: &Context, args: &'a ConnectArgs) -> Option<Input<'a>> {
     if !args.command.is_empty() {
         return Some(Input::Commands(&args.command));
     }
     if let Some(file) = &args.file {
         return Some(Input::File(file));
     }
-    (!args.env && stdin_is_given()).then_some(Input::Stdin)
+    // Who asks for the address in one form or another, often `$(…)` inside a script that is itself on
+    // standard input, does not want the rest of that script run as SQL.
+    let asks_for_address = args.env || context.quiet || context.format != Format::Table;
+    (!asks_for_address && stdin_is_given()).then_some(Input::Stdin)
 }
 
 /// Whether somebody redirected standard input to us: `< file` or a pipe. What a CI runner or a

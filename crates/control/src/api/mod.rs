@@ -14,7 +14,7 @@ pub(crate) mod server;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
-use axum::{Router, middleware};
+use axum::{Router, http::StatusCode, middleware};
 use model::route::Door;
 use utoipa::{
     Modify, OpenApi,
@@ -145,9 +145,44 @@ pub fn openapi_document() -> String {
     let mut document = Document::openapi();
     document.merge(open().split_for_parts().1);
     document.merge(closed().split_for_parts().1);
-    let mut text = document
-        .to_pretty_json()
-        .expect("the document is plain data");
+    let mut document = serde_json::to_value(document).expect("the document is plain data");
+    describe_responses(&mut document);
+    let mut text = serde_json::to_string_pretty(&document).expect("the document is plain data");
     text.push('\n');
     text
+}
+
+/// A response must have a description (OpenAPI 3.1, section 4.8.17); where the code says none, it is
+/// the name of its status.
+fn describe_responses(document: &mut serde_json::Value) {
+    let Some(paths) = document["paths"].as_object_mut() else {
+        return;
+    };
+    for operations in paths
+        .values_mut()
+        .filter_map(serde_json::Value::as_object_mut)
+    {
+        for operation in operations.values_mut() {
+            let Some(responses) = operation
+                .get_mut("responses")
+                .and_then(serde_json::Value::as_object_mut)
+            else {
+                continue;
+            };
+            for (status, response) in responses {
+                if response["description"]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty())
+                {
+                    continue;
+                }
+                let status = status
+                    .parse()
+                    .ok()
+                    .and_then(|code| StatusCode::from_u16(code).ok());
+                let name = status.and_then(|status| status.canonical_reason());
+                response["description"] = name.unwrap_or("Answer").into();
+            }
+        }
+    }
 }

@@ -340,7 +340,7 @@ impl Stack {
         self.proxy.as_ref().unwrap()
     }
 
-    /// A tenant as DESIGN.md §4 has it, as far as a proxy notices.
+    /// A tenant as `node` makes it, as far as a proxy notices.
     pub fn tenant(&self) -> Tenant {
         let mut rng = rand::rng();
         let tenant = Tenant {
