@@ -285,6 +285,7 @@ impl Tenant {
             budget: &budget,
             cached,
         };
+        let started = tokio::time::Instant::now();
         match server::open(opening, lease, &worker.config.limits).await {
             Ok((server, keys)) => {
                 if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
@@ -305,6 +306,10 @@ impl Tenant {
                         role,
                     });
                     return Err(Refusal::ServerLogin);
+                }
+                if error.is_full() {
+                    let waited_ms = started.elapsed().as_millis() as u64;
+                    return Err(Refusal::Busy { waited_ms });
                 }
                 Err(Refusal::ServerDown)
             }

@@ -91,6 +91,12 @@ impl OpenError {
             if code.starts_with("28"))
     }
 
+    /// Whether the server has no slot left, although the budget did: others use it beside us.
+    pub(crate) fn is_full(&self) -> bool {
+        matches!(self, Self::Login { source: ServerLoginError::Refused { code, .. }, .. }
+            if code.starts_with("53"))
+    }
+
     /// Whether it may work in a moment: the server is starting, stopping or full.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
