@@ -47,10 +47,6 @@ pub struct Limits {
     /// From accept to ReadyForQuery, waiting for a server connection not counted. 15 s: a login
     /// over a bad line takes 2 s.
     pub login_time_max: Duration,
-    /// Logins that are worked on at once, per worker; others wait their turn, in the order in which
-    /// they first spoke. 32: enough to keep a worker busy, and few enough that a query stands behind
-    /// 32 steps of logins at most, not behind thousands.
-    pub logins_max: usize,
     /// A server connection nobody used that long is closed. 30 s: opening one takes 4 to 9 ms, and
     /// an idle one holds 2 MB of the server's memory and a place in the budget.
     pub server_idle_max: Duration,
@@ -88,7 +84,6 @@ impl Default for Limits {
         Self {
             clients_max: 1000,
             login_time_max: Duration::from_secs(15),
-            logins_max: 32,
             server_idle_max: Duration::from_secs(30),
             tenant_idle_max: Duration::from_secs(300),
             budget_wait_max: Duration::from_secs(10),

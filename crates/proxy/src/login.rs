@@ -4,16 +4,13 @@
 //! and that an unknown login and a wrong password cannot be told apart. Does not own: the messages
 //! (`wire::login`), routes (`route`), or what comes after (`session`).
 
-use std::{io, pin::pin, rc::Rc};
+use std::{io, rc::Rc};
 
 use model::{
     LoginName,
     route::{Access, Candidate, Report, Resolved},
 };
-use tokio::{
-    sync::SemaphorePermit,
-    time::{Instant, timeout, timeout_at},
-};
+use tokio::time::{Instant, timeout, timeout_at};
 use wire::{
     login::{
         CLIENT_BODY_BYTES_MAX,
@@ -35,10 +32,6 @@ use crate::{
 
 /// Time for a client that is turned away to take the reason.
 const LAST_WORDS_MAX: std::time::Duration = std::time::Duration::from_secs(1);
-
-/// After that the wait is for the client, not for us, and the next one gets the turn. A login next
-/// door takes a few milliseconds; one from far away goes on without its turn.
-const TURN_MAX: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// What an HTTP client reads.
 const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
@@ -92,7 +85,7 @@ impl From<LoginError> for Failed {
 
 /// Logs a client in and sends it to its tenant's home.
 ///
-/// While it waits for its first bytes and its turn it is small: of these there may be thousands.
+/// While it waits for its first bytes it is small: of these there may be thousands.
 pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, slot: Slot) {
     let mut login = Login {
         worker,
@@ -103,13 +96,13 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, slot:
     };
     let began = Instant::now();
     let deadline = began + worker.config.limits.login_time_max;
-    let turn = tokio::select! {
+    let spoken = tokio::select! {
         biased;
-        turn = timeout_at(deadline, login.turn()) => turn,
+        spoken = timeout_at(deadline, login.more()) => spoken,
         () = slot.pushed_out() => return pushed_out(peer),
     };
-    let turn = turn.unwrap_or(Err(Failed::With(Refusal::LoginTimeout)));
-    Box::pin(login.serve(turn, slot, began, deadline)).await;
+    let spoken = spoken.unwrap_or(Err(Failed::With(Refusal::LoginTimeout)));
+    Box::pin(login.serve(spoken, slot, began, deadline)).await;
 }
 
 /// Not a word to the client: its place is needed now.
@@ -136,25 +129,18 @@ struct Entered {
     asked: Instant,
 }
 
-impl<'w> Login<'w> {
-    /// Waits for the first bytes and then for a turn, so that who says nothing takes none.
-    async fn turn(&mut self) -> Result<SemaphorePermit<'w>, Failed> {
-        self.more().await?;
-        let turn = self.worker.logins.acquire().await;
-        turn.map_err(|closed| Failed::Silently(io::Error::other(closed)))
-    }
-
+impl Login<'_> {
     async fn serve(
         mut self,
-        turn: Result<SemaphorePermit<'w>, Failed>,
+        spoken: Result<(), Failed>,
         mut slot: Slot,
         began: Instant,
         deadline: Instant,
     ) {
-        let result = match turn {
-            Ok(turn) => tokio::select! {
+        let result = match spoken {
+            Ok(()) => tokio::select! {
                 biased;
-                result = timeout_at(deadline, self.run_in_turn(turn, slot.is_too_many)) => {
+                result = timeout_at(deadline, self.run(slot.is_too_many)) => {
                     result.unwrap_or(Err(Failed::With(Refusal::LoginTimeout)))
                 }
                 () = slot.pushed_out() => return pushed_out(self.peer),
@@ -168,19 +154,6 @@ impl<'w> Login<'w> {
             }
             Err(failed) => self.turn_away(failed).await,
         }
-    }
-
-    async fn run_in_turn(
-        &mut self,
-        turn: SemaphorePermit<'w>,
-        is_too_many: bool,
-    ) -> Result<Entered, Failed> {
-        let mut run = pin!(self.run(is_too_many));
-        if let Ok(result) = timeout(TURN_MAX, &mut run).await {
-            return result;
-        }
-        drop(turn);
-        run.await
     }
 
     async fn run(&mut self, is_too_many: bool) -> Result<Entered, Failed> {

@@ -90,7 +90,6 @@ pub(crate) struct Worker {
     pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
     pub(crate) idle: IdleList,
     pub(crate) cancels: Semaphore,
-    pub(crate) logins: Semaphore,
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) state: Cell<State>,
     /// Told when a session ends.
@@ -120,7 +119,6 @@ impl Worker {
             sessions: RefCell::default(),
             idle: IdleList::new(index, shared.clone()),
             cancels: Semaphore::new(config.limits.cancels_max),
-            logins: Semaphore::new(config.limits.logins_max),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             state: Cell::new(State::Serving),
             left: Notify::new(),
