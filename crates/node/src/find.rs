@@ -22,7 +22,7 @@ pub struct Installation {
     pub version: String,
 }
 
-/// No PostgreSQL that can be used. Prints where it was looked for and how to install one.
+/// No PostgreSQL that can be used. Prints as one line; who tells it tells the places, too.
 #[derive(Clone, Debug)]
 pub struct FindError {
     /// Where it was looked for and what was wrong there.
@@ -31,18 +31,15 @@ pub struct FindError {
 
 impl fmt::Display for FindError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "no PostgreSQL 15 to 18 was found; looked in")?;
-        for (place, why) in &self.looked {
-            writeln!(f, "  {}: {why}", place.display())?;
-        }
-        write!(
-            f,
-            "install one (Debian, Ubuntu: `apt install postgresql`, after setting \
-             `create_main_cluster = false` in /etc/postgresql-common/createcluster.conf), \
-             or name the directory of its programs with --pg-bin or TENANTRY_PG_BIN"
-        )
+        f.write_str("no PostgreSQL 15 to 18 was found")
     }
 }
+
+/// What an operator does about it.
+pub const INSTALL: &str = "install one (Debian, Ubuntu: `apt install postgresql`, after setting \
+    `create_main_cluster = false` in /etc/postgresql-common/createcluster.conf, or it starts a server of \
+    its own), name the directory of its programs with --pg-bin, or use a server that runs already with \
+    --attach";
 
 impl std::error::Error for FindError {}
 
@@ -163,14 +160,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_named_place_without_it_is_an_error_that_says_where_and_how() {
-        let error = find(Some(Path::new("/nonexistent")))
-            .await
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("/nonexistent") && error.contains("apt install"),
-            "{error}"
-        );
+    async fn a_named_place_without_it_is_the_only_one_looked_at() {
+        let error = find(Some(Path::new("/nonexistent"))).await.unwrap_err();
+        let looked = [("/nonexistent".into(), "no postgres there".to_owned())];
+        assert_eq!(error.looked, looked);
     }
 }

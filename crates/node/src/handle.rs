@@ -52,6 +52,12 @@ pub struct CatalogConfig {
     pub tls: MakeRustlsConnect,
 }
 
+impl fmt::Debug for CatalogConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CatalogConfig").finish_non_exhaustive()
+    }
+}
+
 /// A PostgreSQL server that holds tenants. Cheap to clone; all clones share the connections.
 #[derive(Clone, Debug)]
 pub struct Node {

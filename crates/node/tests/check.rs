@@ -188,7 +188,7 @@ async fn every_planted_defect_is_found() {
             (
                 Kind::OrphanDatabase,
                 "postgres",
-                "CREATE DATABASE x_orphanorphan TEMPLATE tenantry_template",
+                "CREATE DATABASE x_orphanorphan TEMPLATE tenantry_template CONNECTION LIMIT 0",
                 "DROP DATABASE x_orphanorphan",
             ),
             (
@@ -289,6 +289,54 @@ async fn every_planted_defect_is_found() {
                 .await
                 .contains(&Kind::Configuration)
         );
+        server.stop(STOP).await;
+    }
+}
+
+/// A wall that has a hole is a finding before the database behind it is opened again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_walls_around_closed_databases_are_checked() {
+    for major in MAJORS {
+        let dir = TempDir::new();
+        let server = start(major, &dir).await;
+        let node = server.node();
+        let (closed, fresh) = (create(&node).await, kit::pid());
+        node.close(&closed).await.unwrap();
+        // Made and never opened, as a warm pool's next entry is.
+        node.create_logins(&fresh).await.unwrap();
+        node.create_database(&fresh, &node::Template::Empty)
+            .await
+            .unwrap();
+        let expected = |state| {
+            let of = |pid: &Pid, state| Expected {
+                pid: pid.clone(),
+                state,
+            };
+            [of(&closed, state), of(&fresh, ExpectedState::Changing)]
+        };
+        let platform = superuser(&node, "postgres").await;
+        for state in [ExpectedState::Closed, ExpectedState::Changing] {
+            assert_eq!(node.check(&expected(state)).await.unwrap(), []);
+            for pid in [&closed, &fresh] {
+                for (grantee, kind) in [
+                    ("PUBLIC", Kind::PublicAccess),
+                    ("tenantry_read", Kind::DatabaseAcl),
+                ] {
+                    let name = pid.database();
+                    let run = async |sql: &str| platform.batch_execute(sql).await.unwrap();
+                    // As if it had been opened: a database without any grant written down has the default.
+                    run(&format!("REVOKE ALL ON DATABASE {name} FROM PUBLIC")).await;
+                    run(&format!("GRANT CONNECT ON DATABASE {name} TO {grantee}")).await;
+                    assert_eq!(
+                        kinds(&node, &expected(state)).await,
+                        [kind],
+                        "{name} {state:?}"
+                    );
+                    run(&format!("REVOKE CONNECT ON DATABASE {name} FROM {grantee}")).await;
+                    assert_eq!(node.check(&expected(state)).await.unwrap(), []);
+                }
+            }
+        }
         server.stop(STOP).await;
     }
 }

@@ -31,7 +31,8 @@ impl Node {
         const GRANTS: &str = "SELECT d.datname::text, \
                d.datdba = (SELECT oid FROM pg_roles WHERE rolname = current_user), \
                coalesce(r.rolname::text, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE 'unknown' END), \
-               a.privilege_type, a.is_grantable, a.grantee = d.datdba \
+               a.privilege_type, a.is_grantable, a.grantee = d.datdba, \
+               d.datacl IS NULL AND (NOT d.datallowconn OR d.datconnlimit = 0) \
              FROM pg_database d \
              CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a \
              LEFT JOIN pg_roles r ON r.oid = a.grantee \
@@ -60,10 +61,12 @@ impl Node {
                 continue;
             }
             if grantee == "PUBLIC" {
-                // A database that is not open yet has PUBLIC's default grants behind its limit of 0.
+                // Whatever state it is in, but for one that was never opened: it has PUBLIC's default
+                // grants behind its limit of 0, and what opens it takes them away in the same moment.
                 // Of an attached server these two belong to others: see `open_doors`.
                 let is_others = !is_managed && ["postgres", "template1"].contains(&&*database);
-                if is_door && !is_others || open.contains(&database) {
+                let never_opened: bool = row.get(6);
+                if !is_others && (is_door || !never_opened) {
                     findings.push(Finding::new(Kind::PublicAccess, database, privilege));
                 }
             } else if is_door {

@@ -132,6 +132,45 @@ pub enum ManagedError {
     Node(#[from] NodeError),
 }
 
+/// What is wrong with what an operator named, in words that go on after the name of the setting.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct NamedMistakes {
+    /// With [`ManagedConfig::bin`].
+    pub bin: Option<String>,
+    /// With [`ManagedConfig::user`].
+    pub user: Option<String>,
+}
+
+/// Looks at what an operator named for a managed node, before anything is made.
+pub async fn look_at_named(bin: Option<&Path>, user: Option<&str>) -> NamedMistakes {
+    let mut mistakes = NamedMistakes::default();
+    let run_as = RunAs::choose(user).await;
+    // Without a name it is the machine that lacks a user, not the configuration.
+    if let (Some(_), Err(error)) = (user, &run_as) {
+        mistakes.user = Some(error.to_string());
+    }
+    let Some(bin) = bin else { return mistakes };
+    mistakes.bin = match (find(Some(bin)).await, run_as) {
+        (Err(error), _) => error
+            .looked
+            .first()
+            .map(|(place, why)| format!("{}: {why}", place.display())),
+        (Ok(found), Ok(run_as)) => cannot_run(&found.bin, run_as.as_ref()).await,
+        (Ok(_), Err(_)) => None,
+    };
+    mistakes
+}
+
+/// Says so when `user` cannot run the server of `bin`.
+async fn cannot_run(bin: &Path, user: Option<&RunAs>) -> Option<String> {
+    let postgres = bin.join("postgres");
+    if place::can_run(&postgres, user).await {
+        return None;
+    }
+    let name = user.map_or("this user", |user| &user.name);
+    Some(format!("{name} cannot run {}", postgres.display()))
+}
+
 pub(crate) fn io_error(what: &str, path: &Path, source: io::Error) -> ManagedError {
     ManagedError::Io {
         what: format!("{what} {}", path.display()),
@@ -243,12 +282,8 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
     let installation = find(config.bin.as_deref()).await?;
     let user = RunAs::choose(config.user.as_deref()).await?;
     let postgres = installation.bin.join("postgres");
-    if !place::can_run(&postgres, user.as_ref()).await {
-        return Err(ManagedError::Setup(format!(
-            "the user {} cannot run {}",
-            user.map_or_else(String::new, |user| user.name),
-            postgres.display()
-        )));
+    if let Some(why) = cannot_run(&installation.bin, user.as_ref()).await {
+        return Err(ManagedError::Setup(why));
     }
     let place = Place::take(
         &config.data_dir,
