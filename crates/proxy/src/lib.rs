@@ -13,7 +13,6 @@ mod drain;
 mod error;
 mod handle;
 mod login;
-mod node_tls;
 mod pool;
 mod relay;
 mod route;

@@ -31,7 +31,7 @@ use wire::{
     startup::{CancelKey, Protocol},
 };
 
-use crate::{budget::Budget, config::Limits, node_tls, pool::Lease, stream::Stream};
+use crate::{budget::Budget, config::Limits, pool::Lease, stream::Stream};
 
 /// A node that is silent that long is asked whether it is still there. Shorter than what firewalls
 /// forget an idle connection after.
@@ -219,7 +219,7 @@ pub(crate) async fn connect(address: &NodeAddress) -> io::Result<Stream> {
             SockRef::from(&socket).set_tcp_keepalive(&keepalive)?;
             let mut stream = Stream::tcp(socket.into_std()?)?;
             if *tls != NodeTls::Disable {
-                let config = node_tls::config(tls).map_err(io::Error::other)?;
+                let config = Arc::new(tls::client_config(tls).map_err(io::Error::other)?);
                 let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
                 let mut request = Vec::new();
                 build::ssl_request(&mut request);
