@@ -152,6 +152,9 @@ impl Public for Refusal {
     fn hint(&self) -> &'static str {
         match self {
             Self::Startup(StartupError::Protocol(_)) => "Use a client that speaks protocol 3.",
+            Self::Startup(StartupError::NotPostgres) => {
+                "This port is for PostgreSQL clients, with or without TLS."
+            }
             Self::Startup(_) | Self::Login(_) => "",
             Self::LoginName(_) => {
                 "The user name is <database id>.<role>, where the role is admin, write or read."
@@ -198,6 +201,7 @@ impl Refusal {
     pub fn examples() -> Vec<Self> {
         vec![
             Self::Startup(StartupError::Length),
+            Self::Startup(StartupError::NotPostgres),
             Self::LoginName(LoginNameError::NoRole),
             Self::LoginName(LoginNameError::Tenant),
             Self::LoginName(LoginNameError::Role),

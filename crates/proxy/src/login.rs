@@ -40,7 +40,7 @@ const HTTP_ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
 
 /// Why a login came to nothing.
 enum Failed {
-    /// The client left, or something that was not the protocol came; nobody is told.
+    /// The client left, or it speaks something we cannot answer in; nobody is told.
     Silently(io::Error),
     /// It is told.
     With(Refusal),
@@ -66,7 +66,7 @@ impl From<StartupError> for Failed {
     fn from(error: StartupError) -> Self {
         match error {
             StartupError::Http => Self::Http,
-            StartupError::NotPostgres => {
+            StartupError::UnexpectedTls => {
                 Self::Silently(io::Error::new(io::ErrorKind::InvalidData, error))
             }
             error => Self::With(error.into()),
@@ -226,7 +226,7 @@ impl Login<'_> {
 
     async fn encrypt(&mut self) -> Result<(), Failed> {
         let Some(tls) = &self.worker.config.tls else {
-            return Err(StartupError::NotPostgres.into());
+            return Err(StartupError::UnexpectedTls.into());
         };
         let identity = tls.now();
         let early = std::mem::take(&mut self.read);

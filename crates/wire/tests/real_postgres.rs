@@ -255,7 +255,7 @@ fn first_packets_are_answered_as_by_postgresql_18() {
                 let report = parse::report(&theirs.1).unwrap();
                 let seen = (report.code().to_owned(), report.message().into_owned());
                 assert_eq!(seen, (error.sqlstate().to_owned(), error.to_string()));
-                assert!(!matches!(error, StartupError::NotPostgres));
+                assert!(!matches!(error, StartupError::UnexpectedTls));
                 theirs = (0, Vec::new());
                 (0, Vec::new())
             }

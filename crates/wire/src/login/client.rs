@@ -102,7 +102,7 @@ impl AwaitStartup {
     /// # Errors
     ///
     /// [`StartupError::Protocol`] for a second request of one kind, and requests inside TLS, as
-    /// PostgreSQL; [`StartupError::NotPostgres`] for a TLS handshake that is not offered or comes
+    /// PostgreSQL; [`StartupError::UnexpectedTls`] for a TLS handshake that is not offered or comes
     /// too late.
     pub fn on(self, first: First) -> Result<Began, StartupError> {
         match (first, self.tls) {
@@ -131,7 +131,7 @@ impl AwaitStartup {
             (First::DirectTls, Tls::Offered) if self.first => {
                 Ok(Began::DirectTls(Self::inside_tls()))
             }
-            (First::DirectTls, _) => Err(StartupError::NotPostgres),
+            (First::DirectTls, _) => Err(StartupError::UnexpectedTls),
             (First::Cancel(key), _) => Ok(Began::Cancel(key)),
             (First::Startup(startup), _) => Ok(Began::Asked(Asked { startup: *startup })),
         }

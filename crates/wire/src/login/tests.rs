@@ -99,7 +99,7 @@ fn every_order_of_first_packets() {
                 Ok(Began::Cancel(_)) => return seen + "cancel",
                 Ok(Began::Asked(_)) => return seen + "asked",
                 Err(StartupError::Protocol(_)) => return seen + "unsupported",
-                Err(StartupError::NotPostgres) => return seen + "noise",
+                Err(StartupError::UnexpectedTls) => return seen + "noise",
                 Err(other) => panic!("{other}"),
             };
         }

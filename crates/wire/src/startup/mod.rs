@@ -18,7 +18,8 @@ use zeroize::Zeroizing;
 pub use options::{OptionError, Options};
 pub use parameters::{Replication, Startup};
 
-/// Longest packet before login, without its length word: PostgreSQL's `MAX_STARTUP_PACKET_LENGTH`.
+/// Longest packet before login, all of it. PostgreSQL's `MAX_STARTUP_PACKET_LENGTH` is the same number
+/// and does not count the length word; here the length that a packet announces is what is compared.
 pub const STARTUP_PACKET_BYTES_MAX: usize = 10_000;
 /// Longest secret of a cancel key (protocol 3.2).
 pub const CANCEL_SECRET_BYTES_MAX: usize = 256;
@@ -139,16 +140,21 @@ pub enum First {
     Startup(Box<Startup>),
 }
 
-/// Why there will be no session. Everything but [`Self::NotPostgres`] and [`Self::Http`] came from
-/// something that speaks PostgreSQL and can read an ErrorResponse.
+/// Why there will be no session. Everything but [`Self::Http`] and [`Self::UnexpectedTls`] is
+/// answered by an ErrorResponse.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum StartupError {
     /// An HTTP request; can be told so in its own language.
     #[error("received an HTTP request")]
     Http,
-    /// No protocol we know. There is no language to answer in.
-    #[error("received something that is not the PostgreSQL protocol")]
+    /// No packet begins like that. PostgreSQL answers it as a packet that is too long; who sent it
+    /// may be a client of PostgreSQL behind something that is broken.
+    #[error("expected a startup packet of the PostgreSQL protocol, received something else")]
     NotPostgres,
+    /// A TLS handshake where TLS is not offered, or comes too late. Nobody who waits for a TLS
+    /// answer can read another one.
+    #[error("received a TLS handshake where none is expected")]
+    UnexpectedTls,
     /// Too short, too long, or a request whose length is fixed has another one.
     #[error("invalid length of startup packet")]
     Length,
@@ -200,6 +206,7 @@ impl StartupError {
         match self {
             Self::Http
             | Self::NotPostgres
+            | Self::UnexpectedTls
             | Self::Length
             | Self::CancelKeyLength
             | Self::UnencryptedData(_)
@@ -235,7 +242,7 @@ pub fn first_packet(buf: &[u8]) -> Result<Option<(usize, First)>, StartupError> 
     };
     // Counts itself; the code that follows is the least there can be.
     let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| StartupError::Length)?;
-    if !(8..=STARTUP_PACKET_BYTES_MAX + 4).contains(&length) {
+    if !(8..=STARTUP_PACKET_BYTES_MAX).contains(&length) {
         return Err(StartupError::Length);
     }
     let Some(code) = buf.get(4..8).and_then(|code| code.first_chunk::<4>()) else {
