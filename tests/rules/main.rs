@@ -8,15 +8,16 @@ use std::{collections::BTreeMap, process::Command, sync::LazyLock};
 use serde_json::Value;
 
 /// Who may depend on whom. A crate that is not here fails the test: somebody has to decide.
-const DIRECTION: [(&str, &[&str]); 9] = [
+const DIRECTION: [(&str, &[&str]); 10] = [
     ("wire", &[]),
     ("model", &[]),
+    ("statement", &[]),
     // What is checked of a node's certificate: the same for those who serve and those who maintain it.
     ("tls", &["model"]),
-    ("proxy", &["wire", "model", "tls"]),
+    ("proxy", &["wire", "model", "statement", "tls"]),
     ("node", &["model", "tls"]),
     ("control", &["model", "node", "wire"]),
-    ("cli", &["wire", "model", "proxy", "node", "control"]),
+    ("cli", &["wire", "model", "statement", "proxy", "node", "control"]),
     ("tests", &["wire", "model"]),
     ("load", &["wire"]),
 ];
