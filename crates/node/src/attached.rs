@@ -5,13 +5,15 @@
 
 mod doors;
 mod dsn;
+mod proof;
 mod strangers;
 
 pub(crate) use doors::ADVICE;
 use model::{Secret, route::NodeTarget};
+use tokio_postgres::Client;
 
 use crate::{
-    CatalogConfig, Node, NodeError, NodeKey,
+    CatalogConfig, Node, NodeError, NodeKey, ServerVersion,
     find::MAJORS,
     handle::{CONNECT_MAX, MAINTENANCE_DATABASE, NodeParts},
     tls,
@@ -49,7 +51,8 @@ pub enum AttachError {
 /// others: ours (24), and some of its operator's.
 const BESIDE_BUDGET: i32 = 32;
 
-/// Connects and checks version and rights. Changes nothing: [`Node::bootstrap`] does, and says what.
+/// Connects and checks version, rights and settings; all that is missing is told at once. Changes
+/// nothing: [`Node::bootstrap`] does, and says what.
 ///
 /// # Errors
 ///
@@ -67,13 +70,12 @@ pub async fn attach(config: AttachConfig) -> Result<Node, AttachError> {
         config: dsn.config,
         managed: None,
     });
-    require_superuser(&node).await?;
-    let missing = missing(&node, config.budget).await?;
-    if missing.is_empty() {
-        Ok(node)
-    } else {
-        Err(AttachError::Unfit(missing))
+    let missing = missing(&node, &plain(&node).await?, config.budget).await?;
+    if !missing.is_empty() {
+        return Err(AttachError::Unfit(missing));
     }
+    node.ping().await?;
+    Ok(node)
 }
 
 /// How to reach a database that is on no node of ours, as its DSN says; for a catalog kept elsewhere.
@@ -90,8 +92,8 @@ pub fn external(dsn: &Secret) -> Result<CatalogConfig, String> {
     Ok(CatalogConfig { config, tls })
 }
 
-/// First of all, on a plain connection: the settings of ours are for superusers only.
-async fn require_superuser(node: &Node) -> Result<(), AttachError> {
+/// A connection without the settings of ours, which are for superusers only.
+async fn plain(node: &Node) -> Result<Client, NodeError> {
     const STEP: &str = "log in";
     let failed = |error| NodeError::from_server(node.name(), STEP, error);
     let mut config = node.shared.parts.config.clone();
@@ -108,36 +110,38 @@ async fn require_superuser(node: &Node) -> Result<(), AttachError> {
         })?,
     };
     tokio::spawn(connection);
-    const QUESTION: &str =
-        "SELECT rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user";
-    let row = client.query_one(QUESTION, &[]).await.map_err(failed)?;
-    if row.get(1) {
-        return Ok(());
-    }
-    let name: &str = row.get(0);
-    Err(AttachError::Unfit(vec![format!(
-        "{name} is no superuser (ALTER ROLE {name} SUPERUSER)"
-    )]))
+    // Nothing that somebody made there is found without being named.
+    let settle = client.batch_execute("SET search_path = pg_catalog").await;
+    settle.map_err(failed)?;
+    Ok(client)
 }
 
-async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
+async fn missing(node: &Node, client: &Client, budget: u32) -> Result<Vec<String>, NodeError> {
     const STEP: &str = "look at the server";
     const QUESTION: &str = "SELECT pg_is_in_recovery(), \
            current_setting('max_connections')::int4, current_setting('max_prepared_transactions'), \
            current_setting('transaction_read_only'), \
            current_setting('superuser_reserved_connections')::int4 \
-             + coalesce(current_setting('reserved_connections', true), '0')::int4";
-    let lease = node.lease(STEP).await?;
-    let rows = node.rows(&lease, STEP, QUESTION, &[]).await?;
+             + coalesce(current_setting('reserved_connections', true), '0')::int4, \
+           current_user::text, (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), \
+           current_setting('server_version_num')::int4";
     let mut missing = Vec::new();
-    let version = node.server_version();
-    if !MAJORS.contains(&version.major()) {
-        missing.push(format!(
-            "it is PostgreSQL {}; 15 to 18 are supported",
-            version.major()
-        ));
-    }
-    for row in rows {
+    for row in node.rows(client, STEP, QUESTION, &[]).await? {
+        let (name, is_superuser): (&str, bool) = (row.get(5), row.get(6));
+        if !is_superuser {
+            let role =
+                model::Ident::new(name).map_or_else(|_| name.to_owned(), |name| name.to_string());
+            missing.push(format!(
+                "{name} is no superuser (ALTER ROLE {role} SUPERUSER)"
+            ));
+        }
+        let version = ServerVersion(row.get::<_, i32>(7).unsigned_abs());
+        if !MAJORS.contains(&version.major()) {
+            missing.push(format!(
+                "it is PostgreSQL {}; 15 to 18 are supported",
+                version.major()
+            ));
+        }
         if row.get(0) {
             missing.push("it is a standby".to_owned());
         } else if row.get::<_, &str>(3) == "on" {
@@ -165,25 +169,6 @@ async fn missing(node: &Node, budget: u32) -> Result<Vec<String>, NodeError> {
             ));
         }
     }
-    missing.extend(node.strangers(&lease).await?);
-    if missing.is_empty() {
-        warn_of_trust(node, &lease).await?;
-    }
-    lease.give_back();
+    missing.extend(node.strangers(client).await?);
     Ok(missing)
-}
-
-/// Lines of `pg_hba.conf` by which anybody who reaches the server could come in as anybody. The
-/// operator's to decide, and to know.
-async fn warn_of_trust(node: &Node, lease: &crate::handle::Lease) -> Result<(), NodeError> {
-    const LINES: &str = "SELECT line_number FROM pg_hba_file_rules \
-         WHERE auth_method = 'trust' AND 'all' = ANY (user_name)";
-    for row in node.rows(lease, "read pg_hba.conf", LINES, &[]).await? {
-        tracing::warn!(
-            node = node.name(),
-            line = row.get::<_, i32>(0),
-            "pg_hba.conf of the attached server lets every user in without a password"
-        );
-    }
-    Ok(())
 }

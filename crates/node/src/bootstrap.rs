@@ -25,7 +25,7 @@ impl Node {
     /// # Errors
     ///
     /// Those of the server; [`NodeError::Conflict`] when something there has a name of ours and is
-    /// not of this installation.
+    /// not of this installation, or when an attached server does not ask tenants for their password.
     pub async fn bootstrap(&self) -> Result<(), NodeError> {
         let lease = self.lease("bootstrap").await?;
         self.lock_bootstrap(&lease, "bootstrap").await?;
@@ -62,6 +62,7 @@ impl Node {
             self.sql(lease, "doors", &BOOTSTRAP.fill("doors", &[]))
                 .await?;
         } else {
+            self.require_scram().await?;
             self.warn_of_doors(lease).await?;
         }
         self.catalog(lease).await?;

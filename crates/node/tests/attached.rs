@@ -6,7 +6,7 @@ mod kit;
 
 use kit::{
     MAJORS,
-    foreign::{Foreign, PASSWORD},
+    foreign::{BOSS, Foreign, PASSWORD},
 };
 use model::{Role, Secret};
 use node::{
@@ -154,6 +154,78 @@ async fn an_expired_certificate_and_a_server_without_tls_are_refused() {
         "{error:?}"
     );
     connected(&plain.dsn("127.0.0.1", "")).await.unwrap();
+}
+
+/// The proxy answers SCRAM and nothing else: with a server that asks otherwise nobody could log in, and
+/// one that asks nothing lets in everybody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_does_not_ask_tenants_for_scram_is_refused() {
+    const GROUPS: &str = "+tenantry_admin,+tenantry_write,+tenantry_read";
+    let advised =
+        format!("host samerole {GROUPS} all scram-sha-256\nhost all {GROUPS} all reject\n");
+    for major in MAJORS {
+        let server = Foreign::start(major, ORDINARY, "", None).await;
+        let boss = server.boss("postgres").await;
+        let node = connected(&server.dsn("127.0.0.1", "")).await.unwrap();
+        for (lines, refused) in [
+            ("host all all all trust", Some("without their password")),
+            ("host all all all password", Some("in plain text")),
+            ("", Some("no pg_hba.conf entry")),
+            ("host all all all reject", Some("pg_hba.conf rejects")),
+            // Two of three roles are forgotten.
+            (
+                "host all +tenantry_admin all scram-sha-256",
+                Some("no pg_hba.conf entry"),
+            ),
+            // A password that is stored as SCRAM is asked for as SCRAM.
+            ("host all all all md5", None),
+            (&*advised, None),
+        ] {
+            server.set_hba(&format!(
+                "local all all scram-sha-256\nhost all {BOSS} all scram-sha-256\n{lines}\n"
+            ));
+            boss.batch_execute("SELECT pg_reload_conf()").await.unwrap();
+            kit::until(lines, async || match (node.bootstrap().await, refused) {
+                (Ok(()), refused) => refused.is_none(),
+                (Err(error), Some(word)) => {
+                    let text = error.to_string();
+                    text.contains(word) && text.contains("scram-sha-256\" before the line")
+                }
+                (Err(_), None) => false,
+            })
+            .await;
+            const LEFT: &str = "SELECT count(*) FROM pg_roles WHERE rolname ~ '^x_'";
+            assert_eq!(boss.query_one(LEFT, &[]).await.unwrap().get::<_, i64>(0), 0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_that_is_missing_is_told_at_once() {
+    let conf = "max_connections = 20\nmax_prepared_transactions = 5";
+    let server = Foreign::start(15, ORDINARY, conf, None).await;
+    let boss = server.boss("postgres").await;
+    let make = "CREATE ROLE \"no boss\" LOGIN PASSWORD 'p'; CREATE ROLE tenantry_read LOGIN";
+    boss.batch_execute(make).await.unwrap();
+    let dsn = format!(
+        "host=127.0.0.1 port={} user='no boss' password=p",
+        server.port
+    );
+    let Err(AttachError::Unfit(missing)) = connected(&dsn).await else {
+        panic!("accepted")
+    };
+    for part in [
+        "no boss is no superuser (ALTER ROLE \"no boss\" SUPERUSER)",
+        "max_connections is 20",
+        "max_prepared_transactions is 5",
+        "a role tenantry_read that is not ours",
+    ] {
+        assert!(
+            missing.iter().any(|one| one.contains(part)),
+            "{part}: {missing:?}"
+        );
+    }
+    assert_eq!(missing.len(), 4, "{missing:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,13 +15,16 @@ use crate::{
 
 const STEP: &str = "look at databases of others";
 
+/// Groups that every login of a tenant is a member of one of, as `pg_hba.conf` writes them.
+pub(super) const GROUPS: &str = "+tenantry_admin,+tenantry_write,+tenantry_read";
+
 /// What closes all of them for tenants and nobody else; for the operator.
 pub(crate) const ADVICE: &str = "logins of tenants could connect: REVOKE CONNECT ON DATABASE … FROM \
     PUBLIC (and grant it to whom it serves), or put these first into pg_hba.conf, for host and local \
     alike: \"host samerole +tenantry_admin,+tenantry_write,+tenantry_read all scram-sha-256\", \"host \
     all +tenantry_admin,+tenantry_write,+tenantry_read all reject\"";
 
-/// Groups that every login of a tenant is a member of one of, as `pg_hba.conf` writes them.
+/// [`GROUPS`], one by one.
 const MEMBERS: [&str; 3] = ["+tenantry_admin", "+tenantry_write", "+tenantry_read"];
 
 impl Node {
@@ -35,23 +38,7 @@ impl Node {
              CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a \
              LEFT JOIN pg_roles r ON r.oid = a.grantee \
              WHERE d.datallowconn AND a.privilege_type = 'CONNECT'";
-        // In the order of the file, and of those it includes.
-        const RULES: &str = "SELECT type, database, user_name, address, auth_method, error \
-             FROM pg_hba_file_rules";
-        let rules: Vec<Rule> = self
-            .rows(lease, STEP, RULES, &[])
-            .await?
-            .iter()
-            .map(|row| Rule {
-                is_local: row.get::<_, Option<&str>>(0) == Some("local"),
-                databases: row.get::<_, Option<_>>(1).unwrap_or_default(),
-                users: row.get::<_, Option<_>>(2).unwrap_or_default(),
-                is_plain_host: row.get::<_, Option<&str>>(0) == Some("host"),
-                from_anywhere: matches!(row.get(3), None | Some("all")),
-                rejects: row.get::<_, Option<&str>>(4) == Some("reject"),
-                broken: row.get::<_, Option<&str>>(5).is_some(),
-            })
-            .collect();
+        let rules = self.rules(lease).await?;
         let mut open = BTreeSet::new();
         for row in self.rows(lease, STEP, CONNECTS, &[]).await? {
             let (database, Some(grantee)): (String, Option<&str>) = (row.get(0), row.get(1)) else {
@@ -69,8 +56,36 @@ impl Node {
         Ok(open)
     }
 
-    /// Once, at the start: the operator is to know.
+    /// `pg_hba.conf` as the server reads it, in the order of the file and of those it includes.
+    async fn rules(&self, lease: &Lease) -> Result<Vec<Rule>, NodeError> {
+        const RULES: &str = "SELECT type, database, user_name, address, auth_method, error, line_number \
+             FROM pg_hba_file_rules";
+        let rule = |row: &tokio_postgres::Row| Rule {
+            is_local: row.get::<_, Option<&str>>(0) == Some("local"),
+            databases: row.get::<_, Option<_>>(1).unwrap_or_default(),
+            users: row.get::<_, Option<_>>(2).unwrap_or_default(),
+            is_plain_host: row.get::<_, Option<&str>>(0) == Some("host"),
+            from_anywhere: matches!(row.get(3), None | Some("all")),
+            rejects: row.get::<_, Option<&str>>(4) == Some("reject"),
+            trusts: row.get::<_, Option<&str>>(4) == Some("trust"),
+            broken: row.get::<_, Option<&str>>(5).is_some(),
+            line: row.get(6),
+        };
+        let rows = self.rows(lease, STEP, RULES, &[]).await?;
+        Ok(rows.iter().map(rule).collect())
+    }
+
+    /// Once, at the start: the operator is to know. On the way that we take, a password is asked for
+    /// (`proof`); on others, which only the operator knows, these lines ask for none.
     pub(crate) async fn warn_of_doors(&self, lease: &Lease) -> Result<(), NodeError> {
+        for line in trusting(&self.rules(lease).await?) {
+            tracing::warn!(
+                node = self.name(),
+                line,
+                "pg_hba.conf of the attached server lets logins of tenants in without a password, from where \
+                 this line fits: put a line that rejects {GROUPS} before it"
+            );
+        }
         let open = self.open_doors(lease).await?;
         if !open.is_empty() {
             let databases: Vec<String> = open.into_iter().collect();
@@ -95,7 +110,10 @@ struct Rule {
     /// Any address, IPv4 and IPv6.
     from_anywhere: bool,
     rejects: bool,
+    /// Asks for no password.
+    trusts: bool,
     broken: bool,
+    line: i32,
 }
 
 impl Rule {
@@ -127,6 +145,18 @@ impl Rule {
     }
 }
 
+/// Lines by which whoever reaches the server comes in as any tenant.
+fn trusting(rules: &[Rule]) -> impl Iterator<Item = i32> {
+    [true, false].into_iter().flat_map(|is_local| {
+        rules
+            .iter()
+            .filter(move |rule| rule.is_local == is_local)
+            .take_while(|rule| !rule.shuts())
+            .filter(|rule| rule.trusts && rule.may_mean_tenants())
+            .map(|rule| rule.line)
+    })
+}
+
 /// The first line that fits decides, for sockets and for TCP apart.
 fn lets_through(rules: &[Rule], database: &str) -> bool {
     if rules.iter().any(|rule| rule.broken) {
@@ -150,7 +180,8 @@ mod tests {
     fn rules(text: &str) -> Vec<Rule> {
         let list = |text: &str| text.split(',').map(str::to_owned).collect();
         text.lines()
-            .map(|line| {
+            .zip(1..)
+            .map(|(line, number)| {
                 let words: Vec<&str> = line.split_whitespace().collect();
                 Rule {
                     is_local: words[0] == "local",
@@ -159,7 +190,9 @@ mod tests {
                     is_plain_host: words[0] == "host",
                     from_anywhere: ["-", "all"].contains(&words[3]),
                     rejects: words[4] == "reject",
+                    trusts: words[4] == "trust",
                     broken: false,
+                    line: number,
                 }
             })
             .collect()
@@ -175,6 +208,17 @@ mod tests {
         );
         assert!(!lets_through(&rules(&advised), "theirs"));
         assert!(groups.split(',').all(|group| ADVICE.contains(group)));
+        assert_eq!(groups, GROUPS);
+    }
+
+    #[test]
+    fn lines_that_ask_for_no_password_are_told() {
+        let groups = MEMBERS.join(",");
+        let text = format!(
+            "local all postgres - trust\nlocal all all - trust\nhost all all 127.0.0.1 trust\n\
+             host all {groups} all reject\nhost all all all trust"
+        );
+        assert_eq!(trusting(&rules(&text)).collect::<Vec<_>>(), [2, 3]);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What already has a name of ours on a server that is not ours, and is no work of this installation.
 
+use tokio_postgres::Client;
+
 use crate::{
     Node, NodeError,
     bootstrap::{CATALOG_MARK, TEMPLATE_MARK},
-    handle::{CATALOG_DATABASE, Lease, TEMPLATE_DATABASE},
+    handle::{CATALOG_DATABASE, TEMPLATE_DATABASE},
 };
 
 const STEP: &str = "look for names of ours";
@@ -11,7 +13,7 @@ const STEP: &str = "look for names of ours";
 impl Node {
     /// Each in words for the operator. A database that an interrupted bootstrap left is ours: it has no
     /// mark yet, belongs to our role and lets nobody in.
-    pub(crate) async fn strangers(&self, lease: &Lease) -> Result<Vec<String>, NodeError> {
+    pub(crate) async fn strangers(&self, client: &Client) -> Result<Vec<String>, NodeError> {
         const DATABASES: &str = "SELECT datname::text, shobj_description(oid, 'pg_database'), \
                datconnlimit = 0 AND datdba = (SELECT oid FROM pg_roles WHERE rolname = current_user) \
              FROM pg_database WHERE datname = ANY ($1)";
@@ -21,7 +23,7 @@ impl Node {
                  OR rolbypassrls)";
         let mut strangers = Vec::new();
         let names = [CATALOG_DATABASE, TEMPLATE_DATABASE];
-        for row in self.rows(lease, STEP, DATABASES, &[&&names[..]]).await? {
+        for row in self.rows(client, STEP, DATABASES, &[&&names[..]]).await? {
             let (name, mark, unfinished): (&str, Option<&str>, bool) =
                 (row.get(0), row.get(1), row.get(2));
             let is_ours = match mark {
@@ -42,7 +44,7 @@ impl Node {
                 format!("it has a database {name} that is not ours (rename that one)")
             });
         }
-        for row in self.rows(lease, STEP, ROLES, &[]).await? {
+        for row in self.rows(client, STEP, ROLES, &[]).await? {
             let name: &str = row.get(0);
             strangers.push(format!(
                 "it has a role {name} that is not ours (rename that one)"
