@@ -27,6 +27,6 @@ pub(crate) async fn run(app: Arc<App>) {
 async fn round(app: &App) -> Result<(), CatalogError> {
     credential::used::flush(app).await?;
     let client = app.catalog.get().await?;
-    credential::store::sweep(&**client, SWEEP_MAX).await?;
+    credential::store::sweep(&client, SWEEP_MAX).await?;
     api::idempotency::sweep(&client, SWEEP_MAX).await
 }

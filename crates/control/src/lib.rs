@@ -85,10 +85,12 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     migrate_catalog(&catalog).await?;
 
     let tasks = tasks::Tasks::default();
-    let changes = catalog::changes::Changes::new(parts.routes.changes);
+    let (changes, outbox) = catalog::changes::Changes::new(parts.routes.changes);
+    let operator = project::store::ensure_operator(&catalog).await?;
     let app = Arc::new(api::App {
         config: Arc::new(config),
         keys: parts.keys,
+        operator,
         catalog: catalog.clone(),
         logins,
         node: parts.node,
@@ -101,11 +103,11 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         sql_permits: tokio::sync::Semaphore::new(limits.sql_concurrent_max),
         draining: std::sync::atomic::AtomicBool::new(false),
     });
-    project::store::ensure_operator(&catalog).await?;
     placement::job::take_up(&app).await?;
     api::idempotency::release_own(&catalog, &app.config.instance).await?;
 
-    tasks.spawn("changes", changes.follow(catalog));
+    tasks.spawn("changes", changes.follow(catalog.clone()));
+    tasks.spawn("notify", catalog::changes::Changes::tell(catalog, outbox));
     tasks.spawn("passes", placement::job::run(app.clone(), tasks.clone()));
     tasks.spawn("housekeeping", housekeeping::run(app.clone()));
     tasks.spawn("watch", watch::hogs(app.clone()));

@@ -250,10 +250,17 @@ async fn data_goes_when_the_retention_ends_and_not_before() {
         .await
         .unwrap()
         .get(0);
+    let mut changes = stack.routes.changes();
     stack.delete("/customer/databases/short", &token).await.ok();
     stack.wait_state(&id, "DISABLED").await;
+    // Deleted, then closed.
+    kit::heard(&mut changes, &id).await;
+    let last = kit::heard(&mut changes, &id).await.generation;
     assert!(exists(&stack, &pid).await);
     stack.wait_gone(&id).await;
+    // Whoever knows a route to it hears that there is none any more.
+    let gone = kit::heard(&mut changes, &id).await;
+    assert!(gone.generation > last);
     assert!(!exists(&stack, &pid).await);
     let undelete = format!("/customer/databases/{id}/undelete");
     stack
@@ -309,6 +316,17 @@ async fn an_anonymous_project_has_five_databases_and_is_told_what_to_do() {
     let sixth = stack.post("/customer/databases", &token, json!({})).await;
     let error = sixth.error(403, "quota_exceeded");
     assert_eq!(error["message"], "anonymous account limit (5 databases)");
+    // A name that is held is said to be held, and get-or-create still gets.
+    let held = stack
+        .post("/customer/databases", &token, json!({"name": "n3"}))
+        .await;
+    held.error(409, "name_taken");
+    let body = json!({"name": "n3", "if_not_exists": true});
+    let got = stack.post("/customer/databases", &token, body).await;
+    assert_eq!(
+        (got.status.as_u16(), &got.body["name"]),
+        (200, &json!("n3"))
+    );
     let me = stack.get("/customer/me", &token).await.ok();
     assert_eq!(
         (&me["databases"], &me["databases_max"], &me["is_anonymous"]),
@@ -321,6 +339,14 @@ async fn an_anonymous_project_has_five_databases_and_is_told_what_to_do() {
         .post("/customer/databases/n0/undelete", &token, json!({}))
         .await;
     back.error(403, "quota_exceeded");
+    let back = stack
+        .post(
+            "/customer/databases/n0/undelete",
+            &token,
+            json!({"name": "n1"}),
+        )
+        .await;
+    back.error(409, "name_taken");
 
     // A new token from the anonymous secret; the old one is still good.
     let refresh = json!({

@@ -15,7 +15,7 @@ use super::{
     App,
     error::{ApiError, ApiResult, ErrorCode},
 };
-use crate::{credential, keys::token_hash, project};
+use crate::{credential, keys::token_hash};
 
 /// What a token may do in its project.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -83,15 +83,17 @@ impl Principal {
         }
     }
 
-    /// Whether the quota of anonymous projects applies.
-    pub(crate) fn is_anonymous(&self) -> bool {
-        matches!(
-            self.kind,
+    /// Databases that the project may have; `None`: any number.
+    pub(crate) fn quota(&self, app: &App) -> Option<u32> {
+        match self.kind {
             Kind::Project {
-                anonymous: true,
-                ..
-            }
-        )
+                anonymous: true, ..
+            } => Some(app.config.limits.anonymous_databases_max),
+            Kind::Operator
+            | Kind::Project {
+                anonymous: false, ..
+            } => None,
+        }
     }
 }
 
@@ -128,14 +130,13 @@ const TOKEN_BYTES_MAX: usize = 256;
 async fn principal(app: &App, headers: &HeaderMap) -> ApiResult<Principal> {
     let token = bearer(headers).ok_or(ErrorCode::InvalidToken)?;
     let hash = token_hash(token);
-    let client = app.catalog.get().await?;
     if bool::from(hash.ct_eq(&app.config.operator_token_sha256)) {
-        let project = project::store::operator(&client).await?;
         return Ok(Principal {
-            project,
+            project: app.operator.clone(),
             kind: Kind::Operator,
         });
     }
+    let client = app.catalog.get().await?;
     let found = credential::store::find_token(&client, &hash).await?;
     let token = found.ok_or(ErrorCode::InvalidToken)?;
     if token.expired {

@@ -110,7 +110,7 @@ pub(crate) async fn check(
 /// Compares once: how many placements there are, and what was found.
 async fn look(app: &App) -> ApiResult<(usize, Vec<Finding>)> {
     let client = app.catalog.get().await?;
-    let rows = store::expected(&**client, app.node.name()).await?;
+    let rows = store::expected(&client, app.node.name()).await?;
     drop(client);
     let expected: Vec<Expected> = rows
         .into_iter()

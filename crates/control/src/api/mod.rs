@@ -36,6 +36,8 @@ use crate::{
 pub(crate) struct App {
     pub(crate) config: Arc<Config>,
     pub(crate) keys: Keys,
+    /// The operator's own project.
+    pub(crate) operator: model::ProjectId,
     pub(crate) catalog: Catalog,
     /// The same catalog, through connections of their own.
     pub(crate) logins: Catalog,

@@ -8,8 +8,10 @@ pub(crate) mod migrate;
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::error::SqlState;
+use deadpool_postgres::{
+    GenericClient, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
+};
+use tokio_postgres::{Row, error::SqlState, types::ToSql};
 
 /// Why the catalog gave no answer, split by what the caller does.
 #[derive(Debug, thiserror::Error)]
@@ -119,7 +121,7 @@ impl Catalog {
 
     /// Whether it answers now.
     pub(crate) async fn answers(&self) -> Result<(), CatalogError> {
-        self.get().await?.query_one("SELECT 1", &[]).await?;
+        query_one(&self.get().await?, "SELECT 1", &[]).await?;
         Ok(())
     }
 
@@ -127,4 +129,59 @@ impl Catalog {
     pub(crate) fn close(&self) {
         self.pool.close();
     }
+}
+
+/// Values of a statement.
+type Values<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// All rows of a statement. It is prepared once for each connection, so it takes one round trip; that
+/// is why no text of a statement may be made up as we go.
+pub(crate) async fn query(
+    client: &impl GenericClient,
+    sql: &str,
+    values: Values<'_>,
+) -> Result<Vec<Row>, CatalogError> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.query(&statement, values).await?)
+}
+
+/// The one row that a statement always has.
+pub(crate) async fn query_one(
+    client: &impl GenericClient,
+    sql: &str,
+    values: Values<'_>,
+) -> Result<Row, CatalogError> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.query_one(&statement, values).await?)
+}
+
+/// The one row that a statement may have.
+pub(crate) async fn query_opt(
+    client: &impl GenericClient,
+    sql: &str,
+    values: Values<'_>,
+) -> Result<Option<Row>, CatalogError> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.query_opt(&statement, values).await?)
+}
+
+/// How many rows a statement changed.
+pub(crate) async fn execute(
+    client: &impl GenericClient,
+    sql: &str,
+    values: Values<'_>,
+) -> Result<u64, CatalogError> {
+    let statement = client.prepare_cached(sql).await?;
+    Ok(client.execute(&statement, values).await?)
+}
+
+/// A text of the catalog as what it is.
+///
+/// # Panics
+///
+/// When it is malformed, which the schema does not allow.
+pub(crate) fn parse<T: std::str::FromStr>(text: &str) -> T {
+    text.parse()
+        .ok()
+        .expect("the schema allows well-formed ids and names only")
 }

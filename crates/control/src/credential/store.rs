@@ -1,9 +1,12 @@
 //! Rows of credentials.
 
+use deadpool_postgres::GenericClient;
 use model::{CredentialId, ProjectId, Role, TenantId};
-use tokio_postgres::GenericClient;
 
-use crate::{api::auth::Access, catalog::CatalogError};
+use crate::{
+    api::auth::Access,
+    catalog::{self, CatalogError, parse},
+};
 
 /// Tokens of one project that are valid at once. More than any use of refresh needs; a new one
 /// revokes the oldest.
@@ -20,18 +23,18 @@ pub(crate) struct Token {
 
 /// The token with this hash, unless it was revoked.
 pub(crate) async fn find_token(
-    client: &deadpool_postgres::Object,
+    client: &impl GenericClient,
     hash: &[u8; 32],
 ) -> Result<Option<Token>, CatalogError> {
-    let statement = client
-        .prepare_cached(
-            "SELECT c.id, c.project_id, c.access, p.kind = 'anonymous',
-                    coalesce(c.expires_at <= now(), false)
-             FROM credential c JOIN project p ON p.id = c.project_id
-             WHERE c.kind = 'token' AND c.token_hash = $1 AND c.revoked_at IS NULL",
-        )
-        .await?;
-    let row = client.query_opt(&statement, &[&hash.as_slice()]).await?;
+    let row = catalog::query_opt(
+        client,
+        "SELECT c.id, c.project_id, c.access, p.kind = 'anonymous',
+                coalesce(c.expires_at <= now(), false)
+         FROM credential c JOIN project p ON p.id = c.project_id
+         WHERE c.kind = 'token' AND c.token_hash = $1 AND c.revoked_at IS NULL",
+        &[&hash.as_slice()],
+    )
+    .await?;
     Ok(row.map(|row| Token {
         id: parse(row.get(0)),
         project: parse(row.get(1)),
@@ -44,12 +47,6 @@ pub(crate) async fn find_token(
     }))
 }
 
-fn parse<T: std::str::FromStr>(text: &str) -> T {
-    text.parse()
-        .ok()
-        .expect("the schema allows well-formed ids only")
-}
-
 /// Adds a token with full access to a project; the oldest above the limit are revoked.
 pub(crate) async fn insert_token(
     client: &impl GenericClient,
@@ -58,56 +55,51 @@ pub(crate) async fn insert_token(
     expires_at: chrono::DateTime<chrono::Utc>,
 ) -> Result<(), CatalogError> {
     let id = CredentialId::random(&mut rand::rng());
-    client
-        .execute(
-            "INSERT INTO credential (id, kind, project_id, access, token_hash, expires_at)
-             VALUES ($1, 'token', $2, 'full', $3, $4)",
-            &[
-                &id.as_str(),
-                &project.as_str(),
-                &hash.as_slice(),
-                &expires_at,
-            ],
-        )
-        .await?;
-    client
-        .execute(
-            "UPDATE credential SET revoked_at = now()
-             WHERE id IN (SELECT id FROM credential
-                 WHERE kind = 'token' AND project_id = $1 AND revoked_at IS NULL
-                 ORDER BY created_at DESC, id OFFSET $2)",
-            &[&project.as_str(), &TOKENS_MAX],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "INSERT INTO credential (id, kind, project_id, access, token_hash, expires_at)
+         VALUES ($1, 'token', $2, 'full', $3, $4)",
+        &[
+            &id.as_str(),
+            &project.as_str(),
+            &hash.as_slice(),
+            &expires_at,
+        ],
+    )
+    .await?;
+    catalog::execute(
+        client,
+        "UPDATE credential SET revoked_at = now()
+         WHERE id IN (SELECT id FROM credential
+             WHERE kind = 'token' AND project_id = $1 AND revoked_at IS NULL
+             ORDER BY created_at DESC, id OFFSET $2)",
+        &[&project.as_str(), &TOKENS_MAX],
+    )
+    .await?;
     Ok(())
 }
 
 /// Adds a password of one role of one tenant.
 pub(crate) async fn insert_password(
-    transaction: &deadpool_postgres::Transaction<'_>,
+    client: &impl GenericClient,
     tenant: &TenantId,
     role: Role,
     keys: &wire::scram::Keys,
 ) -> Result<(), CatalogError> {
     let id = CredentialId::random(&mut rand::rng());
-    let statement = transaction
-        .prepare_cached(
-            "INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key)
-             VALUES ($1, 'password', $2, $3, $4, $5)",
-        )
-        .await?;
-    transaction
-        .execute(
-            &statement,
-            &[
-                &id.as_str(),
-                &tenant.as_str(),
-                &role.as_str(),
-                &keys.stored_key.as_slice(),
-                &keys.server_key.as_slice(),
-            ],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key)
+         VALUES ($1, 'password', $2, $3, $4, $5)",
+        &[
+            &id.as_str(),
+            &tenant.as_str(),
+            &role.as_str(),
+            &keys.stored_key.as_slice(),
+            &keys.server_key.as_slice(),
+        ],
+    )
+    .await?;
     Ok(())
 }
 
@@ -117,25 +109,25 @@ pub(crate) async fn revoke_passwords(
     tenant: &TenantId,
     role: Role,
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE credential SET revoked_at = now()
-             WHERE kind = 'password' AND tenant_id = $1 AND role = $2 AND revoked_at IS NULL",
-            &[&tenant.as_str(), &role.as_str()],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE credential SET revoked_at = now()
+         WHERE kind = 'password' AND tenant_id = $1 AND role = $2 AND revoked_at IS NULL",
+        &[&tenant.as_str(), &role.as_str()],
+    )
+    .await?;
     Ok(())
 }
 
 /// Forgets what ended long ago, at most `limit` rows.
 pub(crate) async fn sweep(client: &impl GenericClient, limit: i64) -> Result<u64, CatalogError> {
-    let gone = client
-        .execute(
-            "DELETE FROM credential WHERE id IN (
-                 SELECT id FROM credential
-                 WHERE revoked_at < now() - interval '7 days' LIMIT $1)",
-            &[&limit],
-        )
-        .await?;
+    let gone = catalog::execute(
+        client,
+        "DELETE FROM credential WHERE id IN (
+         SELECT id FROM credential
+         WHERE revoked_at < now() - interval '7 days' LIMIT $1)",
+        &[&limit],
+    )
+    .await?;
     Ok(gone)
 }

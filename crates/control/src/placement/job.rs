@@ -4,7 +4,7 @@
 //! on; every effect may be done twice.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -18,7 +18,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{
     Action, Stage, is_contradiction, next_action,
-    pool::Demand,
+    pool::{Demand, Pace, YIELD_FOR},
     step::{self, Moment, reached},
     store::{self, Work},
 };
@@ -45,10 +45,12 @@ const POOL_ATTEMPTS_MAX: i32 = 5;
 /// How passes are woken, and how others hear of what they did.
 pub(crate) struct Passes {
     wake: Notify,
+    /// A pool entry was taken: the pool is to be filled, but not before its pace says so.
+    taken: Notify,
     changed: Notify,
     demand: Mutex<Option<Demand>>,
-    /// Placements that a task of this process works on.
-    driven: Mutex<BTreeSet<Pid>>,
+    /// Placements that a task of this process works on, and whether that is for the pool.
+    driven: Mutex<BTreeMap<Pid, bool>>,
     /// The catalog did not take or give an answer, so it may say that we work on what we do not.
     lost_track: AtomicBool,
 }
@@ -57,9 +59,10 @@ impl Default for Passes {
     fn default() -> Self {
         Self {
             wake: Notify::new(),
+            taken: Notify::new(),
             changed: Notify::new(),
             demand: Mutex::new(None),
-            driven: Mutex::new(BTreeSet::new()),
+            driven: Mutex::new(BTreeMap::new()),
             lost_track: AtomicBool::new(false),
         }
     }
@@ -76,29 +79,36 @@ impl Passes {
         self.changed.notified()
     }
 
-    /// A tenant took a pool entry, or found none.
+    /// A tenant took a pool entry and so many are left, or found none.
     pub(crate) fn claimed(&self, left: Option<u32>) {
-        let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(demand) = demand.as_mut() {
-            match left {
-                Some(left) => demand.claimed(left, Instant::now()),
-                None => demand.missed(Instant::now()),
-            }
+        let now = Instant::now();
+        let mut demand = self.demand();
+        match (demand.as_mut(), left) {
+            (Some(demand), Some(left)) => demand.claimed(left, now),
+            (Some(demand), None) => demand.missed(now),
+            (None, _) => {}
         }
         drop(demand);
-        self.wake();
+        match left {
+            Some(_) => self.taken.notify_one(),
+            None => self.wake(),
+        }
     }
 
-    fn driven(&self) -> std::sync::MutexGuard<'_, BTreeSet<Pid>> {
+    fn demand(&self) -> std::sync::MutexGuard<'_, Option<Demand>> {
+        self.demand.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn driven(&self) -> std::sync::MutexGuard<'_, BTreeMap<Pid, bool>> {
         self.driven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pool_target(&self, app: &App) -> u32 {
-        let mut demand = self.demand.lock().unwrap_or_else(PoisonError::into_inner);
+    /// How many entries the pool should have, and how fast they are to be made.
+    fn pool_plan(&self, app: &App, ready: u32) -> (u32, Pace) {
         let now = Instant::now();
-        demand
-            .get_or_insert_with(|| Demand::new(app.config.warm_pool, now))
-            .target(now)
+        let mut demand = self.demand();
+        let demand = demand.get_or_insert_with(|| Demand::new(app.config.warm_pool, now));
+        (demand.target(now), demand.pace(ready, now))
     }
 }
 
@@ -106,8 +116,8 @@ impl Passes {
 /// at on the server before anybody gets it.
 pub(crate) async fn take_up(app: &App) -> Result<(), CatalogError> {
     let client = app.catalog.get().await?;
-    store::release_leases(&**client, &app.config.instance, &[]).await?;
-    let entries = store::pool_entries(&**client, app.node.name()).await?;
+    store::release_leases(&client, &app.config.instance, &[]).await?;
+    let entries = store::pool_entries(&client, app.node.name()).await?;
     if entries.is_empty() {
         return Ok(());
     }
@@ -115,7 +125,7 @@ pub(crate) async fn take_up(app: &App) -> Result<(), CatalogError> {
         Ok(found) => found,
         Err(error) => {
             tracing::warn!(error = %crate::api::error::chain(&error), "the pool was not looked at; opening it again");
-            return store::reopen_pool(&**client, app.node.name()).await;
+            return store::reopen_pool(&client, app.node.name()).await;
         }
     };
     let complete = |pid: &Pid| {
@@ -136,7 +146,7 @@ pub(crate) async fn take_up(app: &App) -> Result<(), CatalogError> {
             entries = broken.len(),
             "pool entries are not complete; replacing them"
         );
-        store::abandon(&**client, &broken).await?;
+        store::abandon(&client, &broken).await?;
     }
     Ok(())
 }
@@ -161,9 +171,15 @@ pub(crate) async fn run(app: Arc<App>, tasks: Tasks) {
                 Duration::from_secs(1)
             }
         };
-        tokio::select! {
-            () = app.passes.wake.notified() => {}
-            () = tokio::time::sleep(next.min(TICK)) => {}
+        let mut look_at = Instant::now() + next.min(TICK);
+        loop {
+            tokio::select! {
+                () = app.passes.wake.notified() => break,
+                () = app.passes.taken.notified() => {
+                    look_at = look_at.min(Instant::now() + YIELD_FOR);
+                }
+                () = tokio::time::sleep_until(look_at) => break,
+            }
         }
     }
 }
@@ -178,28 +194,41 @@ async fn pass(
     if app.passes.lost_track.load(Ordering::Relaxed) {
         // Cleared first: what is lost from here on is for the next pass.
         app.passes.lost_track.store(false, Ordering::Relaxed);
-        let driven: Vec<String> = app.passes.driven().iter().map(Pid::to_string).collect();
+        let driven: Vec<String> = app.passes.driven().keys().map(Pid::to_string).collect();
         let driven: Vec<&str> = driven.iter().map(String::as_str).collect();
-        store::release_leases(&**client, &app.config.instance, &driven).await?;
+        store::release_leases(&client, &app.config.instance, &driven).await?;
     }
-    let size = store::pool_size(&**client, app.node.name()).await?;
-    for _ in size.all..app.passes.pool_target(app) {
-        store::plan(&**client, app.node.name(), "pool").await?;
+    let size = store::pool_size(&client, app.node.name()).await?;
+    let (target, pace) = app.passes.pool_plan(app, size.ready);
+    let missing = target.saturating_sub(size.all);
+    let waits = matches!(pace, Pace::Wait(_));
+    if missing > 0 && !waits {
+        store::plan_pool(&client, app.node.name(), missing).await?;
     }
     let free = permits.available_permits();
     if free == 0 {
         return Ok(TICK);
     }
-    for pid in store::take_due(&**client, &app.config.instance, LEASE, free).await? {
+    let filling = app.passes.driven().values().filter(|pool| **pool).count();
+    let (fill, wait) = match pace {
+        Pace::Wait(wait) => (0, wait),
+        Pace::Slow => (1_usize.saturating_sub(filling), TICK),
+        Pace::Fast => (free, TICK),
+    };
+    let leased = store::take_due(&client, &app.config.instance, LEASE, free, fill).await?;
+    for (pid, is_pool) in leased {
         let permit = permits.clone().try_acquire_owned();
-        let driving = Driving::begin(app.clone(), pid);
+        let driving = Driving::begin(app.clone(), pid, is_pool);
         tasks.spawn("placement", async move {
             drive(&driving.app, &driving.pid).await;
             drop(permit);
             drop(driving);
         });
     }
-    Ok(store::next_due(&**client).await?.unwrap_or(TICK))
+    // What is held back is due already; the end of a task, or of the wait, is when to look again.
+    let held_back = pace != Pace::Fast && size.all + missing > size.ready;
+    let next = store::next_due(&client, !held_back).await?;
+    Ok(next.unwrap_or(TICK).min(wait))
 }
 
 /// A placement that a task works on. However the task ends, it is noted, and the next pass looks.
@@ -209,8 +238,8 @@ struct Driving {
 }
 
 impl Driving {
-    fn begin(app: Arc<App>, pid: Pid) -> Self {
-        app.passes.driven().insert(pid.clone());
+    fn begin(app: Arc<App>, pid: Pid, is_pool: bool) -> Self {
+        app.passes.driven().insert(pid.clone(), is_pool);
         Self { app, pid }
     }
 }
@@ -263,7 +292,7 @@ enum Progress {
 async fn step_once(app: &App, pid: &Pid) -> Result<Progress, (Option<Work>, ActError)> {
     let read = async {
         let client = app.catalog.get().await?;
-        let work = store::read(&**client, pid).await?;
+        let work = store::read(&client, pid).await?;
         Ok::<_, CatalogError>(work)
     };
     let Some(work) = read.await.map_err(|error| (None, error.into()))? else {
@@ -278,7 +307,7 @@ async fn step_once(app: &App, pid: &Pid) -> Result<Progress, (Option<Work>, ActE
             .get()
             .await
             .map_err(|error| (None, error.into()))?;
-        let settled = store::settle(&**client, pid, work.version).await;
+        let settled = store::settle(&client, pid, work.version).await;
         return match settled {
             Ok(true) => {
                 app.passes.changed.notify_waiters();
@@ -306,7 +335,7 @@ async fn keep_lease(app: &App, pid: &Pid) -> std::convert::Infallible {
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
         if let Ok(client) = app.catalog.get().await {
-            let _ = store::renew(&**client, pid, &app.config.instance, LEASE).await;
+            let _ = store::renew(&client, pid, &app.config.instance, LEASE).await;
         }
     }
 }
@@ -320,10 +349,15 @@ async fn act(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
         Action::CreateLogins => app.node.create_logins(pid).await?,
         Action::CreateDatabase => {
             app.node.create_database(pid, &Template::Empty).await?;
+            // Nobody waits for an entry of the pool. Whoever waits for its own database opens the
+            // first session anyway.
+            if work.tenant.is_none() {
+                let _ = app.node.warm_up(pid).await;
+            }
         }
         Action::Open => {
             let client = app.catalog.get().await?;
-            store::set_stage(&**client, pid, Stage::Opening).await?;
+            store::set_stage(&client, pid, Stage::Opening).await?;
             drop(client);
             app.node.open(pid).await?;
         }
@@ -347,11 +381,11 @@ async fn note(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
     let transaction = client.transaction().await?;
     let change = match action {
         Action::CreateLogins => {
-            store::set_stage(&*transaction, pid, Stage::Logins).await?;
+            store::set_stage(&transaction, pid, Stage::Logins).await?;
             None
         }
         Action::CreateDatabase => {
-            store::set_stage(&*transaction, pid, Stage::Closed).await?;
+            store::set_stage(&transaction, pid, Stage::Closed).await?;
             None
         }
         Action::Open => {
@@ -366,13 +400,10 @@ async fn note(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
             None
         }
         Action::DropDatabase => {
-            store::set_stage(&*transaction, pid, Stage::Dropped).await?;
+            store::set_stage(&transaction, pid, Stage::Dropped).await?;
             None
         }
-        Action::DropLogins => {
-            store::forget(&transaction, pid).await?;
-            None
-        }
+        Action::DropLogins => store::forget(&transaction, pid).await?,
     };
     transaction.commit().await?;
     announce(&app.changes, change);
@@ -398,12 +429,12 @@ async fn failed(app: &App, work: &Work, error: &ActError) -> Result<(), ActError
     let wait = RETRY_FIRST
         .saturating_mul(1 << work.attempts.clamp(0, 16))
         .min(RETRY_MAX);
-    store::fail(&**client, &work.pid, &words, wait).await?;
+    store::fail(&client, &work.pid, &words, wait).await?;
     let stuck = work.unsettled_for >= app.config.limits.stuck_after;
     match work.owner {
         super::Owner::Pool if work.attempts >= POOL_ATTEMPTS_MAX => {
             tracing::warn!(pid = %work.pid, error = words, "a pool entry failed for good; it is removed");
-            store::abandon(&**client, &[work.pid.as_str()]).await?;
+            store::abandon(&client, &[work.pid.as_str()]).await?;
         }
         super::Owner::Tenant(state) if stuck => {
             let transaction = client.transaction().await?;
@@ -441,7 +472,7 @@ pub(crate) async fn warm(app: &App) {
     loop {
         let changed = app.passes.changed();
         if let Ok(client) = app.catalog.get().await
-            && let Ok(size) = store::pool_size(&**client, app.node.name()).await
+            && let Ok(size) = store::pool_size(&client, app.node.name()).await
             && size.ready >= app.config.warm_pool.min
         {
             return;

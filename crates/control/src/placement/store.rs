@@ -4,15 +4,16 @@
 
 use std::time::Duration;
 
+use deadpool_postgres::{GenericClient, Transaction};
 use model::{
     Pid, TenantId,
     lifecycle::{TenantEvent, TenantState},
     route::Change,
 };
-use tokio_postgres::{GenericClient, Row, Transaction};
+use tokio_postgres::Row;
 
 use super::{Owner, Stage};
-use crate::catalog::{CatalogError, changes};
+use crate::catalog::{self, CatalogError, changes, parse};
 
 /// A placement as a pass sees it.
 #[derive(Clone, Debug)]
@@ -64,32 +65,36 @@ impl Work {
     }
 }
 
-fn parse<T: std::str::FromStr>(text: &str) -> T {
-    text.parse()
-        .ok()
-        .expect("the schema allows well-formed ids only")
-}
-
-/// Leases at most `limit` placements that are due, those of tenants before the pool's.
+/// Leases at most `limit` placements that are due, those of tenants first, and of the pool's no more
+/// than `pool`. Says which are the pool's.
 pub(crate) async fn take_due(
     client: &impl GenericClient,
     instance: &str,
     lease: Duration,
     limit: usize,
-) -> Result<Vec<Pid>, CatalogError> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = client
-        .query(
-            "UPDATE placement SET leased_by = $1, leased_until = now() + make_interval(secs => $2)
-             WHERE pid IN (
-                 SELECT pid FROM placement
-                 WHERE due_at <= now() AND (leased_until IS NULL OR leased_until < now())
-                 ORDER BY owner = 'tenant' DESC, due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-             RETURNING pid",
-            &[&instance, &lease.as_secs_f64(), &limit],
-        )
-        .await?;
-    Ok(rows.iter().map(|row| parse(row.get(0))).collect())
+    pool: usize,
+) -> Result<Vec<(Pid, bool)>, CatalogError> {
+    let bound = |count| i64::try_from(count).unwrap_or(i64::MAX);
+    let rows = catalog::query(
+        client,
+        "UPDATE placement SET leased_by = $1, leased_until = now() + make_interval(secs => $2)
+         WHERE pid IN (
+             SELECT pid FROM placement
+             WHERE due_at <= now() AND (leased_until IS NULL OR leased_until < now())
+                 AND (owner <> 'pool' OR pid IN (
+                     SELECT pid FROM placement
+                     WHERE due_at <= now() AND (leased_until IS NULL OR leased_until < now())
+                         AND owner = 'pool'
+                     ORDER BY due_at LIMIT $4))
+             ORDER BY owner = 'tenant' DESC, due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
+         RETURNING pid, owner = 'pool'",
+        &[&instance, &lease.as_secs_f64(), &bound(limit), &bound(pool)],
+    )
+    .await?;
+    Ok(rows
+        .iter()
+        .map(|row| (parse(row.get(0)), row.get(1)))
+        .collect())
 }
 
 /// Holds a lease for longer.
@@ -99,27 +104,28 @@ pub(crate) async fn renew(
     instance: &str,
     lease: Duration,
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE placement SET leased_until = now() + make_interval(secs => $3)
-             WHERE pid = $1 AND leased_by = $2",
-            &[&pid.as_str(), &instance, &lease.as_secs_f64()],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE placement SET leased_until = now() + make_interval(secs => $3)
+         WHERE pid = $1 AND leased_by = $2",
+        &[&pid.as_str(), &instance, &lease.as_secs_f64()],
+    )
+    .await?;
     Ok(())
 }
 
-/// How long until the next placement is due; `None` when none ever is.
+/// How long until the next placement is due, of the pool's only if `pool`; `None` when none ever is.
 pub(crate) async fn next_due(
     client: &impl GenericClient,
+    pool: bool,
 ) -> Result<Option<Duration>, CatalogError> {
-    let row = client
-        .query_one(
-            "SELECT extract(epoch FROM min(greatest(due_at, leased_until)) - now())::float8
-             FROM placement WHERE due_at IS NOT NULL",
-            &[],
-        )
-        .await?;
+    let row = catalog::query_one(
+        client,
+        "SELECT extract(epoch FROM min(greatest(due_at, leased_until)) - now())::float8
+         FROM placement WHERE due_at IS NOT NULL AND ($1 OR owner <> 'pool')",
+        &[&pool],
+    )
+    .await?;
     let seconds: Option<f64> = row.get(0);
     Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
 }
@@ -131,13 +137,13 @@ pub(crate) async fn release_leases(
     instance: &str,
     driven: &[&str],
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE placement SET leased_by = NULL, leased_until = NULL, due_at = now()
-             WHERE leased_by = $1 AND pid <> ALL($2)",
-            &[&instance, &driven],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE placement SET leased_by = NULL, leased_until = NULL, due_at = now()
+         WHERE leased_by = $1 AND pid <> ALL($2)",
+        &[&instance, &driven],
+    )
+    .await?;
     Ok(())
 }
 
@@ -147,51 +153,22 @@ pub(crate) async fn read(
     pid: &Pid,
 ) -> Result<Option<Work>, CatalogError> {
     let sql = format!("{WORK} WHERE p.pid = $1");
-    let row = client.query_opt(&sql, &[&pid.as_str()]).await?;
+    let row = catalog::query_opt(client, &sql, &[&pid.as_str()]).await?;
     Ok(row.as_ref().map(Work::read))
 }
 
-/// Plans a new placement: the next pass begins to make it.
-pub(crate) async fn plan(
+/// Plans so many new placements for the pool: the next pass begins to make them.
+pub(crate) async fn plan_pool(
     client: &impl GenericClient,
     node: &str,
-    owner: &'static str,
-) -> Result<Pid, CatalogError> {
-    let pid = Pid::random(&mut rand::rng());
-    client
-        .execute(
-            "INSERT INTO placement (pid, node, owner) VALUES ($1, $2, $3)",
-            &[&pid.as_str(), &node, &owner],
-        )
-        .await?;
-    Ok(pid)
-}
-
-/// Takes a complete placement out of the pool for a tenant. Returns how many are left, too.
-pub(crate) async fn claim(
-    client: &impl GenericClient,
-    node: &str,
-) -> Result<Option<(Pid, u32)>, CatalogError> {
-    let row = client
-        .query_opt(
-            "WITH entry AS (
-                 SELECT pid FROM placement
-                 WHERE owner = 'pool' AND stage = 'open' AND node = $1
-                 ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-             UPDATE placement SET owner = 'tenant', version = version + 1
-             FROM entry WHERE placement.pid = entry.pid
-             RETURNING placement.pid, (SELECT count(*) FROM placement
-                 WHERE owner = 'pool' AND stage = 'open' AND node = $1)",
-            &[&node],
-        )
-        .await?;
-    Ok(row.map(|row| {
-        let with_this: i64 = row.get(1);
-        (
-            parse(row.get(0)),
-            u32::try_from(with_this - 1).unwrap_or_default(),
-        )
-    }))
+    count: u32,
+) -> Result<(), CatalogError> {
+    let pids: Vec<Pid> = (0..count).map(|_| Pid::random(&mut rand::rng())).collect();
+    let pids: Vec<&str> = pids.iter().map(Pid::as_str).collect();
+    let sql =
+        "INSERT INTO placement (pid, node, owner) SELECT unnest($1::text[]), $2::text, 'pool'";
+    catalog::execute(client, sql, &[&pids, &node]).await?;
+    Ok(())
 }
 
 /// What the pool holds.
@@ -207,13 +184,13 @@ pub(crate) async fn pool_size(
     client: &impl GenericClient,
     node: &str,
 ) -> Result<PoolSize, CatalogError> {
-    let row = client
-        .query_one(
-            "SELECT count(*) FILTER (WHERE stage = 'open'), count(*)
-             FROM placement WHERE owner = 'pool' AND node = $1",
-            &[&node],
-        )
-        .await?;
+    let row = catalog::query_one(
+        client,
+        "SELECT count(*) FILTER (WHERE stage = 'open'), count(*)
+         FROM placement WHERE owner = 'pool' AND node = $1",
+        &[&node],
+    )
+    .await?;
     let count = |index| u32::try_from(row.get::<_, i64>(index)).unwrap_or(u32::MAX);
     Ok(PoolSize {
         ready: count(0),
@@ -226,12 +203,12 @@ pub(crate) async fn pool_entries(
     client: &impl GenericClient,
     node: &str,
 ) -> Result<Vec<Pid>, CatalogError> {
-    let rows = client
-        .query(
-            "SELECT pid FROM placement WHERE owner = 'pool' AND stage = 'open' AND node = $1",
-            &[&node],
-        )
-        .await?;
+    let rows = catalog::query(
+        client,
+        "SELECT pid FROM placement WHERE owner = 'pool' AND stage = 'open' AND node = $1",
+        &[&node],
+    )
+    .await?;
     Ok(rows.iter().map(|row| parse(row.get(0))).collect())
 }
 
@@ -240,14 +217,14 @@ pub(crate) async fn abandon(
     client: &impl GenericClient,
     pids: &[&str],
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE placement SET owner = 'nobody', version = version + 1, due_at = now(),
-                 attempts = 0, unsettled_since = now()
-             WHERE pid = ANY($1) AND owner = 'pool'",
-            &[&pids],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE placement SET owner = 'nobody', version = version + 1, due_at = now(),
+             attempts = 0, unsettled_since = now()
+         WHERE pid = ANY($1) AND owner = 'pool'",
+        &[&pids],
+    )
+    .await?;
     Ok(())
 }
 
@@ -256,27 +233,27 @@ pub(crate) async fn reopen_pool(
     client: &impl GenericClient,
     node: &str,
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE placement SET stage = 'opening', version = version + 1, due_at = now()
-             WHERE owner = 'pool' AND stage = 'open' AND node = $1",
-            &[&node],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE placement SET stage = 'opening', version = version + 1, due_at = now()
+         WHERE owner = 'pool' AND stage = 'open' AND node = $1",
+        &[&node],
+    )
+    .await?;
     Ok(())
 }
 
 /// Says that somebody wants something else of a placement. Part of every transaction that changes
 /// its tenant's state.
 pub(crate) async fn touch(client: &impl GenericClient, pid: &Pid) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE placement SET version = version + 1, due_at = now(), attempts = 0,
-                 unsettled_since = coalesce(unsettled_since, now())
-             WHERE pid = $1",
-            &[&pid.as_str()],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE placement SET version = version + 1, due_at = now(), attempts = 0,
+             unsettled_since = coalesce(unsettled_since, now())
+         WHERE pid = $1",
+        &[&pid.as_str()],
+    )
+    .await?;
     Ok(())
 }
 
@@ -286,12 +263,12 @@ pub(crate) async fn set_stage(
     pid: &Pid,
     stage: Stage,
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE placement SET stage = $2, attempts = 0, last_error = NULL WHERE pid = $1",
-            &[&pid.as_str(), &stage.as_str()],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE placement SET stage = $2, attempts = 0, last_error = NULL WHERE pid = $1",
+        &[&pid.as_str(), &stage.as_str()],
+    )
+    .await?;
     Ok(())
 }
 
@@ -303,6 +280,19 @@ pub(crate) fn closed(stage: Stage) -> Stage {
     }
 }
 
+/// The tenant that a placement is for, held until the transaction ends.
+async fn lock_tenant(
+    transaction: &Transaction<'_>,
+    pid: &Pid,
+) -> Result<Option<(TenantId, TenantState)>, CatalogError> {
+    let sql = "SELECT id, state FROM tenant WHERE pid = $1 FOR UPDATE";
+    let row = catalog::query_opt(transaction, sql, &[&pid.as_str()]).await?;
+    Ok(row.map(|row| {
+        let state = TenantState::parse(row.get(1)).expect("the schema allows known states only");
+        (parse(row.get(0)), state)
+    }))
+}
+
 /// Writes down the stage, and tells the tenant, if there is one and it cares.
 pub(crate) async fn reached_stage(
     transaction: &Transaction<'_>,
@@ -310,16 +300,11 @@ pub(crate) async fn reached_stage(
     stage: Stage,
     event: TenantEvent,
 ) -> Result<Option<Change>, CatalogError> {
-    let row = transaction
-        .query_opt(
-            "SELECT id, state FROM tenant WHERE pid = $1 FOR UPDATE",
-            &[&pid.as_str()],
-        )
-        .await?;
+    let tenant = lock_tenant(transaction, pid).await?;
     set_stage(transaction, pid, stage).await?;
-    let Some(row) = row else { return Ok(None) };
-    let id: TenantId = parse(row.get(0));
-    let state = TenantState::parse(row.get(1)).expect("the schema allows known states only");
+    let Some((id, state)) = tenant else {
+        return Ok(None);
+    };
     // A tenant that moved on meanwhile is not interested; the next step follows where it is now.
     let Ok(next) = state.after(event) else {
         return Ok(None);
@@ -335,15 +320,15 @@ pub(crate) async fn set_tenant_state(
     state: TenantState,
     reason: Option<&str>,
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE tenant SET state = $2, state_reason = $3,
-                 activated_at = CASE WHEN $2 = 'ACTIVE' THEN coalesce(activated_at, now())
-                     ELSE activated_at END
-             WHERE id = $1",
-            &[&id.as_str(), &state.as_str(), &reason],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE tenant SET state = $2, state_reason = $3,
+             activated_at = CASE WHEN $2 = 'ACTIVE' THEN coalesce(activated_at, now())
+                 ELSE activated_at END
+         WHERE id = $1",
+        &[&id.as_str(), &state.as_str(), &reason],
+    )
+    .await?;
     Ok(())
 }
 
@@ -352,34 +337,30 @@ pub(crate) async fn begin_drop(
     transaction: &Transaction<'_>,
     pid: &Pid,
 ) -> Result<bool, CatalogError> {
-    transaction
-        .execute(
-            "SELECT 1 FROM tenant WHERE pid = $1 FOR UPDATE",
-            &[&pid.as_str()],
-        )
-        .await?;
-    let begun = transaction
-        .execute(
-            "UPDATE placement p SET stage = 'dropping', attempts = 0
-             WHERE pid = $1 AND (owner = 'nobody' OR EXISTS (
-                 SELECT 1 FROM tenant t
-                 WHERE t.pid = p.pid AND t.state = 'DISABLED' AND t.purge_after <= now()))",
-            &[&pid.as_str()],
-        )
-        .await?;
+    lock_tenant(transaction, pid).await?;
+    let begun = catalog::execute(
+        transaction,
+        "UPDATE placement p SET stage = 'dropping', attempts = 0
+         WHERE pid = $1 AND (owner = 'nobody' OR EXISTS (
+             SELECT 1 FROM tenant t
+             WHERE t.pid = p.pid AND t.state = 'DISABLED' AND t.purge_after <= now()))",
+        &[&pid.as_str()],
+    )
+    .await?;
     Ok(begun == 1)
 }
 
-/// Forgets a placement whose data and logins are gone, and its tenant.
-pub(crate) async fn forget(transaction: &Transaction<'_>, pid: &Pid) -> Result<(), CatalogError> {
+/// Forgets a placement whose data and logins are gone, and its tenant. Whoever knows a route to that
+/// tenant has to hear that there is none any more.
+pub(crate) async fn forget(
+    client: &impl GenericClient,
+    pid: &Pid,
+) -> Result<Option<Change>, CatalogError> {
     let pid = pid.as_str();
-    transaction
-        .execute("DELETE FROM tenant WHERE pid = $1", &[&pid])
-        .await?;
-    transaction
-        .execute("DELETE FROM placement WHERE pid = $1", &[&pid])
-        .await?;
-    Ok(())
+    let sql = "DELETE FROM tenant WHERE pid = $1 RETURNING id, nextval('change_generation')";
+    let gone = catalog::query_opt(client, sql, &[&pid]).await?;
+    catalog::execute(client, "DELETE FROM placement WHERE pid = $1", &[&pid]).await?;
+    Ok(gone.map(|row| changes::read(&row)))
 }
 
 /// Rests, unless somebody asked for something else meanwhile. A deleted tenant's placement is
@@ -389,16 +370,16 @@ pub(crate) async fn settle(
     pid: &Pid,
     version: i64,
 ) -> Result<bool, CatalogError> {
-    let settled = client
-        .execute(
-            "UPDATE placement SET attempts = 0, unsettled_since = NULL, last_error = NULL,
-                 leased_by = NULL, leased_until = NULL,
-                 due_at = (SELECT purge_after FROM tenant t
-                     WHERE t.pid = placement.pid AND t.state = 'DISABLED')
-             WHERE pid = $1 AND version = $2",
-            &[&pid.as_str(), &version],
-        )
-        .await?;
+    let settled = catalog::execute(
+        client,
+        "UPDATE placement SET attempts = 0, unsettled_since = NULL, last_error = NULL,
+             leased_by = NULL, leased_until = NULL,
+             due_at = (SELECT purge_after FROM tenant t
+                 WHERE t.pid = placement.pid AND t.state = 'DISABLED')
+         WHERE pid = $1 AND version = $2",
+        &[&pid.as_str(), &version],
+    )
+    .await?;
     Ok(settled == 1)
 }
 
@@ -409,16 +390,16 @@ pub(crate) async fn fail(
     error: &str,
     wait: Duration,
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE placement SET attempts = attempts + 1, last_error = $2,
-                 due_at = now() + make_interval(secs => $3),
-                 unsettled_since = coalesce(unsettled_since, now()),
-                 leased_by = NULL, leased_until = NULL
-             WHERE pid = $1",
-            &[&pid.as_str(), &error, &wait.as_secs_f64()],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE placement SET attempts = attempts + 1, last_error = $2,
+             due_at = now() + make_interval(secs => $3),
+             unsettled_since = coalesce(unsettled_since, now()),
+             leased_by = NULL, leased_until = NULL
+         WHERE pid = $1",
+        &[&pid.as_str(), &error, &wait.as_secs_f64()],
+    )
+    .await?;
     Ok(())
 }
 
@@ -428,15 +409,9 @@ pub(crate) async fn fail_tenant(
     pid: &Pid,
     reason: &str,
 ) -> Result<Option<Change>, CatalogError> {
-    let row = transaction
-        .query_opt(
-            "SELECT id, state FROM tenant WHERE pid = $1 FOR UPDATE",
-            &[&pid.as_str()],
-        )
-        .await?;
-    let Some(row) = row else { return Ok(None) };
-    let id: TenantId = parse(row.get(0));
-    let state = TenantState::parse(row.get(1)).expect("the schema allows known states only");
+    let Some((id, state)) = lock_tenant(transaction, pid).await? else {
+        return Ok(None);
+    };
     let Ok(next) = state.after(TenantEvent::ProvisionFailed) else {
         return Ok(None);
     };
@@ -450,12 +425,12 @@ pub(crate) async fn expected(
     client: &impl GenericClient,
     node: &str,
 ) -> Result<Vec<(Pid, Stage, bool)>, CatalogError> {
-    let rows = client
-        .query(
-            "SELECT pid, stage, unsettled_since IS NULL FROM placement WHERE node = $1",
-            &[&node],
-        )
-        .await?;
+    let rows = catalog::query(
+        client,
+        "SELECT pid, stage, unsettled_since IS NULL FROM placement WHERE node = $1",
+        &[&node],
+    )
+    .await?;
     Ok(rows
         .iter()
         .map(|row| {

@@ -4,10 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
+use deadpool_postgres::GenericClient;
 use model::{ProjectId, Secret, TenantId};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
-use tokio_postgres::GenericClient;
 use utoipa::{IntoParams, ToSchema};
 
 use super::store;
@@ -70,7 +70,7 @@ pub(crate) async fn me(
     principal: Principal,
 ) -> ApiResult<axum::Json<Me>> {
     let client = app.catalog.get().await?;
-    let found = store::list(&**client, Some(&principal.project), None, 1).await?;
+    let found = store::list(&client, Some(&principal.project), None, 1).await?;
     let project = found.into_iter().next().ok_or(ErrorCode::InvalidToken)?;
     Ok(axum::Json(describe(&app, project)))
 }
@@ -93,7 +93,7 @@ pub(crate) async fn list(
 ) -> ApiResult<axum::Json<Vec<Me>>> {
     let client = app.catalog.get().await?;
     let found = store::list(
-        &**client,
+        &client,
         principal.scope(),
         query.after.as_deref(),
         PROJECTS_MAX,
@@ -136,8 +136,8 @@ pub(crate) async fn register(
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let hash = token_hash(secret.reveal());
-    let project = store::insert_anonymous(&*transaction, &anonymous_id, &hash).await?;
-    let (token, expires_at) = issue(&*transaction, &project).await?;
+    let project = store::insert_anonymous(&transaction, &anonymous_id, &hash).await?;
+    let (token, expires_at) = issue(&transaction, &project).await?;
     transaction.commit().await?;
     tracing::info!(project = %project, "an anonymous project was registered");
     let registered = Registered {
@@ -187,13 +187,13 @@ pub(crate) async fn refresh(
     let hash = token_hash(&request.anonymous_secret);
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
-    let found = store::find_anonymous(&*transaction, &request.anonymous_id).await?;
+    let found = store::find_anonymous(&transaction, &request.anonymous_id).await?;
     let wrong = || ApiError::with(ErrorCode::InvalidToken, "no such anonymous id and secret");
     let (project, known) = found.ok_or_else(wrong)?;
     if !bool::from(known.ct_eq(&hash)) {
         return Err(wrong());
     }
-    let (token, expires_at) = issue(&*transaction, &project).await?;
+    let (token, expires_at) = issue(&transaction, &project).await?;
     transaction.commit().await?;
     Ok(axum::Json(Refreshed {
         token: token.reveal().to_owned(),

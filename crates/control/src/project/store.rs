@@ -1,11 +1,10 @@
 //! Rows of projects.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Object;
+use deadpool_postgres::GenericClient;
 use model::ProjectId;
-use tokio_postgres::GenericClient;
 
-use crate::catalog::{Catalog, CatalogError};
+use crate::catalog::{self, Catalog, CatalogError, parse};
 
 /// A project as its owner sees it.
 pub(crate) struct Project {
@@ -17,33 +16,20 @@ pub(crate) struct Project {
     pub(crate) databases: i64,
 }
 
-/// Makes the operator's project, if there is none.
-pub(crate) async fn ensure_operator(catalog: &Catalog) -> Result<(), CatalogError> {
+/// The operator's project, made if there is none.
+pub(crate) async fn ensure_operator(catalog: &Catalog) -> Result<ProjectId, CatalogError> {
     let id = ProjectId::random(&mut rand::rng());
-    catalog
-        .get()
-        .await?
-        .execute(
-            "INSERT INTO project (id, kind) VALUES ($1, 'operator')
-             ON CONFLICT (kind) WHERE kind = 'operator' DO NOTHING",
-            &[&id.as_str()],
-        )
-        .await?;
-    Ok(())
-}
-
-/// The operator's project.
-pub(crate) async fn operator(client: &Object) -> Result<ProjectId, CatalogError> {
-    let statement = client
-        .prepare_cached("SELECT id FROM project WHERE kind = 'operator'")
-        .await?;
-    let row = client.query_one(&statement, &[]).await?;
+    let client = catalog.get().await?;
+    catalog::execute(
+        &client,
+        "INSERT INTO project (id, kind) VALUES ($1, 'operator')
+         ON CONFLICT (kind) WHERE kind = 'operator' DO NOTHING",
+        &[&id.as_str()],
+    )
+    .await?;
+    let sql = "SELECT id FROM project WHERE kind = 'operator'";
+    let row = catalog::query_one(&client, sql, &[]).await?;
     Ok(parse(row.get(0)))
-}
-
-fn parse(text: &str) -> ProjectId {
-    text.parse()
-        .expect("the schema allows well-formed ids only")
 }
 
 /// Makes an anonymous project.
@@ -53,13 +39,13 @@ pub(crate) async fn insert_anonymous(
     secret_hash: &[u8; 32],
 ) -> Result<ProjectId, CatalogError> {
     let id = ProjectId::random(&mut rand::rng());
-    client
-        .execute(
-            "INSERT INTO project (id, kind, anonymous_id, anonymous_secret_hash)
-             VALUES ($1, 'anonymous', $2, $3)",
-            &[&id.as_str(), &anonymous_id, &secret_hash.as_slice()],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "INSERT INTO project (id, kind, anonymous_id, anonymous_secret_hash)
+         VALUES ($1, 'anonymous', $2, $3)",
+        &[&id.as_str(), &anonymous_id, &secret_hash.as_slice()],
+    )
+    .await?;
     Ok(id)
 }
 
@@ -68,12 +54,12 @@ pub(crate) async fn find_anonymous(
     client: &impl GenericClient,
     anonymous_id: &str,
 ) -> Result<Option<(ProjectId, Vec<u8>)>, CatalogError> {
-    let row = client
-        .query_opt(
-            "SELECT id, anonymous_secret_hash FROM project WHERE anonymous_id = $1",
-            &[&anonymous_id],
-        )
-        .await?;
+    let row = catalog::query_opt(
+        client,
+        "SELECT id, anonymous_secret_hash FROM project WHERE anonymous_id = $1",
+        &[&anonymous_id],
+    )
+    .await?;
     Ok(row.map(|row| (parse(row.get(0)), row.get(1))))
 }
 
@@ -84,17 +70,17 @@ pub(crate) async fn list(
     after: Option<&str>,
     limit: i64,
 ) -> Result<Vec<Project>, CatalogError> {
-    let rows = client
-        .query(
-            "SELECT p.id, p.kind, p.anonymous_id, p.created_at,
-                    (SELECT count(*) FROM tenant t
-                     WHERE t.project_id = p.id AND t.state NOT IN ('DISABLING', 'DISABLED'))
-             FROM project p
-             WHERE ($1::text IS NULL OR p.id = $1) AND ($2::text IS NULL OR p.id > $2)
-             ORDER BY p.id LIMIT $3",
-            &[&only.map(ProjectId::as_str), &after, &limit],
-        )
-        .await?;
+    let rows = catalog::query(
+        client,
+        "SELECT p.id, p.kind, p.anonymous_id, p.created_at,
+                (SELECT count(*) FROM tenant t
+                 WHERE t.project_id = p.id AND t.state NOT IN ('DISABLING', 'DISABLED'))
+         FROM project p
+         WHERE ($1::text IS NULL OR p.id = $1) AND ($2::text IS NULL OR p.id > $2)
+         ORDER BY p.id LIMIT $3",
+        &[&only.map(ProjectId::as_str), &after, &limit],
+    )
+    .await?;
     Ok(rows
         .iter()
         .map(|row| Project {

@@ -73,8 +73,7 @@ async fn run(
     let pid: Pid = row.get::<_, &str>(0).parse()?;
     let findings = app.node.repair_logins(&pid).await?;
     let client = app.catalog.get().await?;
-    app.changes
-        .announce(changes::mark(&**client, tenant).await?);
+    app.changes.announce(changes::mark(&client, tenant).await?);
     Ok(findings.len())
 }
 

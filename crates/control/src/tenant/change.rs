@@ -11,7 +11,7 @@ use model::{
 use tokio::time::Instant;
 
 use super::{
-    create::{check_quota, name_taken},
+    create::{not_made, quota_exceeded},
     http::describe,
     store::{self, Purpose, Tenant},
 };
@@ -21,7 +21,7 @@ use crate::{
         auth::Principal,
         error::{ApiError, ApiResult, ErrorCode},
         extract::DatabaseKey,
-        idempotency::Ticket,
+        idempotency::{Kept, Ticket},
     },
     catalog::changes,
     credential, placement,
@@ -47,7 +47,7 @@ pub(super) async fn wait_for(
         let look = LOOK_EVERY.min(until - Instant::now());
         let _ = tokio::time::timeout(look, changed).await;
         let client = app.catalog.get().await?;
-        tenant = store::read(&**client, &tenant.id)
+        tenant = store::read(&client, &tenant.id)
             .await?
             .ok_or(ErrorCode::DatabaseNotFound)?;
     }
@@ -61,7 +61,7 @@ async fn find(
     purpose: Purpose,
 ) -> ApiResult<Tenant> {
     let found = store::find(
-        &**transaction,
+        transaction,
         principal.scope(),
         &principal.project,
         key,
@@ -99,18 +99,19 @@ async fn keep(
     transaction: &Transaction<'_>,
     ticket: &Ticket,
     tenant: &Tenant,
+    kept: Kept,
 ) -> ApiResult<()> {
     let answer = describe(app, tenant, None);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     Ok(ticket
-        .keep_in(&**transaction, StatusCode::OK, &body)
+        .keep_in(transaction, StatusCode::OK, &body, kept)
         .await?)
 }
 
 /// Has the passes look at it, commits, and tells the proxies.
 async fn commit(app: &App, transaction: Transaction<'_>, tenant: &Tenant) -> ApiResult<()> {
-    placement::store::touch(&*transaction, &tenant.pid).await?;
-    let change = changes::mark(&*transaction, &tenant.id).await?;
+    placement::store::touch(&transaction, &tenant.pid).await?;
+    let change = changes::mark(&transaction, &tenant.id).await?;
     transaction.commit().await?;
     app.changes.announce(change);
     app.passes.wake();
@@ -131,7 +132,7 @@ pub(super) async fn delete(
     let mut tenant = find(&transaction, principal, key, Purpose::Change).await?;
     let next = after(&tenant, TenantEvent::Delete)?;
     if next != tenant.state {
-        store::set_deleted(&*transaction, &tenant.id, app.config.retention).await?;
+        store::set_deleted(&transaction, &tenant.id, app.config.retention).await?;
         reached(Step::DeleteCommit, Moment::Between).await;
         commit(app, transaction, &tenant).await?;
         tracing::info!(tenant = %tenant.id, "a database was deleted; its data is kept for now");
@@ -166,31 +167,39 @@ pub(super) async fn undelete(
     let transaction = client.transaction().await?;
     let mut tenant = find(&transaction, principal, key, Purpose::Undelete).await?;
     let next = after(&tenant, TenantEvent::Undelete)?;
-    if store::is_being_purged(&*transaction, &tenant.pid).await? {
+    if store::is_being_purged(&transaction, &tenant.pid).await? {
         return Err(ApiError::with(
             ErrorCode::WrongState,
             format!("the data of database {} is being removed", tenant.name),
         )
         .hint("its retention has ended; it cannot be undeleted any more"));
     }
-    if principal.is_anonymous() {
-        check_quota(app, &*transaction, &tenant.project).await?;
-    }
     let name = name.unwrap_or_else(|| tenant.name.clone());
-    store::set_undeleted(&*transaction, &tenant.id, &name)
+    let quota = principal.quota(app);
+    if quota.is_some() {
+        store::lock_project(&transaction, &tenant.project).await?;
+    }
+    // The name first: whoever has as many as may be wants to hear that this one is another's now.
+    store::set_undeleted(&transaction, &tenant.id, &name)
         .await
-        .map_err(|error| match error.constraint() {
-            Some("tenant_name") => name_taken(&name).hint(
+        .map_err(|error| match not_made(&name, error) {
+            taken if taken.code == ErrorCode::NameTaken => taken.hint(
                 "another database has this name now: send {\"name\": \"…\"} to undelete under \
                  another one",
             ),
-            _ => error.into(),
+            other => other,
         })?;
+    // Counted with this one.
+    if let Some(quota) = quota
+        && store::count(&transaction, &tenant.project).await? > i64::from(quota)
+    {
+        return Err(quota_exceeded(quota));
+    }
     tenant.state = next;
     tenant.name = name;
     tenant.deleted_at = None;
     tenant.purge_after = None;
-    keep(app, &transaction, ticket, &tenant).await?;
+    keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
     reached(Step::UndeleteCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     drop(client);
@@ -211,8 +220,8 @@ pub(super) async fn suspend(
     let transaction = client.transaction().await?;
     let mut tenant = find(&transaction, principal, key, Purpose::Change).await?;
     tenant.state = after(&tenant, TenantEvent::Suspend)?;
-    placement::store::set_tenant_state(&*transaction, &tenant.id, tenant.state, None).await?;
-    keep(app, &transaction, ticket, &tenant).await?;
+    placement::store::set_tenant_state(&transaction, &tenant.id, tenant.state, None).await?;
+    keep(app, &transaction, ticket, &tenant, Kept::Last).await?;
     reached(Step::SuspendCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     reached(Step::SuspendCommit, Moment::After).await;
@@ -238,8 +247,8 @@ pub(super) async fn resume(
     };
     tenant.state = after(&tenant, event)?;
     tenant.state_reason = None;
-    placement::store::set_tenant_state(&*transaction, &tenant.id, tenant.state, None).await?;
-    keep(app, &transaction, ticket, &tenant).await?;
+    placement::store::set_tenant_state(&transaction, &tenant.id, tenant.state, None).await?;
+    keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
     reached(Step::ResumeCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     drop(client);
@@ -274,12 +283,14 @@ pub(super) async fn reset_password(
         role,
     };
     let keys = credential::scram_keys(&app.keys, &login, &password);
-    credential::store::revoke_passwords(&*transaction, &tenant.id, role).await?;
+    credential::store::revoke_passwords(&transaction, &tenant.id, role).await?;
     credential::store::insert_password(&transaction, &tenant.id, role, &keys).await?;
     let answer = describe(app, &tenant, None).with_password(app, role, &password);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
-    ticket.keep_in(&*transaction, StatusCode::OK, &body).await?;
-    let change = changes::mark(&*transaction, &tenant.id).await?;
+    ticket
+        .keep_in(&transaction, StatusCode::OK, &body, Kept::Last)
+        .await?;
+    let change = changes::mark(&transaction, &tenant.id).await?;
     reached(Step::ResetPasswordCommit, Moment::Between).await;
     transaction.commit().await?;
     drop(client);

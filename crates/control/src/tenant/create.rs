@@ -7,7 +7,7 @@ use model::{LoginName, ProjectId, Role, Secret, TenantId, TenantName, lifecycle:
 
 use super::{
     http::{DatabaseResponse, describe},
-    store::{self, Purpose, Tenant},
+    store::{self, Made, New, Purpose, Tenant},
 };
 use crate::{
     api::{
@@ -15,13 +15,11 @@ use crate::{
         auth::Principal,
         error::{ApiError, ApiResult, ErrorCode},
         extract::DatabaseKey,
-        idempotency::Ticket,
+        idempotency::{Kept, Ticket},
     },
+    catalog::CatalogError,
     credential,
-    placement::{
-        self,
-        step::{Moment, Step, reached},
-    },
+    placement::step::{Moment, Step, reached},
 };
 
 /// Generated names that are tried before we say that none is free.
@@ -72,7 +70,7 @@ async fn existing(app: &App, wanted: &Wanted) -> ApiResult<Option<Tenant>> {
     };
     let client = app.catalog.get().await?;
     let project = &wanted.project;
-    let found = store::find(&**client, Some(project), project, &key, Purpose::Read).await?;
+    let found = store::find(&client, Some(project), project, &key, Purpose::Read).await?;
     // Nobody who waits holds a connection: there are fewer of those than callers.
     drop(client);
     match found {
@@ -85,7 +83,7 @@ async fn existing(app: &App, wanted: &Wanted) -> ApiResult<Option<Tenant>> {
     }
 }
 
-struct Made {
+struct Acknowledged {
     tenant: Tenant,
     password: Secret,
 }
@@ -95,7 +93,7 @@ async fn insert(
     principal: &Principal,
     ticket: &Ticket,
     wanted: &Wanted,
-) -> ApiResult<Made> {
+) -> ApiResult<Acknowledged> {
     let generated = || TenantName::generated(&mut rand::rng());
     let mut tries = 0;
     loop {
@@ -117,7 +115,7 @@ async fn insert_named(
     ticket: &Ticket,
     wanted: &Wanted,
     name: &TenantName,
-) -> ApiResult<Made> {
+) -> ApiResult<Acknowledged> {
     reached(Step::CreateCommit, Moment::Before).await;
     // Hashing takes a millisecond: before a connection is taken.
     let id = TenantId::random(&mut rand::rng());
@@ -128,37 +126,51 @@ async fn insert_named(
         role: Role::Admin,
     };
     let keys = credential::scram_keys(&app.keys, &login, &password);
+    let quota = principal.quota(app);
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
-    if principal.is_anonymous() {
-        check_quota(app, &*transaction, &wanted.project).await?;
+    if quota.is_some() {
+        store::lock_project(&transaction, &wanted.project).await?;
     }
-    let claimed = placement::store::claim(&*transaction, app.node.name()).await?;
-    let (pid, state) = match &claimed {
-        Some((pid, _)) => (pid.clone(), TenantState::Active),
-        None => {
-            let pid = placement::store::plan(&*transaction, app.node.name(), "tenant").await?;
-            (pid, TenantState::Creating)
-        }
+    let new = New {
+        id: &id,
+        project: &wanted.project,
+        name,
+        keys: &keys,
+        node: app.node.name(),
+        quota,
     };
-    let inserted = store::insert(&transaction, &id, &wanted.project, name, &pid, state).await;
-    let tenant = inserted.map_err(|error| match error.constraint() {
-        Some("tenant_name") => name_taken(name),
-        _ => error.into(),
-    })?;
-    credential::store::insert_password(&transaction, &tenant.id, Role::Admin, &keys).await?;
+    let made = store::make(&transaction, new).await;
+    let (tenant, left) = match made.map_err(|error| not_made(name, error))? {
+        Made::Claimed(tenant, left) => (tenant, Some(left)),
+        Made::Planned(tenant) => (tenant, None),
+        Made::NameTaken => return Err(name_taken(name)),
+        Made::QuotaExceeded => return Err(quota_exceeded(quota.unwrap_or_default())),
+    };
     let body = serde_json::to_vec(&describe(app, &tenant, Some(&password)))
         .expect("an answer is plain data");
+    let kept = match left {
+        Some(_) => Kept::Last,
+        None => Kept::Ahead,
+    };
     ticket
-        .keep_in(&*transaction, StatusCode::CREATED, &body)
+        .keep_in(&transaction, StatusCode::CREATED, &body, kept)
         .await?;
     reached(Step::CreateCommit, Moment::Between).await;
     transaction.commit().await?;
     drop(client);
-    app.passes.claimed(claimed.map(|(_, left)| left));
+    app.passes.claimed(left);
     tracing::info!(tenant = %tenant.id, project = %tenant.project, state = %tenant.state, "a database was created");
     reached(Step::CreateCommit, Moment::After).await;
-    Ok(Made { tenant, password })
+    Ok(Acknowledged { tenant, password })
+}
+
+/// Why a statement that gives a tenant its name failed.
+pub(super) fn not_made(name: &TenantName, error: CatalogError) -> ApiError {
+    match error.constraint() {
+        Some("tenant_name") => name_taken(name),
+        _ => error.into(),
+    }
 }
 
 pub(super) fn name_taken(name: &TenantName) -> ApiError {
@@ -168,22 +180,11 @@ pub(super) fn name_taken(name: &TenantName) -> ApiError {
     )
 }
 
-/// # Errors
-///
-/// [`ErrorCode::QuotaExceeded`]. Holds the project until the transaction ends.
-pub(super) async fn check_quota(
-    app: &App,
-    client: &impl tokio_postgres::GenericClient,
-    project: &ProjectId,
-) -> ApiResult<()> {
-    let limit = app.config.limits.anonymous_databases_max;
-    if store::lock_and_count(client, project).await? < i64::from(limit) {
-        return Ok(());
-    }
-    Err(ApiError::with(
+pub(super) fn quota_exceeded(quota: u32) -> ApiError {
+    ApiError::with(
         ErrorCode::QuotaExceeded,
-        format!("anonymous account limit ({limit} databases)"),
-    ))
+        format!("anonymous account limit ({quota} databases)"),
+    )
 }
 
 /// # Errors

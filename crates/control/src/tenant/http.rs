@@ -253,7 +253,7 @@ async fn owned_project(app: &App, principal: &Principal, text: &str) -> ApiResul
         return Err(unknown());
     }
     let client = app.catalog.get().await?;
-    let found = crate::project::store::list(&**client, Some(&id), None, 1).await?;
+    let found = crate::project::store::list(&client, Some(&id), None, 1).await?;
     if found.is_empty() {
         Err(unknown())
     } else {
@@ -307,7 +307,7 @@ pub(crate) async fn list(
         limit: i64::from(limit) + 1,
     };
     let client = app.catalog.get().await?;
-    let mut found = store::list(&**client, filter).await?;
+    let mut found = store::list(&client, filter).await?;
     let mut headers = HeaderMap::new();
     if found.len() > limit as usize {
         found.truncate(limit as usize);
@@ -369,7 +369,7 @@ pub(crate) async fn get(
 pub(crate) async fn read(app: &App, principal: &Principal, key: &DatabaseKey) -> ApiResult<Tenant> {
     let client = app.catalog.get().await?;
     let found = store::find(
-        &**client,
+        &client,
         principal.scope(),
         &principal.project,
         key,

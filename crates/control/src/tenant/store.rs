@@ -1,11 +1,14 @@
 //! Rows of tenants.
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Transaction;
-use model::{Pid, ProjectId, TenantId, TenantName, lifecycle::TenantState};
-use tokio_postgres::{GenericClient, Row};
+use deadpool_postgres::GenericClient;
+use model::{CredentialId, Pid, ProjectId, TenantId, TenantName, lifecycle::TenantState};
+use tokio_postgres::Row;
 
-use crate::{api::extract::DatabaseKey, catalog::CatalogError};
+use crate::{
+    api::extract::DatabaseKey,
+    catalog::{self, CatalogError, parse},
+};
 
 /// A tenant's row.
 #[derive(Clone, Debug)]
@@ -43,12 +46,6 @@ impl Tenant {
     }
 }
 
-fn parse<T: std::str::FromStr>(text: &str) -> T {
-    text.parse()
-        .ok()
-        .expect("the schema allows well-formed ids and names only")
-}
-
 /// What a look-up is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Purpose {
@@ -80,18 +77,18 @@ pub(crate) async fn find(
          ORDER BY id = $1 DESC NULLS LAST, deleted_at DESC NULLS FIRST, created_at DESC
          LIMIT 1 {lock}"
     );
-    let row = client
-        .query_opt(
-            &sql,
-            &[
-                &key.id.as_ref().map(TenantId::as_str),
-                &scope.map(ProjectId::as_str),
-                &own.as_str(),
-                &key.name.as_ref().map(TenantName::as_str),
-                &(purpose == Purpose::Undelete),
-            ],
-        )
-        .await?;
+    let row = catalog::query_opt(
+        client,
+        &sql,
+        &[
+            &key.id.as_ref().map(TenantId::as_str),
+            &scope.map(ProjectId::as_str),
+            &own.as_str(),
+            &key.name.as_ref().map(TenantName::as_str),
+            &(purpose == Purpose::Undelete),
+        ],
+    )
+    .await?;
     Ok(row.as_ref().map(Tenant::read))
 }
 
@@ -101,65 +98,129 @@ pub(crate) async fn read(
     id: &TenantId,
 ) -> Result<Option<Tenant>, CatalogError> {
     let sql = format!("SELECT {COLUMNS} FROM tenant WHERE id = $1");
-    Ok(client
-        .query_opt(&sql, &[&id.as_str()])
+    Ok(catalog::query_opt(client, &sql, &[&id.as_str()])
         .await?
         .as_ref()
         .map(Tenant::read))
 }
 
-/// A new tenant in `state`, [`TenantState::Creating`] or [`TenantState::Active`].
+/// A tenant to be made.
+pub(crate) struct New<'a> {
+    pub(crate) id: &'a TenantId,
+    pub(crate) project: &'a ProjectId,
+    pub(crate) name: &'a TenantName,
+    /// Verifier of the password of its role `admin`.
+    pub(crate) keys: &'a wire::scram::Keys,
+    /// Where it is to live.
+    pub(crate) node: &'a str,
+    /// Databases the project may have; the caller called [`lock_project`]. `None`: any number.
+    pub(crate) quota: Option<u32>,
+}
+
+/// What became of a [`New`] one.
+pub(crate) enum Made {
+    /// Out of the pool, in which so many complete entries are left: it can be used.
+    Claimed(Tenant, u32),
+    /// The pool was empty: passes make its database.
+    Planned(Tenant),
+    /// The name is held; nothing was done. Said before anything about the quota.
+    NameTaken,
+    /// The project has as many as it may; nothing was done.
+    QuotaExceeded,
+}
+
+/// Makes a tenant, with everything that belongs to it, in one statement: each round trip to the
+/// catalog is paid for by everybody who creates at the same moment.
 ///
 /// # Errors
 ///
-/// Violates `tenant_name` when the name is held.
-pub(crate) async fn insert(
-    transaction: &Transaction<'_>,
-    id: &TenantId,
-    project: &ProjectId,
-    name: &TenantName,
-    pid: &Pid,
-    state: TenantState,
-) -> Result<Tenant, CatalogError> {
+/// Violates `tenant_name` when another transaction took the name meanwhile.
+pub(crate) async fn make(client: &impl GenericClient, new: New<'_>) -> Result<Made, CatalogError> {
     let sql = format!(
-        "INSERT INTO tenant (id, project_id, name, state, pid, activated_at)
-         VALUES ($1, $2, $3, $4, $5, CASE WHEN $4 = 'ACTIVE' THEN now() END)
-         RETURNING {COLUMNS}"
+        "WITH held AS (
+             SELECT EXISTS (SELECT FROM tenant WHERE project_id = $2 AND name = $3
+                        AND state NOT IN ('DISABLING', 'DISABLED')) AS is_taken,
+                    $7::bigint <= (SELECT count(*) FROM tenant WHERE project_id = $2
+                        AND state NOT IN ('DISABLING', 'DISABLED')) AS is_full),
+         entry AS (
+             SELECT pid FROM placement
+             WHERE owner = 'pool' AND stage = 'open' AND node = $6
+                 AND (SELECT NOT is_taken AND is_full IS NOT TRUE FROM held)
+             ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED),
+         claimed AS (
+             UPDATE placement SET owner = 'tenant', version = version + 1
+             FROM entry WHERE placement.pid = entry.pid RETURNING placement.pid),
+         planned AS (
+             INSERT INTO placement (pid, node, owner)
+             SELECT $8::text, $6, 'tenant' FROM held
+             WHERE NOT is_taken AND is_full IS NOT TRUE AND NOT EXISTS (SELECT FROM claimed)
+             RETURNING pid),
+         made AS (
+             INSERT INTO tenant (id, project_id, name, state, pid, activated_at)
+             SELECT $1, $2, $3, 'ACTIVE', pid, now() FROM claimed
+             UNION ALL SELECT $1, $2, $3, 'CREATING', pid, NULL FROM planned
+             RETURNING {COLUMNS}),
+         secret AS (
+             INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key)
+             SELECT $9::text, 'password', id, 'admin', $4::bytea, $5::bytea FROM made)
+         SELECT made.*, is_taken,
+                (SELECT count(*) FROM placement
+                 WHERE owner = 'pool' AND stage = 'open' AND node = $6) AS ready
+         FROM held LEFT JOIN made ON true"
     );
-    let statement = transaction.prepare_cached(&sql).await?;
-    let row = transaction
-        .query_one(
-            &statement,
-            &[
-                &id.as_str(),
-                &project.as_str(),
-                &name.as_str(),
-                &state.as_str(),
-                &pid.as_str(),
-            ],
-        )
-        .await?;
-    Ok(Tenant::read(&row))
+    let pid = Pid::random(&mut rand::rng());
+    let credential = CredentialId::random(&mut rand::rng());
+    let row = catalog::query_one(
+        client,
+        &sql,
+        &[
+            &new.id.as_str(),
+            &new.project.as_str(),
+            &new.name.as_str(),
+            &new.keys.stored_key.as_slice(),
+            &new.keys.server_key.as_slice(),
+            &new.node,
+            &new.quota.map(i64::from),
+            &pid.as_str(),
+            &credential.as_str(),
+        ],
+    )
+    .await?;
+    if row.get("is_taken") {
+        return Ok(Made::NameTaken);
+    }
+    if row.get::<_, Option<&str>>("id").is_none() {
+        return Ok(Made::QuotaExceeded);
+    }
+    let tenant = Tenant::read(&row);
+    if tenant.state != TenantState::Active {
+        return Ok(Made::Planned(tenant));
+    }
+    // The pool was counted as it was before.
+    let left = row.get::<_, i64>("ready") - 1;
+    Ok(Made::Claimed(tenant, u32::try_from(left).unwrap_or(0)))
 }
 
-/// Locks a project, so that its databases can be counted and one more be made.
-pub(crate) async fn lock_and_count(
+/// Holds a project until the transaction ends, so that its databases can be counted and one more be
+/// made. A statement before that count: one that waited for the project would count as of before.
+pub(crate) async fn lock_project(
+    client: &impl GenericClient,
+    project: &ProjectId,
+) -> Result<(), CatalogError> {
+    // Does not wait for who only refers to the project.
+    let sql = "SELECT FROM project WHERE id = $1 FOR NO KEY UPDATE";
+    catalog::execute(client, sql, &[&project.as_str()]).await?;
+    Ok(())
+}
+
+/// Databases of a project that are not deleted.
+pub(crate) async fn count(
     client: &impl GenericClient,
     project: &ProjectId,
 ) -> Result<i64, CatalogError> {
-    client
-        .execute(
-            "SELECT 1 FROM project WHERE id = $1 FOR UPDATE",
-            &[&project.as_str()],
-        )
-        .await?;
-    let row = client
-        .query_one(
-            "SELECT count(*) FROM tenant
-             WHERE project_id = $1 AND state NOT IN ('DISABLING', 'DISABLED')",
-            &[&project.as_str()],
-        )
-        .await?;
+    let sql = "SELECT count(*) FROM tenant
+        WHERE project_id = $1 AND state NOT IN ('DISABLING', 'DISABLED')";
+    let row = catalog::query_one(client, sql, &[&project.as_str()]).await?;
     Ok(row.get(0))
 }
 
@@ -191,19 +252,19 @@ pub(crate) async fn list(
                 (created_at, id) > (SELECT created_at, id FROM tenant WHERE id = $5))
          ORDER BY created_at, id LIMIT $6"
     );
-    let rows = client
-        .query(
-            &sql,
-            &[
-                &filter.project.map(ProjectId::as_str),
-                &filter.states,
-                &filter.prefix,
-                &filter.created_before,
-                &filter.after.map(TenantId::as_str),
-                &filter.limit,
-            ],
-        )
-        .await?;
+    let rows = catalog::query(
+        client,
+        &sql,
+        &[
+            &filter.project.map(ProjectId::as_str),
+            &filter.states,
+            &filter.prefix,
+            &filter.created_before,
+            &filter.after.map(TenantId::as_str),
+            &filter.limit,
+        ],
+    )
+    .await?;
     Ok(rows.iter().map(Tenant::read).collect())
 }
 
@@ -213,14 +274,14 @@ pub(crate) async fn set_deleted(
     id: &TenantId,
     retention: std::time::Duration,
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE tenant SET state = 'DISABLING', state_reason = NULL, deleted_at = now(),
-                 purge_after = now() + make_interval(secs => $2)
-             WHERE id = $1",
-            &[&id.as_str(), &retention.as_secs_f64()],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE tenant SET state = 'DISABLING', state_reason = NULL, deleted_at = now(),
+             purge_after = now() + make_interval(secs => $2)
+         WHERE id = $1",
+        &[&id.as_str(), &retention.as_secs_f64()],
+    )
+    .await?;
     Ok(())
 }
 
@@ -234,13 +295,13 @@ pub(crate) async fn set_undeleted(
     id: &TenantId,
     name: &TenantName,
 ) -> Result<(), CatalogError> {
-    client
-        .execute(
-            "UPDATE tenant SET state = 'CREATING', name = $2, deleted_at = NULL, purge_after = NULL
-             WHERE id = $1",
-            &[&id.as_str(), &name.as_str()],
-        )
-        .await?;
+    catalog::execute(
+        client,
+        "UPDATE tenant SET state = 'CREATING', name = $2, deleted_at = NULL, purge_after = NULL
+         WHERE id = $1",
+        &[&id.as_str(), &name.as_str()],
+    )
+    .await?;
     Ok(())
 }
 
@@ -249,11 +310,11 @@ pub(crate) async fn is_being_purged(
     client: &impl GenericClient,
     pid: &Pid,
 ) -> Result<bool, CatalogError> {
-    let row = client
-        .query_opt(
-            "SELECT stage IN ('dropping', 'dropped') FROM placement WHERE pid = $1 FOR UPDATE",
-            &[&pid.as_str()],
-        )
-        .await?;
+    let row = catalog::query_opt(
+        client,
+        "SELECT stage IN ('dropping', 'dropped') FROM placement WHERE pid = $1 FOR UPDATE",
+        &[&pid.as_str()],
+    )
+    .await?;
     Ok(row.is_none_or(|row| row.get(0)))
 }

@@ -335,6 +335,24 @@ pub async fn wait_for<T>(condition: impl AsyncFn() -> Option<T>) -> T {
         .expect("the condition comes true")
 }
 
+/// The next change of a tenant that proxies are told of.
+pub async fn heard(
+    changes: &mut tokio::sync::broadcast::Receiver<route::Change>,
+    tenant: &str,
+) -> route::Change {
+    let wait = async {
+        loop {
+            let change = changes.recv().await.unwrap();
+            if change.tenant.as_str() == tenant {
+                return change;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), wait)
+        .await
+        .expect("a change is heard of")
+}
+
 #[track_caller]
 pub fn text(value: &Value) -> String {
     value
