@@ -4,9 +4,18 @@
 
 mod kit;
 
-use kit::{MAJORS, STOP, TempDir, code, create, login, login_to, pid, start};
-use model::Role;
-use node::{ClonePath, DatabaseState, Template};
+use kit::{MAJORS, STOP, TempDir, code, create, login, login_to, pid, start, superuser};
+use model::{Pid, Role};
+use node::{ClonePath, DatabaseState, Node, Template};
+
+/// Whether the next session of a database finds the file its caches are filled from.
+async fn has_cache_file(node: &Node, pid: &Pid) -> bool {
+    let size = "SELECT (pg_stat_file(format('base/%s/pg_internal.init', oid), true)).size IS NOT \
+                NULL FROM pg_database WHERE datname = $1";
+    let row = superuser(node, "postgres").await;
+    let row = row.query_one(size, &[&pid.database()]).await.unwrap();
+    row.get(0)
+}
 
 /// Create, use, close, drop: each step twice.
 #[tokio::test(flavor = "multi_thread")]
@@ -30,6 +39,9 @@ async fn every_step_run_twice_is_run_once() {
         let there = node.physical(&pid).await.unwrap();
         assert_eq!(there.database, DatabaseState::Closed);
         assert_eq!((there.logins, there.wall), (Role::ALL.to_vec(), true));
+        assert!(!has_cache_file(&node, &pid).await);
+        node.warm_up(&pid).await.unwrap();
+        assert!(has_cache_file(&node, &pid).await);
         login(&node, &pid, Role::Admin).await.expect_err("closed");
         for _ in 0..2 {
             node.open(&pid).await.unwrap();
