@@ -185,6 +185,8 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
                 continue;
             }
         };
+        // In line with those that are logging in: they come to their end before more come in.
+        worker.pace.step().await;
         let Some(slot) = Slot::take(&worker.shared, worker.config.limits.clients_max) else {
             tracing::debug!(%peer, "far too many clients");
             continue;
@@ -234,9 +236,11 @@ pub(crate) fn serve(worker: &Rc<Worker>, accepted: Accepted) {
     };
     let (worker, peer, slot) = (worker.clone(), accepted.peer, accepted.slot);
     match stream {
-        Ok(stream) => spawn(worker.clone(), async move {
-            login::serve(&worker, stream, peer, slot).await;
-        }),
+        Ok(stream) => {
+            let (pace, spawner) = (worker.pace.clone(), worker.clone());
+            let login = async move { login::serve(&worker, stream, peer, slot).await };
+            spawn(spawner, pace.paced(Box::pin(login)));
+        }
         Err(error) => tracing::warn!(%error, %peer, "a client was lost"),
     }
 }

@@ -47,6 +47,9 @@ pub struct Limits {
     /// From accept to ReadyForQuery, waiting for a server connection not counted. 15 s: a login
     /// over a bad line takes 2 s.
     pub login_time_max: Duration,
+    /// Steps of logins in one turn of a worker's event loop, in which every query that is ready goes
+    /// on as well. 2: a step is a TLS handshake of 0.2 ms at most, and a query waits for two turns.
+    pub login_steps_max: u32,
     /// A server connection nobody used that long is closed. 30 s: opening one takes 4 to 9 ms, and
     /// an idle one holds 2 MB of the server's memory and a place in the budget.
     pub server_idle_max: Duration,
@@ -84,6 +87,7 @@ impl Default for Limits {
         Self {
             clients_max: 1000,
             login_time_max: Duration::from_secs(15),
+            login_steps_max: 2,
             server_idle_max: Duration::from_secs(30),
             tenant_idle_max: Duration::from_secs(300),
             budget_wait_max: Duration::from_secs(10),

@@ -1,7 +1,7 @@
 //! The data plane: one file per moment of a connection's life.
 //!
-//! A client comes in (`accept`), speaks (`login`, `stream`), moves to its tenant's home worker
-//! (`worker`), gets its settings and greeting (`session`, `settings`), a server connection (`pool`,
+//! A client comes in (`accept`), speaks (`login`, `stream`) at a pace that leaves queries alone (`pace`), moves to its tenant's home worker
+//! (`worker`), gets its settings and greeting (`session`, `settings`, `learn`), a server connection (`pool`,
 //! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), and leaves or is ended (`session`, `handle`,
 //! `route`, `drain`). What it may do comes from the control plane through `model::route`.
 
@@ -12,7 +12,9 @@ mod config;
 mod drain;
 mod error;
 mod handle;
+mod learn;
 mod login;
+mod pace;
 mod pool;
 mod relay;
 mod route;
@@ -189,15 +191,17 @@ impl Proxy {
             servers_idle: shared.idle.iter().map(|n| n.load(Ordering::Relaxed)).sum(),
             mismatches: shared.mismatches.load(Ordering::Relaxed),
             panics: shared.panics.load(Ordering::Relaxed),
+            login_steps_delayed: 0,
             nodes: shared.budgets.usage(),
             tenants: Vec::new(),
         };
         for inbox in &shared.inboxes {
             let (reply, answer) = oneshot::channel();
             if inbox.send(Inbox::Snapshot(reply)).await.is_ok()
-                && let Ok(tenants) = answer.await
+                && let Ok((tenants, delayed)) = answer.await
             {
                 snapshot.tenants.extend(tenants);
+                snapshot.login_steps_delayed += delayed;
             }
         }
         snapshot

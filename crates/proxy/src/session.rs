@@ -21,6 +21,7 @@ use crate::{
     accept::{self, Peer, Slot},
     error::{Refusal, write_error, write_fatal},
     handle::Handle,
+    learn,
     login::refusal_of,
     pool::Tenant,
     relay::{Skip, Turn},
@@ -152,7 +153,8 @@ async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
     let peer = arrived.peer;
     let name = arrived.name.clone();
     let began = arrived.began;
-    let Some(mut session) = Box::pin(begin(&worker, arrived)).await else {
+    let begin = worker.pace.paced(Box::pin(begin(&worker, arrived)));
+    let Some(mut session) = begin.await else {
         return;
     };
     tracing::info!(%peer, tenant = %name.tenant, role = %name.role,
@@ -354,25 +356,12 @@ impl Session {
     /// values are not known, or where a setting has to be tried.
     async fn greet(&mut self, worker: &Rc<Worker>, mut settings: Settings) -> Result<(), Ended> {
         let role = self.handle.role;
-        let mut server = None;
-        let mut values = match self.tenant.seen(role) {
-            Some(values) => values,
-            None => server
-                .insert(self.wait_for_server(worker).await?)
-                .parameters
-                .clone(),
-        };
+        let tenant = self.tenant.clone();
+        let learned = learn::parameters(worker, &tenant, role);
+        let mut values = self.unless_gone(learned).await?;
         settings.subtract(&values);
-        if settings.are_surely_valid() {
-            // The values are known; whoever asks first gets the server.
-            if let Some(server) = server {
-                self.tenant.give_back(worker, role, server, false);
-            }
-        } else {
-            let mut server = match server {
-                Some(server) => server,
-                None => self.wait_for_server(worker).await?,
-            };
+        if !settings.are_surely_valid() {
+            let mut server = self.wait_for_server(worker).await?;
             let applied = self.unless_ended(settings.apply(&mut server)).await;
             values = server.parameters.clone();
             self.attach(server);
@@ -469,6 +458,14 @@ impl Session {
 
     async fn wait_for_server(&mut self, worker: &Rc<Worker>) -> Result<Box<Server>, Ended> {
         let (tenant, role) = (self.tenant.clone(), self.handle.role);
+        self.unless_gone(tenant.server(worker, role)).await
+    }
+
+    /// Waits for `work`, unless the client leaves or the session is to end.
+    async fn unless_gone<T>(
+        &mut self,
+        work: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Ended> {
         let (client, parked) = (&mut self.client, &mut self.parked);
         // Who leaves must leave the line. What else it sends waits with the rest, to a limit.
         let left = async {
@@ -482,7 +479,7 @@ impl Session {
             std::future::pending().await
         };
         tokio::select! {
-            server = tenant.server(worker, role) => server.map_err(Ended::Refused),
+            done = work => done.map_err(Ended::Refused),
             why = self.handle.ended() => Err(Ended::Refused(why)),
             ended = left => Err(ended),
         }

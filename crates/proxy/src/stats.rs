@@ -72,6 +72,9 @@ pub struct Snapshot {
     pub mismatches: u64,
     /// Sessions that ended by a panic, since the start.
     pub panics: u64,
+    /// Steps of logins that had to wait for another turn of their worker, since the start. It rises
+    /// while more log in than `login_steps_max` lets through beside queries.
+    pub login_steps_delayed: u64,
     /// Nodes that were used.
     pub nodes: Vec<NodeStats>,
     /// Tenants in use or used lately.

@@ -30,6 +30,8 @@ use crate::{
     config::Config,
     drain,
     handle::Handle,
+    learn::Learning,
+    pace::Pace,
     pool::Tenant,
     route::{self, Routes},
     session::{self, Arrived},
@@ -74,8 +76,8 @@ pub(crate) enum Inbox {
     },
     /// Close an idle server connection of a node: another worker's tenant waits.
     Evict { budget: Arc<Budget> },
-    /// Tell the numbers.
-    Snapshot(oneshot::Sender<Vec<TenantStats>>),
+    /// Tell the numbers: of tenants, and how many steps of logins had to wait.
+    Snapshot(oneshot::Sender<(Vec<TenantStats>, u64)>),
     /// End all sessions, running transactions by the deadline.
     Drain(Instant),
 }
@@ -87,6 +89,8 @@ pub(crate) struct Worker {
     pub(crate) config: Arc<Config>,
     pub(crate) shared: Arc<Shared>,
     pub(crate) routes: Routes,
+    pub(crate) pace: Rc<Pace>,
+    pub(crate) learning: Learning,
     pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
     pub(crate) idle: IdleList,
     pub(crate) cancels: Semaphore,
@@ -116,6 +120,8 @@ impl Worker {
         Rc::new_cyclic(|this| Self {
             index,
             routes: Routes::new(routes, &config.limits),
+            pace: Pace::new(config.limits.login_steps_max),
+            learning: Learning::default(),
             sessions: RefCell::default(),
             idle: IdleList::new(index, shared.clone()),
             cancels: Semaphore::new(config.limits.cancels_max),
@@ -366,10 +372,12 @@ pub(crate) fn inboxes(workers: usize) -> (Vec<mpsc::Sender<Inbox>>, Vec<mpsc::Re
 pub(crate) async fn run(start: Start) {
     let worker = Worker::new(start.index, start.config, start.shared, start.routes);
     let spawn = tokio::task::spawn_local::<std::pin::Pin<Box<dyn Future<Output = ()>>>>;
-    let mut helpers = vec![
+    let keep = |worker: Rc<Worker>| worker.pace.clone().keep();
+    let lasting = [
         spawn(Box::pin(always(worker.clone(), route::follow))),
-        spawn(Box::pin(always(worker.clone(), sweep))),
+        spawn(Box::pin(always(worker.clone(), keep))),
     ];
+    let mut helpers = vec![spawn(Box::pin(always(worker.clone(), sweep)))];
     for listener in start.listeners {
         match TcpListener::from_std(listener) {
             Ok(listener) => helpers.push(spawn(Box::pin(accept::listen(worker.clone(), listener)))),
@@ -389,7 +397,7 @@ pub(crate) async fn run(start: Start) {
         match message {
             Some(Inbox::Drain(deadline)) => {
                 // Listeners and the door close with their tasks.
-                helpers.drain(1..).for_each(|helper| helper.abort());
+                helpers.drain(..).for_each(|helper| helper.abort());
                 drain::begin(&worker);
                 draining = Some(deadline);
             }
@@ -402,7 +410,8 @@ pub(crate) async fn run(start: Start) {
             None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
-    helpers.iter().for_each(|helper| helper.abort());
+    let all = lasting.iter().chain(&helpers);
+    all.for_each(|helper| helper.abort());
     drain::close(&worker).await;
 }
 
@@ -421,7 +430,7 @@ fn handle(worker: &Rc<Worker>, message: Inbox) {
             worker.evict_here(&budget);
         }
         Inbox::Snapshot(reply) => {
-            let _ = reply.send(worker.stats());
+            let _ = reply.send((worker.stats(), worker.pace.delayed()));
         }
         // Handled where the loop is.
         Inbox::Drain(_) => {}

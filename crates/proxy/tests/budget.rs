@@ -147,3 +147,46 @@ async fn nothing_is_lost_when_clients_leave_while_they_wait() {
     client.simple_query("SELECT 1").await.unwrap();
     assert_eq!(snapshot(&stack).nodes[0].servers, 1);
 }
+
+/// Whoever comes first to a cold tenant has a server connection opened, to be told its values. A crowd
+/// that comes together needs no more than that one, and it serves the first statement.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_at_a_cold_tenant_opens_one_server_connection() {
+    const CROWD: usize = 20;
+    let stack = Stack::start(|_| {}).await;
+    let (tenant, other) = (stack.tenant(), stack.tenant());
+    let log_ins = (0..CROWD).map(|_| stack.connect(&tenant, Role::Admin));
+    let sessions = futures_util::future::join_all(log_ins).await;
+    let of = |tenant: &kit::Tenant, now: &proxy::Snapshot| {
+        let found = now.tenants.iter().find(|stats| stats.tenant == tenant.id);
+        found.map(|stats| (stats.logins, stats.servers)).unwrap()
+    };
+    assert_eq!(
+        of(&tenant, &stack.proxy().snapshot().await),
+        (CROWD as u64, 1)
+    );
+    assert_eq!(stack.backends(), 1);
+    let one: i32 = sessions[0].query_one("SELECT 1", &[]).await.unwrap().get(0);
+    assert_eq!((one, stack.backends()), (1, 1));
+
+    // When it cannot be opened, all of the crowd are told so at once, and the next one tries anew.
+    stack.set_route(&other, Role::Admin, |route| {
+        route.server.password = model::Secret::new("changed meanwhile");
+    });
+    let configs: Vec<_> = (0..CROWD)
+        .map(|_| stack.config(&other, Role::Admin))
+        .collect();
+    let refused = configs.iter().map(|config| stack.connect_with(config));
+    for refused in futures_util::future::join_all(refused).await {
+        assert_eq!(kit::code(&refused.err().unwrap()), "57P03");
+    }
+    stack.set_route(&other, Role::Admin, |_| {});
+    stack.announce(&other);
+    kit::wait_until("it was noticed", || {
+        tokio::task::block_in_place(|| {
+            tokio::runtime::Handle::current().block_on(stack.connect_with(&configs[0]))
+        })
+        .is_ok()
+    });
+    assert_eq!(of(&other, &stack.proxy().snapshot().await).1, 1);
+}
