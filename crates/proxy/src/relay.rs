@@ -347,7 +347,7 @@ impl Session {
                     let report = body.and_then(|body| parse::report(body).ok());
                     self.is_server_leaving |= report.is_some_and(|report| report.is_fatal());
                 }
-                b'C' | b'I' if answer == wire::queue::Answer::Query => {
+                b'C' | b'I' if answer.is_to_query() => {
                     add(&counters.statements, 1);
                 }
                 _ => {}

@@ -1,12 +1,20 @@
 //! What must come back on one server connection, in order.
 //!
-//! Owns: one byte for every request that the server has not answered yet, and the rules by which
-//! its messages answer them. Does not own: bytes, or what happens after a [`Mismatch`] (both
+//! Owns: one byte for every request that the server has not answered yet, whose it is (the client's
+//! or ours), and the rules by which its messages answer them. Does not own: bytes, or what happens after a [`Mismatch`] (both
 //! sides are closed; see ARCHITECTURE.md, "What must hold").
 //!
 //! The rules follow PostgreSQL's own loop: an error in an extended-query message makes it skip
 //! everything up to the next Sync; while it reads COPY data it swallows Sync and Flush; CopyDone
 //! and CopyFail outside COPY are ignored ("Message Flow", PostgreSQL manual, section 55.2).
+
+mod kinds;
+mod rules;
+
+pub use kinds::{Answer, FromClient, Mismatch, Notes, Now, Request, Tags};
+
+use kinds::*;
+use rules::{RULES, Then};
 
 /// Requests that may be unanswered at once. PostgreSQL holds back at most 8 kB of answers, 1,638
 /// of its shortest, before it sends them without being asked; so this is never reached because of
@@ -18,191 +26,6 @@ pub const REQUESTS_MAX: usize = 64 * 1024;
 const RING_START: usize = 32;
 /// A ring larger than this is given back when it is empty.
 const RING_KEPT: usize = 1024;
-
-/// A message of a client that the server answers, or that changes what it answers.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-#[repr(u8)]
-pub enum Request {
-    /// Simple query.
-    Query = QUERY,
-    /// Parse.
-    Parse = PARSE,
-    /// Bind.
-    Bind = BIND,
-    /// Describe of a statement.
-    DescribeStatement = DESCRIBE_STATEMENT,
-    /// Describe of a portal.
-    DescribePortal = DESCRIBE_ROWS,
-    /// Execute.
-    Execute = EXECUTE,
-    /// Close of a statement or portal.
-    Close = CLOSE,
-    /// Sync.
-    Sync = SYNC,
-    /// Function call.
-    Call = CALL,
-    /// CopyDone or CopyFail. Not answered itself, but ends what the server swallows.
-    CopyEnd = COPY_END,
-}
-
-/// What a message of a client is to the queue.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum FromClient {
-    /// Is recorded.
-    Request(Request),
-    /// Is passed on and leaves no trace: CopyData, Flush.
-    Silent,
-    /// Terminate.
-    Leave,
-    /// No message a client may send now.
-    Unknown,
-}
-
-impl FromClient {
-    /// Of a message of this kind; `first` is the first byte of its body, needed for Describe only.
-    #[inline]
-    pub fn of(kind: u8, first: Option<u8>) -> Self {
-        Self::Request(match kind {
-            b'Q' => Request::Query,
-            b'P' => Request::Parse,
-            b'B' => Request::Bind,
-            b'D' if first == Some(b'S') => Request::DescribeStatement,
-            // A Describe of neither kind is answered by an error, so either name will do.
-            b'D' => Request::DescribePortal,
-            b'E' => Request::Execute,
-            b'C' => Request::Close,
-            b'S' => Request::Sync,
-            b'F' => Request::Call,
-            b'c' | b'f' => Request::CopyEnd,
-            b'd' | b'H' => return Self::Silent,
-            b'X' => return Self::Leave,
-            _ => return Self::Unknown,
-        })
-    }
-}
-
-/// The server said something that nobody asked for. The stream cannot be trusted any more.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error("message {:?} of the server while {} was awaited", char::from(*.kind), name(*.front))]
-pub struct Mismatch {
-    /// Kind of the message.
-    pub kind: u8,
-    front: u8,
-}
-
-/// To which request a message of the server belongs.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Answer {
-    /// To a simple query.
-    Query,
-    /// To anything else, or to nothing (a notice, a parameter).
-    Other,
-}
-
-const NOTHING: u8 = 0;
-const QUERY: u8 = 1;
-const PARSE: u8 = 2;
-const BIND: u8 = 3;
-const DESCRIBE_STATEMENT: u8 = 4;
-/// Describe of a portal, or of a statement whose parameters have come.
-const DESCRIBE_ROWS: u8 = 5;
-const EXECUTE: u8 = 6;
-const CLOSE: u8 = 7;
-const SYNC: u8 = 8;
-const CALL: u8 = 9;
-const COPY_END: u8 = 10;
-/// A Sync that the server swallows if it is still reading COPY data when it comes to it.
-const SYNC_MAYBE: u8 = 11;
-/// A simple query whose server reads COPY data.
-const QUERY_IN: u8 = 12;
-/// An Execute whose server reads COPY data.
-const EXECUTE_IN: u8 = 13;
-/// A simple query whose server sends COPY data.
-const QUERY_OUT: u8 = 14;
-/// An Execute whose server sends COPY data.
-const EXECUTE_OUT: u8 = 15;
-
-fn name(code: u8) -> &'static str {
-    [
-        "nothing",
-        "Query",
-        "Parse",
-        "Bind",
-        "Describe",
-        "Describe rows",
-        "Execute",
-        "Close",
-        "Sync",
-        "FunctionCall",
-        "the end of COPY",
-        "a Sync inside COPY",
-        "Query (COPY in)",
-        "Execute (COPY in)",
-        "Query (COPY out)",
-        "Execute (COPY out)",
-    ][usize::from(code & 15)]
-}
-
-#[derive(Clone, Copy, PartialEq)]
-#[repr(u8)]
-enum Then {
-    Mismatch,
-    Stay,
-    Pop,
-    Rows,
-    Fail,
-    CopyIn,
-    CopyOut,
-    CopyOver,
-    Ready,
-}
-
-const fn rules() -> [[Then; 128]; 16] {
-    let mut rules = [[Then::Mismatch; 128]; 16];
-    let mut code = 0;
-    while code < 16 {
-        // A notice, a parameter and a notification may come at any time; an error too, when the
-        // server ends the session.
-        rules[code][b'N' as usize] = Then::Stay;
-        rules[code][b'S' as usize] = Then::Stay;
-        rules[code][b'A' as usize] = Then::Stay;
-        rules[code][b'E' as usize] = Then::Fail;
-        rules[code][b'Z' as usize] = Then::Ready;
-        code += 1;
-    }
-    let query = QUERY as usize;
-    rules[query][b'T' as usize] = Then::Stay;
-    rules[query][b'D' as usize] = Then::Stay;
-    rules[query][b'C' as usize] = Then::Stay;
-    rules[query][b'I' as usize] = Then::Stay;
-    rules[query][b'G' as usize] = Then::CopyIn;
-    rules[query][b'H' as usize] = Then::CopyOut;
-    rules[QUERY_IN as usize][b'C' as usize] = Then::CopyOver;
-    rules[QUERY_OUT as usize][b'd' as usize] = Then::Stay;
-    rules[QUERY_OUT as usize][b'c' as usize] = Then::Stay;
-    rules[QUERY_OUT as usize][b'C' as usize] = Then::CopyOver;
-    rules[PARSE as usize][b'1' as usize] = Then::Pop;
-    rules[BIND as usize][b'2' as usize] = Then::Pop;
-    rules[DESCRIBE_STATEMENT as usize][b't' as usize] = Then::Rows;
-    rules[DESCRIBE_ROWS as usize][b'T' as usize] = Then::Pop;
-    rules[DESCRIBE_ROWS as usize][b'n' as usize] = Then::Pop;
-    let execute = EXECUTE as usize;
-    rules[execute][b'D' as usize] = Then::Stay;
-    rules[execute][b'C' as usize] = Then::Pop;
-    rules[execute][b'I' as usize] = Then::Pop;
-    rules[execute][b's' as usize] = Then::Pop;
-    rules[execute][b'G' as usize] = Then::CopyIn;
-    rules[execute][b'H' as usize] = Then::CopyOut;
-    rules[EXECUTE_IN as usize][b'C' as usize] = Then::CopyOver;
-    rules[EXECUTE_OUT as usize][b'd' as usize] = Then::Stay;
-    rules[EXECUTE_OUT as usize][b'c' as usize] = Then::Stay;
-    rules[EXECUTE_OUT as usize][b'C' as usize] = Then::CopyOver;
-    rules[CLOSE as usize][b'3' as usize] = Then::Pop;
-    rules[CALL as usize][b'V' as usize] = Then::Stay;
-    rules
-}
-
-static RULES: [[Then; 128]; 16] = rules();
 
 /// The requests a server connection has not answered yet.
 #[derive(Debug)]
@@ -220,6 +43,7 @@ pub struct Queue {
     extra: usize,
     /// See [`Self::is_certain`].
     certain: bool,
+    notes: Notes,
 }
 
 impl Default for Queue {
@@ -232,6 +56,7 @@ impl Default for Queue {
             skipping: false,
             extra: 0,
             certain: true,
+            notes: Notes::default(),
         }
     }
 }
@@ -263,26 +88,80 @@ impl Queue {
 
     /// Whether the request being answered reads COPY data from the client.
     pub fn in_copy(&self) -> bool {
-        matches!(self.front(), QUERY_IN | EXECUTE_IN)
+        matches!(self.front() & CODE, QUERY_IN | EXECUTE_IN)
     }
 
-    /// Records that `request` was passed on to the server.
+    /// Whether an error came and the server looks at nothing before the next Sync.
+    #[inline]
+    pub fn is_skipping(&self) -> bool {
+        self.skipping
+    }
+
+    /// Whether the request being answered is ours, not the client's.
+    #[inline]
+    pub fn is_at_ours(&self) -> bool {
+        self.front() & OURS != 0
+    }
+
+    /// Records that `request` of the client was passed on to the server.
     #[inline]
     pub fn sent(&mut self, request: Request) {
+        self.sent_as(request, Tags::NONE);
+    }
+
+    /// Records something that the client asked and we answer, once all before it is answered.
+    /// False when the server skips up to the next Sync: then it is not answered at all.
+    pub fn answer(&mut self, now: Now, tags: Tags) -> bool {
+        if self.skipping {
+            return false;
+        }
+        self.push(now as u8 | tags.0);
+        true
+    }
+
+    /// The next answer of ours that is due. To be asked before every message of the server, and
+    /// when nothing more may come.
+    #[inline]
+    pub fn take_now(&mut self) -> Option<Now> {
+        let now = match self.front() & CODE {
+            NOW_PARSE => Now::ParseComplete,
+            NOW_CLOSE => Now::CloseComplete,
+            _ => return None,
+        };
+        self.pop();
+        self.drop_stray_ends();
+        Some(now)
+    }
+
+    /// Whether all that is unanswered is ours to answer.
+    pub fn waits_for_nobody(&self) -> bool {
+        (0..self.len).all(|i| self.ring[self.slot(i)] & CODE >= NOW_PARSE)
+    }
+
+    /// What became of noted requests since the last call.
+    #[inline]
+    pub fn take_notes(&mut self) -> Notes {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// Records that `request` was passed on to the server. False when the server skips it.
+    #[inline]
+    pub fn sent_as(&mut self, request: Request, tags: Tags) -> bool {
         let mut code = request as u8;
         if self.skipping {
             if code != SYNC {
-                return; // The server will not look at it either.
+                return false; // The server will not look at it either.
             }
             self.skipping = false;
         }
         match code {
             SYNC if self.copy_ends == 0 && self.in_copy() => code = SYNC_MAYBE,
-            COPY_END if self.len == 0 => return,
+            COPY_END if self.len == 0 => return true,
             COPY_END => self.copy_ends += 1,
             _ => {}
         }
-        self.push(code);
+        self.push(code | tags.0);
+        true
     }
 
     /// Takes the kind of the server's next message.
@@ -292,15 +171,15 @@ impl Queue {
     /// [`Mismatch`] when no request on record is answered by it.
     #[inline]
     pub fn received(&mut self, kind: u8) -> Result<Answer, Mismatch> {
-        let front = self.front();
-        let answer = match front {
-            QUERY | QUERY_IN | QUERY_OUT => Answer::Query,
-            _ => Answer::Other,
+        let answer = Answer {
+            front: self.front(),
+            kind,
         };
+        let front = answer.front & CODE;
         if kind >= 128 {
             return Err(Mismatch { kind, front });
         }
-        match RULES[usize::from(front & 15)][usize::from(kind)] {
+        match RULES[usize::from(front)][usize::from(kind)] {
             Then::Stay => {}
             Then::Pop => self.pop(),
             Then::Rows => self.set_front(DESCRIBE_ROWS),
@@ -319,11 +198,16 @@ impl Queue {
             Then::Ready => self.ready(front)?,
             Then::Mismatch => return Err(Mismatch { kind, front }),
         }
-        // An end of data with no COPY before it: the server ignores it.
-        while self.copy_ends > 0 && self.front() == COPY_END {
+        self.drop_stray_ends();
+        Ok(answer)
+    }
+
+    /// An end of data with no COPY before it: the server ignores it.
+    #[inline]
+    fn drop_stray_ends(&mut self) {
+        while self.copy_ends > 0 && self.front() & CODE == COPY_END {
             self.pop();
         }
-        Ok(answer)
     }
 
     #[inline]
@@ -354,9 +238,17 @@ impl Queue {
                 if front == EXECUTE_IN {
                     self.doubt();
                 }
-                while self.len > 0 && self.front() != SYNC {
+                let Notes { done, dropped, .. } = self.notes;
+                let failed = u32::from(self.front() & NOTED != 0);
+                while self.len > 0 && self.front() & CODE != SYNC {
                     self.pop();
                 }
+                let skipped = self.notes.done - done - failed;
+                self.notes = Notes {
+                    done,
+                    failed: self.notes.failed + failed,
+                    dropped: dropped + skipped,
+                };
                 self.skipping = self.len == 0;
             }
         }
@@ -365,7 +257,7 @@ impl Queue {
     /// Takes out the Syncs that the failed COPY may have swallowed.
     fn doubt(&mut self) {
         let before = self.len;
-        self.retain(|code| code != SYNC_MAYBE);
+        self.retain(|code| code & CODE != SYNC_MAYBE);
         self.extra += before - self.len;
         if self.extra > 0 {
             self.certain = false;
@@ -378,7 +270,7 @@ impl Queue {
         self.set_front(if front == QUERY { QUERY_IN } else { EXECUTE_IN });
         for i in 1..self.len {
             let at = self.slot(i);
-            match self.ring[at] {
+            match self.ring[at] & CODE {
                 SYNC => self.ring[at] = SYNC_MAYBE,
                 COPY_END => break,
                 _ => {}
@@ -396,9 +288,9 @@ impl Queue {
                 if ended {
                     return true;
                 }
-                ended = code == COPY_END;
+                ended = code & CODE == COPY_END;
                 ends += usize::from(ended);
-                !matches!(code, COPY_END | SYNC_MAYBE)
+                !matches!(code & CODE, COPY_END | SYNC_MAYBE)
             });
             self.copy_ends -= ends;
         }
@@ -426,7 +318,7 @@ impl Queue {
     #[inline]
     fn set_front(&mut self, code: u8) {
         let at = self.slot(0);
-        self.ring[at] = code;
+        self.ring[at] = code | self.ring[at] & !CODE;
     }
 
     #[inline]
@@ -441,7 +333,9 @@ impl Queue {
 
     #[inline]
     fn pop(&mut self) {
-        self.copy_ends -= usize::from(self.front() == COPY_END);
+        let front = self.front();
+        self.copy_ends -= usize::from(front & CODE == COPY_END);
+        self.notes.done += u32::from(front & NOTED != 0);
         self.head = self.slot(1);
         self.len -= 1;
         if self.len == 0 && self.ring.len() > RING_KEPT {

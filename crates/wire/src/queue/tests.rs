@@ -6,6 +6,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod ours;
+
 /// PostgreSQL's main loop, as far as the kinds of its messages go. What a statement does (fails,
 /// returns rows, copies) is drawn from `dice`.
 struct Server {
