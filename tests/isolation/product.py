@@ -71,6 +71,8 @@ class Product(Server):
     """Stands where the hand-built server stands."""
 
     user = "tenantry"
+    # For another suite on this product.
+    operator_conf, arguments = OPERATOR_CONF, ()
 
     def __init__(self, bin_dir):
         self.bin, self.weaken, self.held = Path(bin_dir), set(), {}
@@ -87,14 +89,15 @@ class Product(Server):
         conf = self.home / "postgres" / "conf"
         os.makedirs(conf, mode=0o711)
         (conf / "operator.conf").write_text(
-            OPERATOR_CONF + ("max_notify_queue_pages = 65536\n" if self.major >= 17 else ""))
+            self.operator_conf + ("max_notify_queue_pages = 65536\n" if self.major >= 17 else ""))
         for path in (self.home, self.home / "postgres", conf, conf / "operator.conf"):
             os.chmod(path, 0o755)
         self.out, self.log = open(self.dir / "out", "wb"), open(self.dir / "log", "wb")
         # No databases made in advance: they would appear while the suite compares what all share.
         self.process = subprocess.Popen(
             [binary(), "serve", "--data-dir", self.home, "--pg-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0",
-             "--pg-bin", self.bin, "--log", "json", "--warm-pool", "0", "--drain-limit", "1s"],
+             "--pg-bin", self.bin, "--log", "json", "--warm-pool", "0", "--drain-limit", "1s",
+             *self.arguments],
             stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.log)
         deadline = time.monotonic() + START_MAX_S
         while not (line := (self.dir / "out").read_text()).endswith("\n"):
