@@ -1,0 +1,219 @@
+//! Connections to PostgreSQL servers: what is known about one, small exchanges of our own, closing.
+//!
+//! Owns: one server connection and what is known about its state. Does not own: opening it
+//! (`open`), who may use it (`pool`) or what clients send over it (`relay`).
+
+mod open;
+
+use std::{
+    cell::Cell,
+    future::poll_fn,
+    io,
+    rc::Rc,
+    sync::Arc,
+    task::{Poll, ready},
+};
+
+use model::{Group, route::NodeTarget};
+use tokio::sync::Notify;
+use wire::{
+    frame::{self, Frames},
+    login::SERVER_BODY_BYTES_MAX,
+    message::{TransactionStatus, build, parse},
+    queue::{Queue, Request},
+    startup::CancelKey,
+};
+
+use crate::{pool::Lease, stream::Stream};
+
+pub(crate) use open::{Opening, connect, open};
+
+/// Parameters a server reported, and their values. Shared until one changes.
+pub(crate) type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+/// A server connection, ready for requests.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) stream: Stream,
+    pub(crate) queue: Queue,
+    pub(crate) frames: Frames,
+    /// The beginning of a message that is wanted whole.
+    pub(crate) kept: Vec<u8>,
+    pub(crate) status: TransactionStatus,
+    pub(crate) parameters: Rc<Parameters>,
+    pub(crate) cancel: Rc<CancelTarget>,
+    /// Whether a client has used it since it was opened or reset.
+    pub(crate) used: bool,
+    /// Cleared when something was said that we could not keep track of.
+    pub(crate) known: bool,
+    /// How its login was made; another one means that it must not be used again.
+    pub(crate) login: Arc<model::route::Route>,
+    pub(crate) lease: Lease,
+}
+
+/// Where a statement that runs on a server connection can be cancelled.
+#[derive(Debug)]
+pub(crate) struct CancelTarget {
+    pub(crate) node: Arc<NodeTarget>,
+    pub(crate) key: Option<CancelKey>,
+    /// Cancels under way. While there are any, the connection serves nobody else.
+    pub(crate) in_flight: Cell<u32>,
+    pub(crate) settled: Notify,
+}
+
+/// What the server said against a request of ours.
+#[derive(Debug)]
+pub(crate) struct Said {
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+/// Why an exchange of ours did not go through.
+#[derive(Debug)]
+pub(crate) enum ExchangeError {
+    /// The connection is broken, or out of step. Drop it.
+    Broken,
+    /// The server said no. The connection is in step.
+    Said(Said),
+}
+
+impl Server {
+    /// Sends `bytes`, which hold `requests`, and reads until all are answered.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError`]; the first thing the server said.
+    pub(crate) async fn exchange(
+        &mut self,
+        bytes: &[u8],
+        requests: &[Request],
+    ) -> Result<(), ExchangeError> {
+        for request in requests {
+            self.queue.sent(*request);
+        }
+        let broken = |_| ExchangeError::Broken;
+        self.stream.send_all(bytes).await.map_err(broken)?;
+        let mut said = None;
+        let mut read = std::mem::take(&mut self.kept);
+        while !self.queue.is_empty() {
+            if self.stream.read_more(&mut read).await.map_err(broken)? == 0 {
+                return Err(ExchangeError::Broken);
+            }
+            let mut at = self.frames.begin(read.len());
+            while let Some(head) = frame::head(&read[at..]).map_err(|_| ExchangeError::Broken)? {
+                let end = at + frame::HEADER + head.body;
+                if end > read.len() && head.body <= SERVER_BODY_BYTES_MAX as usize {
+                    break;
+                }
+                self.queue
+                    .received(head.kind)
+                    .map_err(|_| ExchangeError::Broken)?;
+                if let Some(body) = read.get(at + frame::HEADER..end) {
+                    match head.kind {
+                        b'E' if said.is_none() => {
+                            let report = parse::report(body).map_err(|_| ExchangeError::Broken)?;
+                            said = Some(Said {
+                                code: report.code().to_owned(),
+                                message: report.message().into_owned(),
+                            });
+                        }
+                        b'Z' | b'S' => self.learn(head.kind, body),
+                        _ => {}
+                    }
+                }
+                at = self.frames.pass(at, head, read.len());
+            }
+            read.drain(..at);
+        }
+        self.kept = read;
+        match said {
+            Some(said) => Err(ExchangeError::Said(said)),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes note of ReadyForQuery and ParameterStatus.
+    pub(crate) fn learn(&mut self, kind: u8, body: &[u8]) {
+        if kind == b'Z' {
+            match parse::ready_for_query(body) {
+                Ok(status) => self.status = status,
+                Err(_) => self.known = false,
+            }
+        } else if let Ok((name, value)) = parse::parameter_status(body) {
+            let parameters = Rc::make_mut(&mut self.parameters);
+            match parameters.iter_mut().find(|(own, _)| **own == *name) {
+                Some((_, own)) => *own = value.into(),
+                None => parameters.push((name.into(), value.into())),
+            }
+        } else {
+            self.known = false;
+        }
+    }
+
+    /// Whether it owes nothing and stands between two messages, both ways.
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.queue.is_empty()
+            && self.frames.is_between()
+            && self.kept.is_empty()
+            && !self.stream.is_blocked()
+    }
+
+    /// Puts it into the state of a new connection.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError`]; it must be closed then.
+    pub(crate) async fn reset(&mut self) -> Result<(), ExchangeError> {
+        let mut bytes = Vec::new();
+        let mut requests = Vec::new();
+        if self.status != TransactionStatus::Idle {
+            build::query("ROLLBACK", &mut bytes);
+            requests.push(Request::Query);
+        }
+        // A message of its own: it cannot run inside a transaction, which several statements are.
+        build::query("DISCARD ALL", &mut bytes);
+        requests.push(Request::Query);
+        // DISCARD ALL includes SET SESSION AUTHORIZATION DEFAULT, which ends the role as well.
+        build::query(&set_role(self.login.server.group), &mut bytes);
+        requests.push(Request::Query);
+        self.exchange(&bytes, &requests).await?;
+        if self.status == TransactionStatus::Idle && self.is_at_rest() && self.known {
+            self.used = false;
+            Ok(())
+        } else {
+            Err(ExchangeError::Broken)
+        }
+    }
+
+    /// Ends it and waits until the server process is gone, so that the budget counts what is
+    /// really there. `in_message`: the last message of the client is not whole, so nothing can
+    /// follow it.
+    pub(crate) async fn close(&mut self, in_message: bool) {
+        let mut bytes = Vec::new();
+        if !in_message {
+            build::terminate(&mut bytes);
+        }
+        let _ = poll_fn(|cx| {
+            let _ = self.stream.send(cx, &bytes);
+            bytes.clear();
+            // It may not read before we do.
+            let mut piece = [0; 4096];
+            loop {
+                if self.stream.poll_flush(cx).is_ready() {
+                    return Poll::Ready(Ok::<(), io::Error>(()));
+                }
+                if ready!(self.stream.poll_read(cx, &mut piece))? == 0 {
+                    return Poll::Ready(Ok(()));
+                }
+            }
+        })
+        .await;
+        self.stream.hang_up();
+        let mut piece = [0; 4096];
+        while let Ok(1..) = poll_fn(|cx| self.stream.poll_read(cx, &mut piece)).await {}
+    }
+}
+
+fn set_role(group: Group) -> String {
+    format!("SET ROLE {}", group.as_str())
+}
