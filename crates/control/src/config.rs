@@ -91,6 +91,13 @@ pub struct ControlLimits {
     pub stuck_after: Duration,
     /// Databases worked on at once. 4: more only wait for each other inside PostgreSQL.
     pub placements_concurrent_max: usize,
+    /// Entries of the lock table, which all tenants share, that one server connection may hold before
+    /// it is ended. 1,000: with it all connections of one tenant (12) stay below the size of the table
+    /// of a managed node.
+    pub locks_per_server_max: u32,
+    /// How full the queue of NOTIFY, which all tenants share, may be before its holders are ended, in
+    /// percent. 50: where PostgreSQL begins to warn.
+    pub notify_queue_percent_max: u32,
 }
 
 impl Default for ControlLimits {
@@ -115,6 +122,8 @@ impl Default for ControlLimits {
             idempotency_time: Duration::from_secs(3600),
             stuck_after: Duration::from_secs(600),
             placements_concurrent_max: 4,
+            locks_per_server_max: 1_000,
+            notify_queue_percent_max: 50,
         }
     }
 }

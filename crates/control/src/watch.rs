@@ -16,11 +16,6 @@ use crate::api::{App, error::chain};
 /// Between two looks at what one session can use up for all: the lock table is full within a second of
 /// trying, and the look costs less than a millisecond.
 const HOGS_EVERY: Duration = Duration::from_secs(1);
-/// Entries of the lock table that one server connection may hold. All connections of one tenant (12)
-/// together stay below the size of the table of a managed node (128 for each connection).
-const LOCKS_PER_SERVER_MAX: u32 = 1_000;
-/// Share of the queue of NOTIFY from which on its holders are ended. PostgreSQL warns at a half.
-const QUEUE_SHARE_MAX: f64 = 0.5;
 /// Between two looks at what tenants can change on roles that are ours. None of it has an effect on
 /// others, so it may wait.
 const REPAIR_EVERY: Duration = Duration::from_secs(20);
@@ -33,11 +28,13 @@ const TEMPLATE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Ends sessions that take too much of what all tenants share; works for ever.
 pub(crate) async fn hogs(app: Arc<App>) {
+    let limits = &app.config.limits;
+    let queue_share_max = f64::from(limits.notify_queue_percent_max) / 100.0;
     let mut ticks = interval(HOGS_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        match app.node.end_lock_hogs(LOCKS_PER_SERVER_MAX).await {
+        match app.node.end_lock_hogs(limits.locks_per_server_max).await {
             Ok(ended) => {
                 for hog in ended {
                     tracing::warn!(pid = ?hog.pid, locks = hog.locks,
@@ -48,7 +45,7 @@ pub(crate) async fn hogs(app: Arc<App>) {
                 tracing::debug!(error = %chain(&error), "the lock table was not looked at")
             }
         }
-        match app.node.end_queue_hog(QUEUE_SHARE_MAX).await {
+        match app.node.end_queue_hog(queue_share_max).await {
             Ok(Some(process)) => {
                 tracing::warn!(
                     process,
