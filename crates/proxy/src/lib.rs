@@ -3,7 +3,7 @@
 //! A client comes in (`accept`), speaks (`login`, `stream`) at a pace that leaves queries alone (`pace`), moves to its tenant's home worker
 //! (`worker`), gets its settings and greeting (`session`, `settings`, `learn`), a server connection (`pool`,
 //! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), and leaves or is ended (`session`, `handle`,
-//! `route`, `drain`). What it may do comes from the control plane through `model::route`.
+//! `route`, `drain`, `parting`). What it may do comes from the control plane through `model::route`.
 
 mod accept;
 mod budget;
@@ -15,6 +15,7 @@ mod handle;
 mod learn;
 mod login;
 mod pace;
+mod parting;
 mod pool;
 mod relay;
 mod route;

@@ -220,7 +220,7 @@ impl Tenant {
                     if server.stream.is_quiet() {
                         return Ok(server);
                     }
-                    server.lease
+                    server.into_lease()
                 }
             },
         };
@@ -286,7 +286,7 @@ impl Tenant {
             cached,
         };
         let started = tokio::time::Instant::now();
-        match server::open(opening, lease, &worker.config.limits).await {
+        match server::open(opening, lease, worker).await {
             Ok((server, keys)) => {
                 if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
                     pool.keys = keys;

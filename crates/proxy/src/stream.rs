@@ -137,6 +137,29 @@ impl Stream {
         Ok(stream)
     }
 
+    /// A second handle of the connection, on no event loop and without TLS: good for ending it and
+    /// for noticing its end.
+    ///
+    /// # Errors
+    ///
+    /// When the process has no file descriptor left.
+    pub(crate) fn second_handle(&self) -> io::Result<Moving> {
+        let socket = match &self.socket {
+            Socket::Tcp(socket) => {
+                MovingSocket::Tcp(socket2::SockRef::from(socket).try_clone()?.into())
+            }
+            Socket::Unix(socket) => {
+                MovingSocket::Unix(socket2::SockRef::from(socket).try_clone()?.into())
+            }
+            Socket::Quiet { fd, .. } => MovingSocket::Unix(fd.get_ref().try_clone()?),
+        };
+        Ok(Moving {
+            socket,
+            tls: None,
+            unsent: Vec::new(),
+        })
+    }
+
     /// Whether TLS is on it.
     pub(crate) fn is_encrypted(&self) -> bool {
         self.tls.is_some()

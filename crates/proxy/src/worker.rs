@@ -32,6 +32,7 @@ use crate::{
     handle::Handle,
     learn::Learning,
     pace::Pace,
+    parting::{self, Partings},
     pool::Tenant,
     route::{self, Routes},
     session::{self, Arrived},
@@ -91,6 +92,7 @@ pub(crate) struct Worker {
     pub(crate) routes: Routes,
     pub(crate) pace: Rc<Pace>,
     pub(crate) learning: Learning,
+    pub(crate) partings: Rc<Partings>,
     pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
     pub(crate) idle: IdleList,
     pub(crate) cancels: Semaphore,
@@ -122,6 +124,7 @@ impl Worker {
             routes: Routes::new(routes, &config.limits),
             pace: Pace::new(config.limits.login_steps_max),
             learning: Learning::default(),
+            partings: Rc::default(),
             sessions: RefCell::default(),
             idle: IdleList::new(index, shared.clone()),
             cancels: Semaphore::new(config.limits.cancels_max),
@@ -376,6 +379,7 @@ pub(crate) async fn run(start: Start) {
     let lasting = [
         spawn(Box::pin(always(worker.clone(), route::follow))),
         spawn(Box::pin(always(worker.clone(), keep))),
+        spawn(Box::pin(always(worker.clone(), parting::see_off))),
     ];
     let mut helpers = vec![spawn(Box::pin(always(worker.clone(), sweep)))];
     for listener in start.listeners {
@@ -410,9 +414,9 @@ pub(crate) async fn run(start: Start) {
             None => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
-    let all = lasting.iter().chain(&helpers);
-    all.for_each(|helper| helper.abort());
+    helpers.iter().for_each(|helper| helper.abort());
     drain::close(&worker).await;
+    lasting.iter().for_each(|helper| helper.abort());
 }
 
 fn handle(worker: &Rc<Worker>, message: Inbox) {

@@ -138,5 +138,33 @@ async fn a_panic_ends_one_session_and_nothing_else() {
         let (mut next, code) = log_in(&tenant, "9MB");
         code.is_empty() && raw::value(&next.query("SELECT 1")) == "1"
     });
+
+    // Its server works on for nobody: the place is taken until the process is gone.
+    wait_until("all others are gone", || {
+        let now = snapshot(&stack);
+        now.clients == 2 && stack.backends() == now.nodes[0].servers as usize
+    });
+    let before = snapshot(&stack).nodes[0].servers;
+    same.query("SELECT pg_advisory_lock(7)");
+    let (mut victim, code) = log_in(&tenant, "7MB");
+    assert_eq!(code, "");
+    let mut query = Vec::new();
+    wire::message::build::query("SELECT pg_advisory_lock(7)", &mut query);
+    victim.send(&query);
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    wait_until("it waits for the lock", || {
+        stack.postgres.sql("postgres", waits) == "1"
+    });
+    let with_it = snapshot(&stack).nodes[0].servers;
+    *saboteur.0.lock().unwrap() = Some(("session ended", tenant.id.to_string()));
+    drop(victim);
+    wait_until("it ended", || snapshot(&stack).panics == 3);
+    assert_eq!(snapshot(&stack).nodes[0].servers, with_it);
+    assert_eq!(stack.postgres.sql("postgres", waits), "1");
+    same.query("SELECT pg_advisory_unlock(7)");
+    wait_until("the place is free", || {
+        snapshot(&stack).nodes[0].servers < with_it
+    });
+    assert!(stack.backends() <= before as usize);
     assert_eq!(snapshot(&stack).mismatches, 0);
 }

@@ -24,7 +24,11 @@ use wire::{
     startup::CancelKey,
 };
 
-use crate::{pool::Lease, stream::Stream};
+use crate::{
+    parting::{Parting, Partings},
+    pool::Lease,
+    stream::Stream,
+};
 
 pub(crate) use open::{Opening, connect, open};
 
@@ -48,7 +52,28 @@ pub(crate) struct Server {
     pub(crate) known: bool,
     /// How its login was made; another one means that it must not be used again.
     pub(crate) login: Arc<model::route::Route>,
-    pub(crate) lease: Lease,
+    /// `None` once it is somebody else's.
+    lease: Option<Lease>,
+    /// Whether the server process is known to be gone.
+    is_gone: bool,
+    partings: Rc<Partings>,
+}
+
+impl Drop for Server {
+    /// Whoever drops it without closing it, a panic for instance, gives back its place in the budget
+    /// only when the server process is gone.
+    fn drop(&mut self) {
+        if !self.is_gone
+            && let Some(lease) = self.lease.take()
+            && let Ok(socket) = self.stream.second_handle()
+        {
+            self.partings.add(Parting {
+                socket,
+                lease,
+                cancel: self.cancel.clone(),
+            });
+        }
+    }
 }
 
 /// Where a statement that runs on a server connection can be cancelled.
@@ -211,6 +236,12 @@ impl Server {
         self.stream.hang_up();
         let mut piece = [0; 4096];
         while let Ok(1..) = poll_fn(|cx| self.stream.poll_read(cx, &mut piece)).await {}
+        self.is_gone = true;
+    }
+
+    /// Its place in the budget, for another one. For a connection that the server has ended.
+    pub(crate) fn into_lease(mut self: Box<Self>) -> Lease {
+        self.lease.take().expect("only a drop takes it, too")
     }
 }
 

@@ -22,7 +22,7 @@ use wire::{
 };
 
 use super::{CancelTarget, Server};
-use crate::{budget::Budget, config::Limits, pool::Lease, stream::Stream};
+use crate::{budget::Budget, pool::Lease, stream::Stream, worker::Worker};
 
 /// A node that is silent that long is asked whether it is still there. Shorter than what firewalls
 /// forget an idle connection after.
@@ -85,8 +85,9 @@ pub(crate) struct Opening<'a> {
 pub(crate) async fn open(
     opening: Opening<'_>,
     lease: Lease,
-    limits: &Limits,
+    worker: &Worker,
 ) -> Result<(Box<Server>, Option<Arc<ClientKeys>>), OpenError> {
+    let limits = &worker.config.limits;
     let too_late = |_| OpenError::Down {
         node: opening.resolved.node.name.clone(),
         source: io::ErrorKind::TimedOut.into(),
@@ -94,7 +95,7 @@ pub(crate) async fn open(
     // While a node does not answer at all, those before us take `connect_time_max` each.
     let turn = timeout(limits.budget_wait_max, opening.budget.connect_turn());
     let _turn = turn.await.map_err(too_late)?;
-    let opened = connect_and_log_in(&opening, lease);
+    let opened = connect_and_log_in(&opening, lease, worker);
     let result = match timeout(limits.connect_time_max, opened).await {
         Ok(result) => result,
         Err(elapsed) => Err(too_late(elapsed)),
@@ -108,6 +109,7 @@ pub(crate) async fn open(
 async fn connect_and_log_in(
     opening: &Opening<'_>,
     lease: Lease,
+    worker: &Worker,
 ) -> Result<(Box<Server>, Option<Arc<ClientKeys>>), OpenError> {
     let node = &opening.resolved.node;
     let down = |source| OpenError::Down {
@@ -155,7 +157,9 @@ async fn connect_and_log_in(
         used: false,
         known: true,
         login: route.clone(),
-        lease,
+        lease: Some(lease),
+        is_gone: false,
+        partings: worker.partings.clone(),
     });
     Ok((server, session.keys))
 }
