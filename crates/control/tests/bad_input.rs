@@ -45,6 +45,35 @@ async fn bad_requests_are_answered_in_our_words() {
             .await
             .error(400, code);
     }
+    // What was expected is said.
+    for (body, words) in [
+        (
+            json!([]),
+            "the body is a list, where a JSON object is expected",
+        ),
+        (json!(["a", null, null, true, null]), "the body is a list"),
+        (json!(null), "the body is null"),
+        (
+            json!({"name": 5}),
+            "invalid type: integer `5`, expected a string",
+        ),
+    ] {
+        let answer = stack.post("/customer/databases", OPERATOR, body).await;
+        let error = answer.error(400, "invalid_body");
+        assert!(kit::text(&error["message"]).contains(words), "{error}");
+    }
+    for (query, words) in [
+        (
+            "state=NOPE",
+            "state: 'NOPE' is none of CREATING, CLONING, ACTIVE",
+        ),
+        ("state=a%0Ab", "state: 'a\\nb' is none of"),
+        ("limit=many", "query string: limit: invalid digit"),
+    ] {
+        let path = format!("/customer/databases?{query}");
+        let error = stack.get(&path, OPERATOR).await.error(400, "invalid_field");
+        assert!(kit::text(&error["message"]).starts_with(words), "{error}");
+    }
     let raw = async |method: Method, path: &str, body: Vec<u8>| {
         stack
             .send(stack.request(method, path, OPERATOR).body(body))
@@ -133,6 +162,23 @@ async fn exchange(stack: &Stack, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// The last of the answers that a connection gave.
+fn last_answer(text: &str) -> kit::Answer {
+    let begins = text.rfind("HTTP/1.1 4").expect("an answer in HTTP");
+    let (head, body) = text[begins..].split_once("\r\n\r\n").unwrap();
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap();
+    let headers = lines
+        .map(|line| line.split_once(": ").unwrap())
+        .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
+        .collect();
+    kit::Answer {
+        status: status.parse().unwrap(),
+        headers,
+        body: serde_json::from_str(body).unwrap(),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn other_protocols_are_told_where_they_are() {
     let stack = Stack::with(|config| {
@@ -153,20 +199,40 @@ async fn other_protocols_are_told_where_they_are() {
             "{text:?}"
         );
     }
-    let text =
-        async |bytes: &[u8]| String::from_utf8_lossy(&exchange(&stack, bytes).await).into_owned();
-    let tls = text(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196]).await;
-    assert!(
-        tls.starts_with("HTTP/1.1 400") && tls.contains("this port speaks plain HTTP"),
-        "{tls}"
-    );
-    assert!(text(b"nonsense\r\n\r\n").await.starts_with("HTTP/1.1 400"));
-    let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(100_000));
-    assert!(text(long.as_bytes()).await.starts_with("HTTP/1.1 431"));
+    // Whoever speaks nothing that is HTTP is answered like everybody else.
+    let refused = async |bytes: &[u8], status: u16, code: &str, words: &str| {
+        let answer = String::from_utf8(exchange(&stack, bytes).await).unwrap();
+        let answer = last_answer(&answer);
+        assert!(answer.headers["connection"] == "close");
+        let error = answer.error(status, code);
+        assert!(kit::text(&error["message"]).contains(words), "{error}");
+    };
+    let hello = [0x16, 3, 1, 0, 200, 1, 0, 0, 196];
+    refused(&hello, 400, "bad_request", "this port speaks plain HTTP").await;
+    let no_request = "what was sent is no HTTP/1.1 request";
+    for garbage in [
+        &b"nonsense\r\n\r\n"[..],
+        b"GET\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon here\r\n\r\n",
+        b"GET / HTTP/7.3\r\n\r\n",
+        b"\xff\xfe\xfd\r\n\r\n",
+        b"*1\r\n$4\r\nPING\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+        // Behind a request that was understood.
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nnonsense\r\n\r\n",
+    ] {
+        refused(garbage, 400, "bad_request", no_request).await;
+    }
+    let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(300_000));
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(200));
+    let path = format!("GET /{} HTTP/1.1\r\n\r\n", "x".repeat(100_000));
+    for head in [long, many, path] {
+        refused(head.as_bytes(), 431, "headers_too_large", "too large").await;
+    }
     // Half a request is not waited for.
-    assert!(!text(b"GET / HT").await.contains("200"));
+    assert_eq!(exchange(&stack, b"GET / HT").await, b"");
     // Nothing at all neither.
-    assert_eq!(text(b"").await, "");
+    assert_eq!(exchange(&stack, b"").await, b"");
 
     // An announced length counts as well, and the client gets to read the answer.
     let body = vec![b'x'; 2 << 20];

@@ -111,6 +111,9 @@ codes! {
     /// Slower, please.
     TooManyRequests = "too_many_requests", TOO_MANY_REQUESTS, "too many requests at once",
         "send the request again after the time in Retry-After";
+    /// hyper refused the head.
+    HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "the first line and the headers of the request are too large",
+        "send less than 32 KiB of them, with no more than 100 headers; long texts go into the body";
     /// Our fault.
     Internal = "internal", INTERNAL_SERVER_ERROR, "an internal error; the request may have had an effect",
         "tell the operator the request_id; it is in the log";
@@ -256,8 +259,8 @@ impl ApiError {
     }
 
     /// The body, for an answer that is written without HTTP's machinery.
-    pub(crate) fn plain_body(&self) -> String {
-        serde_json::to_string(&self.body("")).expect("an error is plain data")
+    pub(crate) fn plain_body(&self, request_id: &str) -> String {
+        serde_json::to_string(&self.body(request_id)).expect("an error is plain data")
     }
 }
 

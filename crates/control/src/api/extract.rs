@@ -23,10 +23,45 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Json<T> {
         } else {
             &bytes[..]
         };
-        serde_json::from_slice(text)
-            .map(Self)
-            .map_err(|error| ApiError::with(ErrorCode::InvalidBody, format!("body: {error}")))
+        // A list of the right values in the right order would pass for an object.
+        if let Some(other) = not_an_object(text) {
+            return Err(ApiError::with(
+                ErrorCode::InvalidBody,
+                format!("the body is {other}, where a JSON object is expected, such as {{}}"),
+            ));
+        }
+        serde_json::from_slice(text).map(Self).map_err(|error| {
+            ApiError::with(
+                ErrorCode::InvalidBody,
+                format!("the body is not as expected: {error}"),
+            )
+        })
     }
+}
+
+/// What kind of JSON a text begins, if it is JSON at all and no object.
+fn not_an_object(text: &[u8]) -> Option<&'static str> {
+    match text.trim_ascii().first()? {
+        b'[' => Some("a list"),
+        b'"' => Some("a text"),
+        b'0'..=b'9' | b'-' => Some("a number"),
+        b't' | b'f' => Some("true or false"),
+        b'n' => Some("null"),
+        _ => None,
+    }
+    .filter(|_| serde_json::from_slice::<serde::de::IgnoredAny>(text).is_ok())
+}
+
+/// A text of a client inside a message: short and without anything that is not plain.
+pub(crate) fn quoted(text: &str) -> String {
+    const CHARS_MAX: usize = 40;
+    let shown: String = text.chars().take(CHARS_MAX).collect();
+    let more = if text.chars().nth(CHARS_MAX).is_some() {
+        "…"
+    } else {
+        ""
+    };
+    format!("'{}{more}'", shown.escape_default())
 }
 
 /// The query string.
@@ -38,10 +73,10 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
         let Query(params) = Query::from_request_parts(parts, state)
             .await
             .map_err(|error| {
-                ApiError::with(
-                    ErrorCode::InvalidField,
-                    format!("query string: {}", error.body_text()),
-                )
+                // Its own words for "this is a query string" come first.
+                let text = error.body_text();
+                let what = text.split_once(": ").map_or(&*text, |(_, what)| what);
+                ApiError::with(ErrorCode::InvalidField, format!("query string: {what}"))
             })?;
         Ok(Self(params))
     }

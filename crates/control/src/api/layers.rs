@@ -67,7 +67,8 @@ fn code_of(status: StatusCode) -> ErrorCode {
     }
 }
 
-fn new_request_id() -> String {
+/// An id for a request, or for what should have been one.
+pub(super) fn new_request_id() -> String {
     format!("req_{}", model::TenantId::random(&mut rand::rng()))
 }
 

@@ -1,7 +1,8 @@
 //! The REST API: what all routes share.
 //!
 //! Owns: the list of routes and their document, who may come in ([`auth`]), errors ([`error`]),
-//! repeated requests ([`idempotency`]), and the listener ([`server`]). Does not own: what a route
+//! repeated requests ([`idempotency`]), and the listener ([`server`], and
+//! [`refuse`] for those who do not speak HTTP). Does not own: what a route
 //! does; that is in the folder of its noun.
 
 pub(crate) mod auth;
@@ -10,6 +11,7 @@ pub(crate) mod extract;
 pub(crate) mod health;
 pub(crate) mod idempotency;
 pub(crate) mod layers;
+mod refuse;
 pub(crate) mod server;
 
 use std::sync::{Arc, atomic::AtomicBool};

@@ -2,7 +2,7 @@
 //!
 //! axum's own server waits for idle clients when it stops; this one has a deadline.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -10,13 +10,16 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, oneshot},
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::App;
+use super::{
+    App,
+    refuse::{Answering, refuse, refuse_postgresql},
+};
 use crate::{StartError, tasks::Tasks};
 
 /// Size of the head of a request.
@@ -172,14 +175,16 @@ impl Connection {
             (Speaks::Other, Some(_)) => {
                 refuse(
                     stream,
-                    "this port speaks HTTPS; use https:// in the address",
+                    "this port speaks HTTPS",
+                    "use https:// in the address",
                 )
                 .await;
             }
             (Speaks::Tls, None) => {
                 refuse(
                     stream,
-                    "this port speaks plain HTTP; use http:// in the address",
+                    "this port speaks plain HTTP, not TLS",
+                    "use http:// in the address",
                 )
                 .await;
             }
@@ -200,74 +205,12 @@ impl Connection {
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX);
         let connection = builder
-            .serve_connection(TokioIo::new(stream), self.service)
+            .serve_connection(TokioIo::new(Answering::new(stream)), self.service)
             .into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error = %error, "an API connection ended early");
         }
     }
-}
-
-/// A short answer in HTTP to whoever speaks the wrong protocol.
-async fn refuse(mut stream: TcpStream, message: &str) {
-    let error = super::error::ApiError::with(super::ErrorCode::BadRequest, message.to_owned());
-    let body = error.plain_body();
-    let answer = format!(
-        "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    let _ = stream.write_all(answer.as_bytes()).await;
-    let _ = stream.shutdown().await;
-    // What the client sent is read, so that it gets the answer and not a reset.
-    let mut rest = [0; 1024];
-    let _ = tokio::time::timeout(Duration::from_secs(1), stream.read(&mut rest)).await;
-}
-
-/// SSLRequest, and GSSENCRequest; PostgreSQL manual, "Message Formats".
-const ENCRYPTION_REQUESTS: [[u8; 4]; 2] =
-    [80_877_103_u32.to_be_bytes(), 80_877_104_u32.to_be_bytes()];
-/// A startup packet longer than this is refused by PostgreSQL too.
-const STARTUP_BYTES_MAX: u32 = 10_000;
-
-/// Answers a PostgreSQL client in its own language: no encryption here, and no database either.
-async fn refuse_postgresql(mut stream: TcpStream) -> io::Result<()> {
-    // Two requests for encryption at most, then the startup packet.
-    for _ in 0..3 {
-        let length = stream.read_u32().await?;
-        let mut code = [0; 4];
-        stream.read_exact(&mut code).await?;
-        if length == 8 && ENCRYPTION_REQUESTS.contains(&code) {
-            stream.write_all(b"N").await?;
-            continue;
-        }
-        let rest = u64::from(length.min(STARTUP_BYTES_MAX).saturating_sub(8));
-        tokio::io::copy(&mut (&mut stream).take(rest), &mut tokio::io::sink()).await?;
-        stream.write_all(&error_response()).await?;
-        return stream.shutdown().await;
-    }
-    Ok(())
-}
-
-fn error_response() -> Vec<u8> {
-    let fields = [
-        "SFATAL",
-        "VFATAL",
-        "C08P01",
-        "Mthis is the port of the HTTP API, not of databases",
-        "Huse the host and port of the database's connection string",
-    ];
-    let mut body: Vec<u8> = Vec::new();
-    for field in fields {
-        body.extend_from_slice(field.as_bytes());
-        body.push(0);
-    }
-    body.push(0);
-    let length = u32::try_from(body.len() + 4).expect("the message is short");
-    let mut message = vec![b'E'];
-    message.extend_from_slice(&length.to_be_bytes());
-    message.extend_from_slice(&body);
-    message
 }
 
 #[cfg(test)]
@@ -279,13 +222,5 @@ mod tests {
         assert_eq!(speaks(b'G'), Speaks::Other);
         assert_eq!(speaks(0x16), Speaks::Tls);
         assert_eq!(speaks(0), Speaks::PostgreSql);
-    }
-
-    #[test]
-    fn the_error_for_postgresql_clients_is_well_formed() {
-        let message = error_response();
-        let length = u32::from_be_bytes(message[1..5].try_into().unwrap());
-        assert_eq!(length as usize, message.len() - 1);
-        assert!(message.ends_with(b"\0\0"));
     }
 }

@@ -83,6 +83,7 @@ async fn resolve(app: &App, login: LoginName) -> Result<Option<Resolved>, Unavai
             access: found.access,
             candidates: found.candidates,
             limits: model::Limits::default(),
+            pool_mode: model::route::PoolMode::default(),
             tenant: login.tenant,
             role: login.role,
         }),

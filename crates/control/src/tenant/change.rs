@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     create::{not_made, quota_exceeded},
-    http::describe,
+    describe::{DatabaseResponse, describe},
     store::{self, Purpose, Tenant},
 };
 use crate::{
@@ -265,7 +265,7 @@ pub(super) async fn reset_password(
     key: &DatabaseKey,
     role: Role,
     password: Option<Secret>,
-) -> ApiResult<super::http::DatabaseResponse> {
+) -> ApiResult<DatabaseResponse> {
     reached(Step::ResetPasswordCommit, Moment::Before).await;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;

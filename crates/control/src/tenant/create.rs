@@ -6,7 +6,7 @@ use axum::http::StatusCode;
 use model::{LoginName, ProjectId, Role, Secret, TenantId, TenantName, lifecycle::TenantState};
 
 use super::{
-    http::{DatabaseResponse, describe},
+    describe::{DatabaseResponse, describe},
     store::{self, Made, New, Purpose, Tenant},
 };
 use crate::{

@@ -5,5 +5,6 @@
 
 pub(crate) mod change;
 pub(crate) mod create;
+mod describe;
 pub(crate) mod http;
 pub(crate) mod store;
