@@ -4,8 +4,9 @@ use std::{fs, net::TcpListener, time::Duration};
 
 use kit::{
     Scratch, Stack, StackConfig,
-    program::{Ran, is_running, run, tenantry, wait_for},
+    program::{Ran, is_running, run, signal, tenantry, wait_for},
 };
+use rustix::process::Signal;
 
 fn serve(arguments: &[&str]) -> Ran {
     let mut command = std::process::Command::new(tenantry());
@@ -32,6 +33,12 @@ fn all_mistakes_are_reported_together_and_nothing_is_started() {
         file.to_str().unwrap(),
         "--tls-cert",
         "/nowhere.pem",
+        "--tls-key",
+        "/etc/passwd",
+        "--pg-bin",
+        "/nowhere",
+        "--catalog",
+        "postgresql://me:hunter2@host?sslmode=perhaps",
     ]);
     let said = ran.failed(2);
     for part in [
@@ -41,11 +48,15 @@ fn all_mistakes_are_reported_together_and_nothing_is_started() {
         "line 5: log: is neither human nor json",
         "line 6: api-listen: is not a loopback address",
         "line 7: there is no setting 'tls'",
-        "--tls-cert: needs tls-key",
-        "7 mistakes",
+        "--tls-cert: cannot read /nowhere.pem",
+        "--tls-key: /etc/passwd holds no private key",
+        "--pg-bin: /nowhere: no postgres there",
+        "--catalog: sslmode is disable, require, verify-ca or verify-full",
+        "10 mistakes",
     ] {
         assert!(said.contains(part), "'{part}' is not in\n{said}");
     }
+    assert!(!said.contains("hunter2"), "{said}");
     assert!(!data.exists(), "something was made");
 }
 
@@ -57,6 +68,115 @@ fn check_says_that_settings_are_right_and_makes_nothing() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(!data.exists(), "something was made");
     serve(&["--check", "--workers", "none"]).failed(2);
+    serve(&["--check", "--attach", "postgresql://host"]).failed(2);
+    serve(&["--check", "--pg-bin", "/nowhere"]).failed(2);
+}
+
+/// With the certificate that the server made for itself, named in each way there is.
+#[test]
+fn the_api_over_tls_serves_our_command_line_and_others() {
+    let mut stack = Stack::start_with(StackConfig::default().arg("--api-tls"));
+    assert!(stack.api_url().starts_with("https://127.0.0.1:"));
+    let untrusted = stack.cli(&["list"]);
+    assert!(
+        untrusted.failed(8).contains("TENANTRY_API_CA"),
+        "{untrusted:?}"
+    );
+    let certificate = stack.certificate().display().to_string();
+    stack.cli(&["create", "app", "--api-ca", &certificate]).ok();
+    for (name, value) in [
+        ("TENANTRY_API_CA", certificate.clone()),
+        ("TENANTRY_DATA_DIR", stack.data_dir().display().to_string()),
+    ] {
+        let list = run(stack.cli_command(&["list"]).env(name, value));
+        assert!(list.ok().contains("app"), "{name}: {list:?}");
+    }
+    stack.cli(&["list", "--api-ca", "/nowhere"]).failed(2);
+    // Trusted by name, it is the only one: not also those of the system, or of the data directory.
+    let other = Stack::start_with(StackConfig::default().arg("--api-tls").arg("true"));
+    let others = other.certificate().display().to_string();
+    let refused = run(stack
+        .cli_command(&["list", "--api-ca", &others])
+        .env("TENANTRY_DATA_DIR", stack.data_dir()));
+    refused.failed(8);
+    let plain = stack.api_url().replace("https://", "http://");
+    let plain = run(stack.cli_command(&["list"]).env("TENANTRY_API_URL", plain));
+    assert_ne!(plain.code, Some(0), "{plain:?}");
+
+    let script = "import ssl, sys, urllib.request as r\n\
+        c = ssl.create_default_context(cafile=sys.argv[2])\n\
+        print(r.urlopen(sys.argv[1] + '/healthz', context=c).status)";
+    let python = |certificate: &str| {
+        let mut command = std::process::Command::new("python3");
+        run(command.args(["-c", script, &stack.api_url(), certificate]))
+    };
+    assert_eq!(python(&certificate).ok(), "200");
+    assert!(
+        python(&others)
+            .failed(1)
+            .contains("CERTIFICATE_VERIFY_FAILED")
+    );
+
+    // And said in the file.
+    let file = stack.scratch().join("tenantry.toml");
+    fs::write(&file, "api-tls = true\n").unwrap();
+    stack.stop();
+    stack.config_mut().arguments = vec!["--config".to_owned(), file.display().to_string()];
+    stack.start_again();
+    assert!(stack.api_url().starts_with("https://"));
+}
+
+#[test]
+fn a_slow_end_of_postgresql_is_told() {
+    let mut stack = Stack::start();
+    let postmaster = stack.postmaster().expect("it runs");
+    let checkpointer = kit::postgres::children(postmaster)
+        .into_iter()
+        .find(|pid| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline"))
+                .is_ok_and(|line| line.contains("checkpointer"))
+        })
+        .expect("PostgreSQL has a checkpointer");
+    // It writes the last checkpoint. Stopped, it is as slow as a disk can be.
+    signal(checkpointer, Signal::STOP);
+    stack.terminate();
+    wait_for("a word about the wait", Duration::from_secs(20), || {
+        stack.log().contains("waiting for PostgreSQL").then_some(())
+    });
+    signal(checkpointer, Signal::CONT);
+    assert!(stack.wait_end(Duration::from_secs(20)).success());
+    assert_eq!(stack.postmaster(), None);
+}
+
+/// One session takes less than the limit that was set and more than the default, another more than
+/// both: that one is ended, so the watch has looked, and the first goes on.
+#[test]
+fn the_limit_on_locks_is_the_operators() {
+    let config = StackConfig::default()
+        .arg("--connection-locks-max")
+        .arg("3000");
+    let stack = Stack::start_with(config);
+    let created = stack
+        .cli(&["create", "app", "--json", "--show-secrets"])
+        .json();
+    let address = created["connection_string"].as_str().unwrap();
+    let take = |count: u32, then: &str| {
+        let sql = format!(
+            "select count(pg_advisory_lock({count}, i)) from generate_series(1, {count}) i; {then}"
+        );
+        let mut psql = kit::program::psql(address);
+        psql.args(["-c", &sql]).stdin(std::process::Stdio::null());
+        psql.stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        psql
+    };
+    let hog = take(4000, "select pg_sleep(60)").spawn().unwrap();
+    let restore = take(2000, "select pg_sleep(5)").spawn().unwrap();
+    let ended: Ran = hog.wait_with_output().unwrap().into();
+    assert_ne!(ended.code, Some(0), "{ended:?}");
+    let restore: Ran = restore.wait_with_output().unwrap().into();
+    restore.ok();
+    assert_eq!(stack.log().matches("held too many locks").count(), 1);
 }
 
 #[test]
@@ -91,28 +211,15 @@ fn a_taken_port_is_named_and_nothing_is_left_running() {
 }
 
 #[test]
-fn a_missing_postgresql_says_where_it_was_looked_for_and_what_to_install() {
+fn a_named_place_without_postgresql_is_a_mistake_of_the_settings() {
     let scratch = Scratch::new();
     let data = scratch.path().join("data");
-    let ran = serve(&[
-        "--data-dir",
-        data.to_str().unwrap(),
-        "--pg-bin",
-        "/nowhere",
-        "--pg-listen",
-        "127.0.0.1:0",
-        "--api-listen",
-        "127.0.0.1:0",
-    ]);
-    let said = ran.failed(10);
-    for part in [
-        "no PostgreSQL 15 to 18",
-        "/nowhere",
-        "apt install postgresql",
-        "--attach",
-    ] {
-        assert!(said.contains(part), "'{part}' is not in\n{said}");
-    }
+    let ran = serve(&["--data-dir", data.to_str().unwrap(), "--pg-bin", "/nowhere"]);
+    assert_eq!(
+        ran.failed(2),
+        "error: --pg-bin: /nowhere: no postgres there"
+    );
+    assert!(!data.exists(), "something was made");
 }
 
 #[test]

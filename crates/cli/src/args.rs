@@ -38,6 +38,9 @@ pub(crate) struct Global {
         value_name = "URL"
     )]
     pub(crate) api_url: String,
+    /// Certificates to trust, PEM, for an API over https; instead of the system's.
+    #[arg(long, global = true, env = "TENANTRY_API_CA", value_name = "FILE")]
+    pub(crate) api_ca: Option<PathBuf>,
     /// The database to use where a command does not name one.
     #[arg(
         short,

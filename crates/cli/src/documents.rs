@@ -50,6 +50,8 @@ const KEPT: &str = "\
 | variable | meaning |
 | --- | --- |
 | `TENANTRY_API_URL` | address of the API; `http://127.0.0.1:5480` when it is not set |
+| `TENANTRY_API_CA` | file of certificates to trust, for an API over https; the system's when it is not set |
+| `TENANTRY_DATA_DIR` | data directory of a server on this machine: for an API over https at a loopback address, the certificate that it made for itself is trusted, too |
 | `TENANTRY_API_KEY` | token to use; nothing is registered or written then |
 | `TENANTRY_DATABASE` | the database of commands that name none |
 | `TENANTRY_HOME` | directory of the file below; `~/.tenantry` when it is not set |
@@ -81,7 +83,7 @@ fn describe(page: &mut String, command: &clap::Command, path: &str) {
         for argument in sub.get_arguments() {
             let id = argument.get_id().as_str();
             let global = [
-                "api_url", "database", "output", "json", "quiet", "help", "version",
+                "api_url", "api_ca", "database", "output", "json", "quiet", "help", "version",
             ];
             if global.contains(&id) {
                 continue;
@@ -114,6 +116,7 @@ fn describe(page: &mut String, command: &clap::Command, path: &str) {
         page.push_str(
             "\n### Every command that uses the API\n\n| argument | meaning |\n| --- | --- |\n\
              | `--api-url URL` | address of the API |\n\
+             | `--api-ca FILE` | certificates to trust, PEM, for an API over https; instead of the system's |\n\
              | `-d, --database DB` | the database to use where a command names none |\n\
              | `--output FORM` | `table`, `json`, `csv` with a header, `raw`: tabs without a header |\n\
              | `--json` | the same as `--output json` |\n\

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::{
     find::{FindError, Installation, find},
-    managed::{memory_bytes, probe_reflink},
+    managed::{ELSEWHERE, Leftover, leftovers, memory_bytes, probe_reflink},
 };
 
 /// What was found. Printed by the command line.
@@ -23,6 +23,8 @@ pub struct Facts {
     pub disk: Result<Disk, String>,
     /// Memory of the machine or of the container, whichever is less, in bytes.
     pub memory_bytes: u64,
+    /// Databases of data directories that were removed without them.
+    pub leftovers: Vec<Leftover>,
 }
 
 /// Space of a file system, in bytes.
@@ -49,6 +51,7 @@ pub async fn facts(data_dir: &Path, bin: Option<&Path>) -> Facts {
                 size: found.f_blocks.saturating_mul(found.f_frsize),
             }),
         memory_bytes: memory_bytes(),
+        leftovers: leftovers(Path::new(ELSEWHERE)),
         directory,
     }
 }

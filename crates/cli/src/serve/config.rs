@@ -1,6 +1,7 @@
 //! What the settings of `serve` mean.
 //!
-//! Owns: parsing each value, and the rules between them. All mistakes are found in one go.
+//! Owns: parsing each value, the rules between them, and looking at the files and programs that are
+//! named. All mistakes are found in one go, and nothing is made.
 
 use std::{
     fmt::Display,
@@ -8,12 +9,17 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
     time::Duration,
 };
 
 use model::Secret;
+use node::{CatalogConfig, attached, managed};
 
-use crate::serve::settings::{Mistake, Raw, SETTINGS, Source};
+use crate::serve::{
+    settings::{Mistake, Raw, SETTINGS, Source},
+    tls::Identity,
+};
 
 /// Settings that can be worked with.
 #[derive(Debug)]
@@ -27,9 +33,9 @@ pub(crate) struct Config {
     pub(crate) pg_bin: Option<PathBuf>,
     pub(crate) pg_user: Option<String>,
     pub(crate) attach: Option<Secret>,
-    pub(crate) catalog: Option<Secret>,
-    /// Certificate and key.
-    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    pub(crate) catalog: Option<CatalogConfig>,
+    /// Certificate and key that were given.
+    pub(crate) tls: Option<Arc<Identity>>,
     pub(crate) log: LogForm,
     pub(crate) log_filter: String,
     pub(crate) workers: u32,
@@ -38,6 +44,10 @@ pub(crate) struct Config {
     pub(crate) retention: Duration,
     pub(crate) warm_pool: u32,
     pub(crate) drain_limit: Duration,
+    /// Entries of the lock table.
+    pub(crate) connection_locks_max: u32,
+    /// Percent.
+    pub(crate) notify_queue_max: u32,
     pub(crate) anonymous: bool,
     /// Clients without TLS are let in.
     pub(crate) plain_pg: bool,
@@ -78,6 +88,10 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// A hundred years of retention is a typing error; so is a drain of a day.
 const RETENTION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Fewer and ordinary work is ended: a join of partitioned tables locks dozens of tables and indexes.
+const LOCKS_MIN: u32 = 100;
+/// More takes gigabytes of PostgreSQL's shared memory.
+const LOCKS_MAX: u32 = 100_000;
 
 impl Config {
     /// Makes sense of `raw`.
@@ -110,6 +124,9 @@ struct Reader {
 impl Reader {
     fn read(&mut self) -> Option<Config> {
         let data_dir = self.path("data-dir").or(Some(PathBuf::from("./data")));
+        if let Some(path) = data_dir.as_deref().filter(|path| path.is_file()) {
+            self.mistake("data-dir", format!("{} is no directory", path.display()));
+        }
         let pg_listen = self.or("pg-listen", ([127, 0, 0, 1], 5433).into(), address);
         let api_listen = self.or("api-listen", ([127, 0, 0, 1], 5480).into(), address);
         if let (Some(pg), Some(api)) = (pg_listen, api_listen)
@@ -143,20 +160,11 @@ impl Reader {
                     host
                 }
             });
-        let attach = self.secret("attach", "attach-file");
-        let catalog = self.secret("catalog", "catalog-file");
-        let pg_bin = self.path("pg-bin");
-        let pg_user = self.optional("pg-user", text);
-        if attach.is_some() {
-            for name in ["pg-bin", "pg-user"] {
-                if self.raw.values.contains_key(name) {
-                    self.mistake(
-                        name,
-                        "has no use with --attach: no PostgreSQL is run".to_owned(),
-                    );
-                }
-            }
-        }
+        let attach = self.dsn("attach", "attach-file").map(|(dsn, _)| dsn);
+        let catalog = self
+            .dsn("catalog", "catalog-file")
+            .map(|(_, catalog)| catalog);
+        let (pg_bin, pg_user) = self.programs();
         let tls = self.certificate();
         let log = self.or("log", LogForm::Human, str::parse);
         let log_filter = self.or("log-filter", "info".to_owned(), log_filter);
@@ -168,6 +176,10 @@ impl Reader {
         let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
         let warm_pool = self.or("warm-pool", 8, |text| count(text, 0, WARM_POOL_MAX));
         let drain_limit = self.or("drain-limit", DRAIN, |text| time(text, DRAIN_MAX));
+        let connection_locks_max = self.or("connection-locks-max", 1000, |text| {
+            count(text, LOCKS_MIN, LOCKS_MAX)
+        });
+        let notify_queue_max = self.or("notify-queue-max", 50, |text| count(text, 1, 100));
         // Only now, when every value has been looked at, may a wrong one end this.
         let (pg_listen, api_listen) = (pg_listen?, api_listen?);
         Some(Config {
@@ -180,6 +192,8 @@ impl Reader {
             retention: retention?,
             warm_pool: warm_pool?,
             drain_limit: drain_limit?,
+            connection_locks_max: connection_locks_max?,
+            notify_queue_max: notify_queue_max?,
             pg_listen,
             api_listen,
             api_tls,
@@ -266,19 +280,68 @@ impl Reader {
         direct.or(from_file)
     }
 
-    fn certificate(&mut self) -> Option<(PathBuf, PathBuf)> {
+    /// How to reach a server: as it was given, and read. Its text is not repeated: it may hold a
+    /// password.
+    fn dsn(&mut self, name: &'static str, file: &'static str) -> Option<(Secret, CatalogConfig)> {
+        let given = self.secret(name, file)?;
+        match attached::external(&given) {
+            Ok(read) => Some((given, read)),
+            Err(why) => {
+                let direct = self.raw.values.contains_key(name);
+                self.mistake(
+                    if direct { name } else { file },
+                    format!(
+                        "{why}; a DSN is like \
+                         postgresql://user@host:5432/postgres?sslmode=verify-full"
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    /// PostgreSQL's programs and whom they run as, looked at when they were named.
+    fn programs(&mut self) -> (Option<PathBuf>, Option<String>) {
+        let (bin, user) = (self.path("pg-bin"), self.optional("pg-user", text));
+        if ["attach", "attach-file"]
+            .iter()
+            .any(|name| self.raw.values.contains_key(name))
+        {
+            for name in ["pg-bin", "pg-user"] {
+                if self.raw.values.contains_key(name) {
+                    self.mistake(
+                        name,
+                        "has no use with --attach: no PostgreSQL is run".to_owned(),
+                    );
+                }
+            }
+            return (bin, user);
+        }
+        if bin.is_some() || user.is_some() {
+            let found = look_at_named(bin.as_deref(), user.as_deref());
+            for (name, what) in [("pg-bin", found.bin), ("pg-user", found.user)] {
+                if let Some(what) = what {
+                    self.mistake(name, what);
+                }
+            }
+        }
+        (bin, user)
+    }
+
+    fn certificate(&mut self) -> Option<Arc<Identity>> {
         let (cert, key) = (self.path("tls-cert"), self.path("tls-key"));
         match (cert, key) {
-            (Some(cert), Some(key)) => {
-                let mut missing = |name, path: &Path| {
-                    if let Err(error) = fs::File::open(path) {
-                        self.mistake(name, format!("cannot read {}: {error}", path.display()));
+            (Some(cert), Some(key)) => match Identity::read(&cert, &key) {
+                Ok(identity) => Some(Arc::new(identity)),
+                Err(wrong) => {
+                    for (name, what) in [("tls-cert", wrong.cert), ("tls-key", wrong.key)] {
+                        if let Some(what) = what {
+                            self.mistake(name, what);
+                        }
                     }
-                };
-                missing("tls-cert", &cert);
-                missing("tls-key", &key);
-                Some((cert, key))
-            }
+                    None
+                }
+            },
             (Some(_), None) if !self.raw.values.contains_key("tls-key") => {
                 self.mistake("tls-cert", "needs tls-key beside it".to_owned());
                 None
@@ -290,6 +353,16 @@ impl Reader {
             _ => None,
         }
     }
+}
+
+/// A look at the machine waits for programs; the settings are read before there is a runtime.
+fn look_at_named(bin: Option<&Path>, user: Option<&str>) -> managed::NamedMistakes {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map(|runtime| runtime.block_on(managed::look_at_named(bin, user)))
+        // A machine that has no room for this says so at the start itself.
+        .unwrap_or_default()
 }
 
 fn text(text: &str) -> Result<String, String> {
@@ -397,6 +470,8 @@ mod tests {
             ("allow-anonymous", "maybe"),
             ("tls-cert", "/nowhere/cert.pem"),
             ("attach-file", "/nowhere/dsn"),
+            ("catalog", "postgresql://me:hunter2@host?sslmode=maybe"),
+            ("data-dir", "/etc/passwd"),
             ("log-filter", "a=b=c"),
         ])
         .unwrap_err();
@@ -408,6 +483,8 @@ mod tests {
             "--allow-anonymous: 'maybe'",
             "--tls-cert: needs tls-key",
             "--attach-file: cannot read",
+            "--catalog: sslmode is disable, require, verify-ca or verify-full; a DSN is like",
+            "--data-dir: /etc/passwd is no directory",
             "--log-filter: 'a=b=c'",
         ] {
             assert!(
@@ -415,7 +492,43 @@ mod tests {
                 "{part}: {mistakes:?}"
             );
         }
-        assert_eq!(mistakes.len(), 8, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 10, "{mistakes:?}");
+        assert!(!mistakes.iter().any(|m| m.contains("hunter2")));
+    }
+
+    #[test]
+    fn files_and_programs_that_are_named_are_looked_at() {
+        let mistakes = validate(&[
+            ("tls-cert", "/nowhere/cert.pem"),
+            ("tls-key", "/etc/passwd"),
+            ("pg-bin", "/nowhere"),
+            ("pg-user", "no-such-user"),
+            (
+                "catalog",
+                "host=h user=me sslmode=verify-ca sslrootcert=/nowhere/ca.pem",
+            ),
+        ])
+        .unwrap_err();
+        for part in [
+            "--tls-cert: cannot read /nowhere/cert.pem",
+            "--tls-key: /etc/passwd holds no private key in PEM form",
+            "--pg-bin: /nowhere: no postgres there",
+            "no-such-user",
+            "--catalog: sslrootcert /nowhere/ca.pem",
+        ] {
+            assert!(
+                mistakes.iter().any(|m| m.contains(part)),
+                "{part}: {mistakes:?}"
+            );
+        }
+        assert_eq!(mistakes.len(), 5, "{mistakes:?}");
+        // Not looked at: it has no use.
+        let mistakes = validate(&[("attach", "postgresql://me@h"), ("pg-bin", "/nowhere")]);
+        let mistakes = mistakes.unwrap_err();
+        assert!(
+            mistakes.len() == 1 && mistakes[0].contains("no use"),
+            "{mistakes:?}"
+        );
     }
 
     #[test]

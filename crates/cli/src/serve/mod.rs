@@ -41,6 +41,9 @@ const LAST_TASKS_MAX: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let config = read_settings(args)?;
     if args.check_only() {
+        if let Some(doubt) = config.tls.as_ref().and_then(|given| given.doubt()) {
+            eprintln!("note: {doubt}");
+        }
         eprintln!("the settings are right");
         return Ok(());
     }

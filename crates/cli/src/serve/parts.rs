@@ -8,7 +8,7 @@ use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use control::{Control, Keys};
 use node::{
-    CatalogConfig, Node, NodeKey,
+    Node, NodeKey,
     attached::{self, AttachConfig},
     managed::{self, Managed, ManagedConfig, StopLimit},
 };
@@ -24,12 +24,15 @@ use crate::{
 /// matters from hundreds on, and hundreds take longer to make.
 const PACE_EVERY: Duration = Duration::from_secs(300);
 
+/// A wait of this length makes a person wonder: then it is said what is waited for.
+const TELL_AFTER: Duration = Duration::from_secs(2);
+
 /// Everything that runs.
 pub(super) struct Parts {
     node: Server,
     proxy: Proxy,
     control: Control,
-    identity: Identity,
+    identity: Arc<Identity>,
     operator_key: PathBuf,
     data_dir: PathBuf,
     api_scheme: &'static str,
@@ -55,6 +58,9 @@ impl Server {
                 wanted.bin.clone_from(&config.pg_bin);
                 wanted.user.clone_from(&config.pg_user);
                 wanted.budget = config.server_connections_max;
+                wanted.tenant_locks_max = config
+                    .connection_locks_max
+                    .saturating_mul(model::Limits::default().server_connections_max);
                 let managed = managed::start(wanted)
                     .await
                     .map_err(|error| told::managed(&error))?;
@@ -99,8 +105,19 @@ impl Server {
         pace.abort();
         let _ = pace.await;
         // The task above held the only other reference.
-        if let Some(managed) = Arc::into_inner(managed) {
-            managed.stop(StopLimit { fast }).await;
+        let Some(managed) = Arc::into_inner(managed) else {
+            return;
+        };
+        let mut stopping = std::pin::pin!(managed.stop(StopLimit { fast }));
+        if tokio::time::timeout(TELL_AFTER, &mut stopping)
+            .await
+            .is_err()
+        {
+            tracing::info!(
+                limit_s = fast.as_secs(),
+                "waiting for PostgreSQL, which writes what it holds in memory to disk before it stops"
+            );
+            stopping.await;
         }
     }
 }
@@ -128,15 +145,8 @@ async fn keep_pace(managed: Arc<Managed>) {
 ///
 /// A sentence for the operator.
 pub(super) async fn start(config: &Config) -> Result<Parts, Failure> {
-    // What the operator gave is looked at before anything is made.
-    let given = config
-        .tls
-        .as_ref()
-        .map(|(cert, key)| Identity::read(cert, key))
-        .transpose()
-        .map_err(|error| told::machine(format!("{error:#}"), "see --tls-cert and --tls-key"))?;
     let server = Server::start(config).await?;
-    match start_on(config, given, &server).await {
+    match start_on(config, &server).await {
         Ok((proxy, control, kept)) => Ok(Parts {
             node: server,
             proxy,
@@ -155,26 +165,30 @@ pub(super) async fn start(config: &Config) -> Result<Parts, Failure> {
 
 /// What lies in the data directory and is named in the ready line.
 struct Kept {
-    identity: Identity,
+    identity: Arc<Identity>,
     operator_key: PathBuf,
     data_dir: PathBuf,
 }
 
-async fn start_on(
-    config: &Config,
-    given: Option<Identity>,
-    server: &Server,
-) -> Result<(Proxy, Control, Kept), Failure> {
+async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, Kept), Failure> {
     let dir = fs::canonicalize(&config.data_dir)?;
     let in_dir = |error: anyhow::Error| told::file(&error, &dir);
     let secret = files::installation_key(&dir.join("installation.key")).map_err(in_dir)?;
     let operator_file = dir.join("operator.key");
     let operator_key = files::operator_key(&operator_file).map_err(in_dir)?;
-    let identity = match given {
-        Some(identity) => identity,
-        None => Identity::read_or_make(&dir.join("tls"), std::slice::from_ref(&config.public_host))
-            .map_err(in_dir)?,
+    let identity = match &config.tls {
+        Some(given) => given.clone(),
+        None => {
+            let mut names = vec![config.public_host.clone()];
+            if !config.api_listen.ip().is_unspecified() {
+                names.push(config.api_listen.ip().to_string());
+            }
+            Arc::new(Identity::read_or_make(&dir.join("tls"), &names).map_err(in_dir)?)
+        }
     };
+    if let Some(doubt) = identity.doubt() {
+        tracing::warn!("{doubt}");
+    }
     if identity.fresh {
         tracing::info!(
             certificate = %identity.file.display(),
@@ -237,21 +251,18 @@ async fn start_control(
     identity: &Identity,
 ) -> Result<Control, Failure> {
     let node = server.node();
-    let catalog: CatalogConfig = match &config.catalog {
-        None => node.catalog_config(),
-        Some(dsn) => attached::external(dsn).map_err(|why| {
-            told::machine(
-                format!("the DSN of the catalog: {why}"),
-                "a DSN is like postgresql://user@host:5432/tenantry?sslmode=verify-full",
-            )
-        })?,
-    };
+    let catalog = config
+        .catalog
+        .clone()
+        .unwrap_or_else(|| node.catalog_config());
     let port = proxy.local_addrs().first().map_or(0, SocketAddr::port);
     let mut wanted =
         control::Config::local(config.api_listen, port, control::token_hash(operator_key));
     wanted.public_host.clone_from(&config.public_host);
     wanted.anonymous_registration = config.anonymous;
     wanted.retention = config.retention;
+    wanted.limits.locks_per_server_max = config.connection_locks_max;
+    wanted.limits.notify_queue_percent_max = config.notify_queue_max;
     wanted.warm_pool = control::WarmPool {
         min: config.warm_pool,
         max: wanted.warm_pool.max.max(config.warm_pool),

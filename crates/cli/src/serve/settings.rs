@@ -161,6 +161,21 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "30s",
         "How long clients may go on after SIGTERM",
     ),
+    setting(
+        "connection-locks-max",
+        "COUNT",
+        "1000",
+        "Entries of PostgreSQL's lock table, which all tenants share, that one server connection may hold; \
+         with more it is ended. A dump or restore in one transaction takes one for each table, index and \
+         sequence. A managed PostgreSQL gets a table that fits",
+    ),
+    setting(
+        "notify-queue-max",
+        "PERCENT",
+        "50",
+        "How full the queue of NOTIFY, which all tenants share, may be before sessions that may hold it up \
+         are ended; 100 leaves them",
+    ),
     switch(
         "api-tls",
         "Serve the API over TLS, with the certificate of the PostgreSQL port",
@@ -270,10 +285,9 @@ impl clap::Args for ServeArgs {
                 .help_heading("Settings (also in the file, and as TENANTRY_… in the environment)");
             command = command.arg(match setting.value {
                 Some(value) => arg.value_name(value),
-                // `--allow-anonymous` and `--allow-anonymous=false`.
+                // `--api-tls`, `--api-tls=false` and, as in the file, `--api-tls false`.
                 None => arg
                     .num_args(0..=1)
-                    .require_equals(true)
                     .default_missing_value("true")
                     .value_name("BOOL")
                     .hide_possible_values(true),
@@ -463,6 +477,43 @@ mod tests {
                 other => panic!("{other}"),
             })
             .collect()
+    }
+
+    /// All ways to say yes or no, for every switch there is.
+    #[test]
+    fn switches_are_said_alone_with_a_value_or_in_the_file() {
+        use clap::FromArgMatches as _;
+        for setting in SETTINGS.iter().filter(|setting| setting.value.is_none()) {
+            let flag = format!("--{}", setting.name);
+            for (words, value) in [
+                (vec![flag.clone()], "true"),
+                (vec![flag.clone(), "true".into()], "true"),
+                (vec![flag.clone(), "false".into()], "false"),
+                (vec![format!("{flag}=false")], "false"),
+                (vec![flag.clone(), "--workers".into(), "2".into()], "true"),
+            ] {
+                let command = <ServeArgs as clap::Args>::augment_args(clap::Command::new("serve"));
+                let words = [vec!["serve".to_owned()], words].concat();
+                let matches = command.try_get_matches_from(&words).unwrap();
+                let raw = ServeArgs::from_arg_matches(&matches)
+                    .unwrap()
+                    .gather(|_| None);
+                assert_eq!(raw.values[setting.name].0, value, "{words:?}");
+            }
+            let mut raw = Raw::default();
+            let path = std::env::temp_dir().join(format!(
+                "tenantry-switch-{}-{}.toml",
+                setting.name,
+                std::process::id()
+            ));
+            std::fs::write(&path, format!("{} = true\n", setting.name)).unwrap();
+            read_file(&path, &mut raw);
+            std::fs::remove_file(&path).unwrap();
+            assert_eq!(
+                (raw.values[setting.name].0.as_str(), raw.mistakes),
+                ("true", vec![])
+            );
+        }
     }
 
     #[test]

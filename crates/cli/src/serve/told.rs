@@ -2,7 +2,7 @@
 
 use std::{error::Error, io, net::SocketAddr, path::Path};
 
-use node::{attached::AttachError, managed::ManagedError};
+use node::{attached::AttachError, find::INSTALL, managed::ManagedError};
 
 use crate::exit::{Exit, Failure};
 
@@ -35,11 +35,7 @@ pub(super) fn managed(error: &ManagedError) -> Failure {
                 .iter()
                 .map(|(path, why)| format!("\n  {}: {why}", path.display()))
                 .collect();
-            machine(
-                format!("{found}; looked at{looked}"),
-                "Debian, Ubuntu: apt install postgresql; or name its directory with --pg-bin; or use a \
-                 server that runs already with --attach",
-            )
+            machine(format!("{found}; looked at{looked}"), INSTALL)
         }
         ManagedError::InUse { .. } => machine(
             chain(error),
@@ -95,4 +91,28 @@ pub(super) fn file(error: &anyhow::Error, data_dir: &Path) -> Failure {
         format!("{error:#}"),
         format!("the data directory is {}", data_dir.display()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use node::find::FindError;
+
+    use super::*;
+
+    #[test]
+    fn a_missing_postgresql_names_each_place_once_and_says_what_to_do() {
+        let looked = ["/one", "/two"].map(|place| (place.into(), "no postgres there".to_owned()));
+        let failure = managed(&ManagedError::NotFound(FindError {
+            looked: looked.into(),
+        }));
+        let Failure::Here { message, hint, .. } = failure else {
+            panic!("{failure:?}")
+        };
+        for place in ["/one", "/two", "no PostgreSQL 15 to 18"] {
+            assert_eq!(message.matches(place).count(), 1, "{message}");
+        }
+        for way in ["apt install postgresql", "--pg-bin", "--attach"] {
+            assert!(hint.contains(way), "{hint}");
+        }
+    }
 }

@@ -1,16 +1,21 @@
 //! Talking to the API: who we are, one request, its answer.
 //!
 //! Owns: credentials of a request (given by `TENANTRY_API_KEY`, or an anonymous project that is
-//! registered at first use), trying again, and reading errors.
+//! registered at first use), whose certificate is trusted, trying again, and reading errors.
 
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use model::Secret;
 use rand::Rng as _;
-use reqwest::{Method, StatusCode};
+use reqwest::{Certificate, ClientBuilder, Method, StatusCode, Url};
 use serde_json::Value;
 
 use crate::{
+    args::Global,
     exit::{ApiError, Exit, Failure},
     user::home::{Anonymous, Home},
 };
@@ -36,6 +41,65 @@ pub(crate) struct Api {
     url: String,
     key: Option<Secret>,
     home: Home,
+}
+
+/// Whose certificates are accepted from an API over https.
+#[derive(Debug)]
+pub(crate) struct Trust {
+    /// These, and no others.
+    pub(crate) file: Option<PathBuf>,
+    /// On a loopback address, also the one that the server with this data directory made for itself.
+    pub(crate) data_dir: Option<PathBuf>,
+}
+
+impl Trust {
+    /// As the command line and the environment say.
+    pub(crate) fn of(global: &Global) -> Self {
+        Self {
+            file: global.api_ca.clone(),
+            data_dir: std::env::var_os("TENANTRY_DATA_DIR")
+                .filter(|dir| !dir.is_empty())
+                .map(PathBuf::from),
+        }
+    }
+
+    fn apply(&self, http: ClientBuilder, url: &Url) -> Result<ClientBuilder, Failure> {
+        if url.scheme() != "https" {
+            return Ok(http);
+        }
+        if let Some(file) = &self.file {
+            return Ok(http.tls_certs_only(certificates(file)?));
+        }
+        let made = self.data_dir.as_ref().map(|dir| dir.join("tls/server.crt"));
+        match made.filter(|made| is_loopback(url) && made.is_file()) {
+            Some(made) => Ok(http.tls_certs_merge(certificates(&made)?)),
+            None => Ok(http),
+        }
+    }
+}
+
+fn certificates(file: &Path) -> Result<Vec<Certificate>, Failure> {
+    let wrong = |why: String| {
+        Failure::usage(
+            format!("the certificates in {}: {why}", file.display()),
+            "--api-ca and TENANTRY_API_CA name a file of certificates in PEM form",
+        )
+    };
+    let pem = fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(found) if found.is_empty() => Err(wrong("there are none".to_owned())),
+        Ok(found) => Ok(found),
+        Err(error) => Err(wrong(error.to_string())),
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default();
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost"
+        || address
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// A success.
@@ -65,23 +129,23 @@ impl Api {
     ///
     /// # Errors
     ///
-    /// When `url` is no HTTP address, or carries a password.
-    pub(crate) fn new(url: &str, home: Home) -> Result<Self, Failure> {
+    /// When `url` is no HTTP address, or carries a password, or what shall be trusted cannot be read.
+    pub(crate) fn new(url: &str, trust: &Trust, home: Home) -> Result<Self, Failure> {
         let bad = |why: &str| {
             Failure::usage(
                 format!("the address of the API {why}"),
                 "set TENANTRY_API_URL to an address like http://127.0.0.1:5480",
             )
         };
-        let parsed =
-            reqwest::Url::parse(url).map_err(|error| bad(&format!("cannot be read: {error}")))?;
+        let parsed = Url::parse(url).map_err(|error| bad(&format!("cannot be read: {error}")))?;
         if !matches!(parsed.scheme(), "http" | "https") || parsed.host().is_none() {
             return Err(bad("is not of the form http://host:port"));
         }
         if !parsed.username().is_empty() || parsed.password().is_some() {
             return Err(bad("carries a user name or password"));
         }
-        let http = reqwest::Client::builder()
+        let http = trust
+            .apply(reqwest::Client::builder(), &parsed)?
             .user_agent(concat!("tenantry/", env!("CARGO_PKG_VERSION")))
             .timeout(ANSWER_MAX)
             .connect_timeout(CONNECT_MAX)
@@ -359,10 +423,12 @@ impl Api {
         } else {
             root_cause(error)
         };
+        let hint = certificate_hint(&format!("{error:?}"))
+            .unwrap_or("is `tenantry serve` running there? TENANTRY_API_URL names another address");
         Failure::new(
             Exit::Unavailable,
             format!("cannot reach the API at {}: {why}", self.url),
-            "is `tenantry serve` running there? TENANTRY_API_URL names another address",
+            hint,
         )
     }
 
@@ -376,6 +442,33 @@ impl Api {
             "check TENANTRY_API_URL; the PostgreSQL port is another one",
         )
     }
+}
+
+/// What to do about a certificate that was refused, by the words of the TLS library.
+fn certificate_hint(error: &str) -> Option<&'static str> {
+    let hints = [
+        (
+            "UnknownIssuer",
+            "nobody this machine trusts signed its certificate: give --api-ca FILE or set \
+             TENANTRY_API_CA. A server without a certificate of its own made one, tls/server.crt in its \
+             data directory",
+        ),
+        (
+            "CaUsedAsEndEntity",
+            "its certificate is that of an authority (CA:TRUE), which cannot also be a server's: let it \
+             sign one, or make one with `openssl req -x509 … -addext basicConstraints=critical,CA:FALSE`",
+        ),
+        (
+            "NotValidForName",
+            "its certificate is for another name: use that name in TENANTRY_API_URL",
+        ),
+        (
+            "Expired",
+            "its certificate has expired, or the clock here is wrong",
+        ),
+    ];
+    let hint = hints.iter().find(|(word, _)| error.contains(word));
+    hint.map(|(_, hint)| *hint)
 }
 
 fn asked_pause(answer: &reqwest::Response) -> Option<Duration> {

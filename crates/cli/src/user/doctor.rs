@@ -16,7 +16,11 @@ use crate::{
     args::{DoctorArgs, Global},
     exit::{Exit, Failure},
     output::{self, Format},
-    user::{api::Api, database::field, home::Home},
+    user::{
+        api::{Api, Trust},
+        database::field,
+        home::Home,
+    },
 };
 
 /// Below this, a thousand clients do not fit: each holds a file, and so does each server connection.
@@ -83,7 +87,11 @@ impl Check {
 /// [`Exit::Machine`] when a check ended badly, after all were told.
 pub(super) async fn doctor(args: &DoctorArgs, global: &Global) -> Result<(), Failure> {
     let mut checks = machine(args).await;
-    let api = Api::new(&global.api_url, Home::open()?)?;
+    let trust = Trust {
+        data_dir: Some(args.data_dir.clone()),
+        ..Trust::of(global)
+    };
+    let api = Api::new(&global.api_url, &trust, Home::open()?)?;
     checks.push(clock());
     let server = api.get_public("/readyz").await;
     checks.push(running(&api, &server));
@@ -120,8 +128,7 @@ async fn machine(args: &DoctorArgs) -> Vec<Check> {
                 "PostgreSQL",
                 Verdict::Bad,
                 format!("{error} ({looked})"),
-                "Debian, Ubuntu: apt install postgresql; or name its directory with --pg-bin; or use \
-                 a server that runs already with --attach",
+                node::find::INSTALL,
             )
         }
     };
@@ -200,7 +207,23 @@ async fn machine(args: &DoctorArgs) -> Vec<Check> {
             "`tenantry db connect` needs it (apt install postgresql-client); `tenantry db sql` does not",
         ),
     };
-    vec![postgres, psql, reflink, files, disk, memory]
+    let mut checks = vec![postgres, psql, reflink, files, disk, memory];
+    checks.extend(facts.leftovers.iter().map(|left| {
+        Check::new(
+            "Leftovers",
+            Verdict::Note,
+            format!(
+                "{} belongs to the data directory {}, which is not there",
+                left.base.display(),
+                left.data_dir.display()
+            ),
+            format!(
+                "if that one is gone for good: rm -r {} (databases lie in it)",
+                left.base.display()
+            ),
+        )
+    }));
+    checks
 }
 
 fn limit(limit: Option<u64>) -> String {

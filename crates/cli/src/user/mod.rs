@@ -16,7 +16,10 @@ use crate::{
     args::{Command, DbCommand, Global, TokenCommand},
     exit::Failure,
     output::Format,
-    user::{api::Api, home::Home},
+    user::{
+        api::{Api, Trust},
+        home::Home,
+    },
 };
 
 /// What every command has at hand.
@@ -59,7 +62,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
         let format = global.format();
         let context = || -> Result<Context, Failure> {
             Ok(Context {
-                api: Api::new(&global.api_url, Home::open()?)?,
+                api: Api::new(&global.api_url, &Trust::of(&global), Home::open()?)?,
                 format,
                 quiet: global.quiet,
                 database: global.database.clone(),

@@ -43,10 +43,10 @@ impl Node {
         let mut wrong = Vec::new();
         for role in Role::ALL {
             let login = self.server_login(&pid, role);
-            if let Err(why) = self.is_asked_for_scram(&login).await {
-                if !wrong.contains(&why) {
-                    wrong.push(why);
-                }
+            if let Err(why) = self.is_asked_for_scram(&login).await
+                && !wrong.contains(&why)
+            {
+                wrong.push(why);
             }
         }
         self.drop_logins(&pid).await?;

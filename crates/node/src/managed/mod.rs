@@ -27,6 +27,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_postgres::{Config, config::SslMode};
 
 pub(crate) use machine::{memory_bytes, probe_reflink};
+pub use place::{Leftover, leftovers};
 
 use crate::{
     Node, NodeError, NodeKey,
@@ -42,6 +43,9 @@ use user::RunAs;
 /// The platform's role on a managed server. Its password lies in `superuser.password` in the data
 /// directory.
 pub const SUPERUSER: &str = "tenantry";
+
+/// Where the cluster goes when we are root and PostgreSQL's user cannot reach the data directory.
+pub const ELSEWHERE: &str = "/var/lib/tenantry";
 
 /// How to run the managed node.
 #[derive(Clone, Debug)]
@@ -60,6 +64,9 @@ pub struct ManagedConfig {
     pub memory_bytes: Option<u64>,
     /// Where the cluster goes when we are root and PostgreSQL's user cannot reach `data_dir`.
     pub fallback_root: PathBuf,
+    /// Entries of the lock table that all connections of one tenant may hold together. The table, which
+    /// all tenants share, is made a third larger.
+    pub tenant_locks_max: u32,
 }
 
 impl ManagedConfig {
@@ -72,7 +79,8 @@ impl ManagedConfig {
             budget: 100,
             reserved: 24,
             memory_bytes: None,
-            fallback_root: "/var/lib/tenantry".into(),
+            fallback_root: ELSEWHERE.into(),
+            tenant_locks_max: 12_000,
         }
     }
 }
@@ -303,6 +311,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         cpus: machine::cpus(),
         budget: config.budget,
         reserved: config.reserved,
+        tenant_locks_max: config.tenant_locks_max,
         databases: machine::databases(&place.cluster()),
         reflink: probe_reflink(&place.base).unwrap_or(false),
     };

@@ -6,7 +6,8 @@
 //!   postgres/              base: belongs to us; PostgreSQL's user may pass through and read conf/
 //!     conf/                written by us at every start; operator.conf is the operator's
 //!     data/                the cluster; belongs to PostgreSQL's user
-//!     run/                 the socket, unless its path would be too long
+//!     run/                 the socket, unless its path would be too long: then `socket.dir` names
+//!                          another directory, which goes away with the server
 //! ```
 //!
 //! When we are root and PostgreSQL's user cannot reach the data directory (it lies below `/root`,
@@ -47,6 +48,21 @@ pub(crate) const SOCKET_FILE: &str = ".s.PGSQL.5432";
 const LOCK_FILE: &str = "tenantry.lock";
 const POINTER_FILE: &str = "postgres.base";
 const OWNER_FILE: &str = "data-dir";
+const SOCKET_POINTER_FILE: &str = "socket.dir";
+
+impl Drop for Place {
+    /// After the server has ended, while the locks are still held.
+    fn drop(&mut self) {
+        if self.socket_dir.starts_with(&self.base) {
+            return;
+        }
+        // A server that was killed leaves both; a running one, left behind, needs neither to be stopped.
+        for file in [SOCKET_FILE.to_owned(), format!("{SOCKET_FILE}.lock")] {
+            let _ = fs::remove_file(self.socket_dir.join(file));
+        }
+        let _ = fs::remove_dir(&self.socket_dir);
+    }
+}
 
 impl Place {
     /// The cluster.
@@ -158,7 +174,7 @@ async fn elsewhere(
     pointer: &Path,
 ) -> Result<PathBuf, ManagedError> {
     make_dir(fallback_root, 0o755)?;
-    report_leftovers(data_dir, fallback_root);
+    settle_leftovers(data_dir, fallback_root);
     let base = fallback_root.join(hex(&random_bytes::<6>()));
     make_dir(&base, 0o700)?;
     chown(&base, None, Some(user.gid))?;
@@ -186,16 +202,55 @@ async fn elsewhere(
     Ok(base)
 }
 
-/// Databases of a data directory that was removed without them are never removed by us.
-fn report_leftovers(data_dir: &Path, fallback_root: &Path) {
-    for entry in fs::read_dir(fallback_root).into_iter().flatten().flatten() {
-        let owner = fs::read_to_string(entry.path().join(OWNER_FILE)).unwrap_or_default();
-        if Path::new(owner.trim_end_matches('\n')) == data_dir {
+/// A place elsewhere that no data directory points to any more.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Leftover {
+    /// Where.
+    pub base: PathBuf,
+    /// Whose it was.
+    pub data_dir: PathBuf,
+    /// There are databases in it.
+    pub has_databases: bool,
+}
+
+/// What data directories that were removed left below `root` ([`super::ELSEWHERE`]).
+pub fn leftovers(root: &Path) -> Vec<Leftover> {
+    let entries = fs::read_dir(root).into_iter().flatten().flatten();
+    let mut found: Vec<Leftover> = entries.filter_map(|entry| leftover(entry.path())).collect();
+    found.sort_unstable_by(|a, b| a.base.cmp(&b.base));
+    found
+}
+
+fn leftover(base: PathBuf) -> Option<Leftover> {
+    let owner = fs::read_to_string(base.join(OWNER_FILE)).ok()?;
+    let data_dir = PathBuf::from(owner.trim_end_matches('\n'));
+    match fs::read_to_string(data_dir.join(POINTER_FILE)) {
+        Ok(pointer) if Path::new(pointer.trim_end_matches('\n')) == base => None,
+        Err(error) if error.kind() != io::ErrorKind::NotFound => None,
+        _ => Some(Leftover {
+            has_databases: base.join("data").exists(),
+            base,
+            data_dir,
+        }),
+    }
+}
+
+/// What an interrupted start in this data directory left is removed. Databases are not: a directory
+/// that is missing may be a disk that is not mounted. They are told.
+fn settle_leftovers(data_dir: &Path, fallback_root: &Path) {
+    let ours = leftovers(fallback_root)
+        .into_iter()
+        .filter(|found| found.data_dir == data_dir);
+    for found in ours {
+        let base = found.base.display();
+        if found.has_databases {
             tracing::warn!(
-                base = %entry.path().display(),
-                "databases of an earlier installation in the same data directory; remove them \
-                 when they are not needed"
+                %base,
+                "databases of an earlier installation in the same data directory, whose keys are gone; \
+                 `rm -r` removes them when they are not needed"
             );
+        } else if let Err(error) = fs::remove_dir_all(&found.base) {
+            tracing::warn!(%base, %error, "what an interrupted start left was not removed");
         }
     }
 }
@@ -242,13 +297,27 @@ fn socket_dir(base: &Path, user: Option<&RunAs>) -> Result<PathBuf, ManagedError
         own(&near, user)?;
         return Ok(near);
     }
-    // The same at every start, so that nothing is left behind. What is in there already is only
-    // used when nobody else could have put it there.
+    let uid = user.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
+    // After a kill it is still there. What is in a directory already is only used when nobody else could
+    // have put it there.
+    let pointer = base.join(SOCKET_POINTER_FILE);
+    let noted = fs::read_to_string(&pointer).unwrap_or_default();
+    let noted = Path::new(noted.trim_end_matches('\n'));
+    if noted.is_absolute() && fits(noted) && make_private(noted, uid, user).is_ok() {
+        return Ok(noted.to_owned());
+    }
+    let dir = far_socket_dir(base, uid, user)?;
+    write_secret(&pointer, &format!("{}\n", dir.display()))
+        .map_err(|error| io_error("write", &pointer, error))?;
+    Ok(dir)
+}
+
+/// One with a short path.
+fn far_socket_dir(base: &Path, uid: u32, user: Option<&RunAs>) -> Result<PathBuf, ManagedError> {
     let name = format!(
         "tenantry-{}",
         &hex(&Sha256::digest(base.as_os_str().as_encoded_bytes()))[..12]
     );
-    let uid = user.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
     for parent in runtime_parents() {
         let dir = parent.join(&name);
         if fits(&dir) && make_private(&dir, uid, user).is_ok() {
@@ -372,6 +441,71 @@ mod tests {
         let longest = SOCKET_PATH_MAX - SOCKET_FILE.len() - 1;
         assert!(fits(&dir(longest)));
         assert!(!fits(&dir(longest + 1)));
+    }
+
+    #[test]
+    fn a_socket_directory_elsewhere_is_found_again_unless_it_is_somebody_elses() {
+        let root =
+            std::env::temp_dir().join(format!("tenantry-socket-{}", hex(&random_bytes::<8>())));
+        let base = root.join("d".repeat(100));
+        fs::create_dir_all(&base).unwrap();
+        let noted = root.join("run");
+        fs::write(
+            base.join(SOCKET_POINTER_FILE),
+            format!("{}\n", noted.display()),
+        )
+        .unwrap();
+        assert_eq!(socket_dir(&base, None).unwrap(), noted);
+        set_mode(&noted, 0o755).unwrap();
+        let other = socket_dir(&base, None).unwrap();
+        assert_ne!(other, noted);
+        assert_eq!(socket_dir(&base, None).unwrap(), other);
+        fs::remove_dir(other).unwrap();
+        fs::remove_dir_all(root).unwrap();
+    }
+
+    #[test]
+    fn leftovers_are_told_and_what_never_held_databases_is_removed() {
+        let root =
+            std::env::temp_dir().join(format!("tenantry-leftover-{}", hex(&random_bytes::<8>())));
+        let data_dir = root.join("data-dir");
+        fs::create_dir_all(&data_dir).unwrap();
+        let elsewhere = root.join("elsewhere");
+        for (name, owner) in [
+            ("used", &data_dir),
+            ("old", &data_dir),
+            ("begun", &data_dir),
+            ("gone", &root.join("gone")),
+        ] {
+            let base = elsewhere.join(name);
+            fs::create_dir_all(&base).unwrap();
+            fs::write(base.join(OWNER_FILE), format!("{}\n", owner.display())).unwrap();
+        }
+        for name in ["used", "old", "gone"] {
+            fs::create_dir(elsewhere.join(name).join("data")).unwrap();
+        }
+        let pointed = elsewhere.join("used").display().to_string();
+        fs::write(data_dir.join(POINTER_FILE), format!("{pointed}\n")).unwrap();
+        let names = || -> Vec<(String, bool)> {
+            let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+            let found = leftovers(&elsewhere);
+            found
+                .iter()
+                .map(|one| (name(&one.base), one.has_databases))
+                .collect()
+        };
+        let all = [("begun", false), ("gone", true), ("old", true)];
+        assert_eq!(names(), all.map(|(name, has)| (name.to_owned(), has)));
+        settle_leftovers(&data_dir, &elsewhere);
+        let left = &all[1..];
+        assert_eq!(
+            names(),
+            left.iter()
+                .map(|(name, has)| ((*name).to_owned(), *has))
+                .collect::<Vec<_>>()
+        );
+        assert!(elsewhere.join("used/data").exists());
+        fs::remove_dir_all(root).unwrap();
     }
 
     #[test]

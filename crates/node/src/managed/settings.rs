@@ -16,6 +16,8 @@ pub(crate) struct Sizes {
     pub(crate) budget: u32,
     /// Server connections of the platform.
     pub(crate) reserved: u32,
+    /// Entries of the lock table that one tenant may hold.
+    pub(crate) tenant_locks_max: u32,
     /// Databases there are, for the pace of autovacuum.
     pub(crate) databases: u32,
     /// Whether files can share blocks.
@@ -28,9 +30,9 @@ const MB: u64 = 1 << 20;
 /// it one sort fills the disk of all. Enough to build an index on tens of millions of rows.
 const TEMP_FILES_MB_MAX: u32 = 4096;
 
-/// Entries of the shared lock table per connection. Twice the default: a dump locks every table of
-/// its tenant, out of a table that is shared by all.
-const LOCKS_PER_CONNECTION: u32 = 128;
+/// Entries of the shared lock table per connection, at least. Twice the default: a dump locks every
+/// table of its tenant, out of a table that is shared by all.
+const LOCKS_PER_CONNECTION_MIN: u32 = 128;
 
 /// Slots that stay free of tenants. PostgreSQL refuses an ordinary role while no more than
 /// `superuser_reserved_connections` slots are free, however many superusers have slots already; so
@@ -71,6 +73,19 @@ impl Sizes {
         self.databases.saturating_mul(2).clamp(60, 86_400)
     }
 
+    fn connections(&self) -> u32 {
+        self.budget + self.reserved + SLOTS_KEPT_FREE + SLOTS_LEAVING
+    }
+
+    /// One tenant that holds all it may leaves a quarter of the table to the others. An entry takes
+    /// some 300 bytes of shared memory.
+    fn locks_per_connection(&self) -> u32 {
+        let entries = self.tenant_locks_max.saturating_mul(4) / 3;
+        entries
+            .div_ceil(self.connections())
+            .max(LOCKS_PER_CONNECTION_MIN)
+    }
+
     fn parallel_workers_per_query(&self) -> u32 {
         if self.cpus >= 8 { 2 } else { 0 }
     }
@@ -81,13 +96,12 @@ impl Sizes {
             "# Written by tenantry at every start: changes here are lost.\n\
              # Put yours into operator.conf beside this file; they win.\n",
         );
-        let connections = self.budget + self.reserved + SLOTS_KEPT_FREE + SLOTS_LEAVING;
         let mut set = |name: &str, value: &dyn std::fmt::Display| {
             writeln!(text, "{name} = '{value}'").expect("writing to a String succeeds");
         };
-        set("max_connections", &connections);
+        set("max_connections", &self.connections());
         set("superuser_reserved_connections", &SLOTS_KEPT_FREE);
-        set("max_locks_per_transaction", &LOCKS_PER_CONNECTION);
+        set("max_locks_per_transaction", &self.locks_per_connection());
         set(
             "shared_buffers",
             &format_args!("{}MB", self.shared_buffers_mb()),
@@ -205,6 +219,7 @@ mod tests {
             cpus: 2,
             budget: 100,
             reserved: 24,
+            tenant_locks_max: 12_000,
             databases,
             reflink: false,
         }
@@ -218,6 +233,20 @@ mod tests {
             let sizes = sizes(memory_gb, 0);
             assert_eq!(sizes.shared_buffers_mb(), buffers, "{memory_gb} GB");
             assert_eq!(sizes.work_mem_mb(), work, "{memory_gb} GB");
+        }
+    }
+
+    #[test]
+    fn one_tenant_never_fills_the_lock_table() {
+        for (budget, tenant_locks_max) in [(4, 12_000), (100, 12_000), (100, 120_000), (1000, 12)] {
+            let sizes = Sizes {
+                budget,
+                tenant_locks_max,
+                ..sizes(4, 0)
+            };
+            let table = sizes.locks_per_connection() * sizes.connections();
+            assert!(table >= tenant_locks_max / 3 * 4, "{budget}: {table}");
+            assert!(sizes.locks_per_connection() >= LOCKS_PER_CONNECTION_MIN);
         }
     }
 
