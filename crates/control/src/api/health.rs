@@ -38,7 +38,9 @@ pub(crate) async fn readyz(State(app): State<Arc<App>>) -> ApiResult<axum::Json<
     if app.draining.load(Ordering::Relaxed) {
         return Err(ErrorCode::Draining.into());
     }
-    app.catalog.answers().await?;
+    if !app.catalog.answers().await {
+        return Err(ErrorCode::CatalogUnavailable.into());
+    }
     Ok(axum::Json(Health { status: "ok" }))
 }
 

@@ -6,12 +6,20 @@
 pub(crate) mod changes;
 pub(crate) mod migrate;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool_postgres::{
     GenericClient, Manager, ManagerConfig, Object, Pool, RecyclingMethod, Runtime,
 };
 use tokio_postgres::{Row, error::SqlState, types::ToSql};
+
+use crate::api::error::chain;
 
 /// Why the catalog gave no answer, split by what the caller does.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +76,8 @@ const CONNECT_TIME_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct Catalog {
     pool: Pool,
     address: node::CatalogConfig,
+    /// It did not answer when it was last asked.
+    is_away: Arc<AtomicBool>,
 }
 
 impl Catalog {
@@ -99,7 +109,11 @@ impl Catalog {
             .runtime(Runtime::Tokio1)
             .build()
             .expect("a pool with a runtime can have timeouts");
-        Self { pool, address }
+        Self {
+            pool,
+            address,
+            is_away: Arc::default(),
+        }
     }
 
     /// A connection, given back when dropped.
@@ -119,10 +133,19 @@ impl Catalog {
         &self.address
     }
 
-    /// Whether it answers now.
-    pub(crate) async fn answers(&self) -> Result<(), CatalogError> {
-        query_one(&self.get().await?, "SELECT 1", &[]).await?;
-        Ok(())
+    /// Whether it answers now. The log says when that changes: whoever asks does it every few seconds.
+    pub(crate) async fn answers(&self) -> bool {
+        let asked = async { query_one(&self.get().await?, "SELECT 1", &[]).await };
+        let answer = asked.await;
+        let was_away = self.is_away.swap(answer.is_err(), Ordering::Relaxed);
+        match &answer {
+            Err(error) if !was_away => {
+                tracing::warn!(error = %chain(error), "not ready: the catalog does not answer");
+            }
+            Ok(_) if was_away => tracing::info!("ready again: the catalog answers"),
+            _ => {}
+        }
+        answer.is_ok()
     }
 
     /// Closes every connection that is not in use, and the others when they are given back.
