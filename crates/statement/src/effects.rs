@@ -41,7 +41,8 @@ impl Effects {
     /// operators, …), so whatever is known about them is out of date.
     pub const DDL: Self = Self(1 << 10);
     /// Runs text as SQL, or a statement kept under a name: `DO`, `EXECUTE`, `query_to_xml` and
-    /// its family, `ts_stat`, `CREATE EXTENSION`. It may do anything.
+    /// its family, `ts_stat`, `CREATE EXTENSION`. It may do anything; of `DO`, what its text
+    /// shows is told as well.
     pub const RUNS: Self = Self(1 << 11);
     /// Calls something by name that is not a known harmless function of `pg_catalog`; also `CALL`.
     pub const CALLS: Self = Self(1 << 12);
@@ -63,8 +64,8 @@ impl Effects {
     pub const TRANSACTION: Self = Self(1 << 19);
     /// `COPY`.
     pub const COPY: Self = Self(1 << 20);
-    /// Not understood; may do anything. [`Self::RUNS`] is set with it.
-    pub const UNKNOWN: Self = Self((1 << 21) | Self::RUNS.0);
+    /// Not understood; may do anything. [`Self::RUNS`] and [`Self::UNNAMED`] are set with it.
+    pub const UNKNOWN: Self = Self((1 << 21) | Self::RUNS.0 | Self::UNNAMED.0);
 
     /// What may leave the session different whatever the definitions of its database are. Without
     /// one of these, and when no definition does harm, the session is as it was.

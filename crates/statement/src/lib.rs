@@ -13,11 +13,19 @@
 //! promised: whatever is not understood is called [`Effects::UNKNOWN`], never harmless. What is
 //! known to be outside the promise stands at [`Effects::SEED`] and [`Effects::SETTINGS`].
 
+mod body;
 mod effects;
 mod encoding;
+mod functions;
+mod lexer;
+mod scan;
+mod session;
+mod words;
 
+pub use body::{Body, body_is_harmless, read_body};
 pub use effects::Effects;
 pub use encoding::Encoding;
+pub use functions::{is_catalog_function, lasting_functions};
 
 /// How the connection reads `'…'` without a prefix: `standard_conforming_strings`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
@@ -121,65 +129,42 @@ pub enum Exact {
     DeallocateAll,
     /// `PREPARE name … AS …`. What the statement itself may do is in [`Reading::effects`] already.
     Prepare(String),
-    /// `EXECUTE name …`, which may name a statement that came by the protocol.
+    /// `EXECUTE name …`, which may name a statement that came by the protocol. What that does is
+    /// not known here.
     Execute(String),
 }
 
 /// What a text says about itself.
 #[derive(Clone, Debug)]
-pub struct Reading<'a> {
+pub struct Reading {
     pub statements: Statements,
     pub lead: Lead,
     /// Of all its statements together.
     pub effects: Effects,
     pub exact: Option<Exact>,
     /// Names with a dot that it sets, resets, shows or asks for (`SET`, `RESET`, `SHOW`,
-    /// `set_config`, `current_setting`), as written, ASCII: PostgreSQL lists such settings
-    /// nowhere, so whoever wants to know their values must know the names. Compared without
-    /// regard to case. May repeat.
-    pub custom: Vec<&'a str>,
-}
-
-/// What running the body of a function or procedure may do, as far as its text shows.
-#[derive(Clone, Debug)]
-pub struct Body<'a> {
-    pub effects: Effects,
-    /// As [`Reading::custom`].
-    pub custom: Vec<&'a str>,
+    /// `set_config`, `current_setting`), in lower case: PostgreSQL lists such settings nowhere,
+    /// so whoever wants to know their values must know the names. May repeat.
+    pub custom: Vec<String>,
 }
 
 /// Reads the text of a simple query or of a Parse.
 ///
-/// Never fails: text that PostgreSQL would refuse runs nothing, and may be read as anything.
-pub fn read(_text: &[u8], _context: Context) -> Reading<'_> {
-    Reading {
-        statements: Statements::Several,
-        lead: Lead::Unknown,
-        effects: Effects::UNKNOWN,
-        exact: None,
-        custom: Vec::new(),
+/// Never fails: text that PostgreSQL would refuse runs nothing, and may be read as anything. Takes
+/// time in proportion to the length of the text, and allocates only for [`Reading::exact`] and
+/// [`Reading::custom`].
+pub fn read(text: &[u8], context: Context) -> Reading {
+    if context.encoding == Encoding::Overlapping && !text.is_ascii() {
+        return Reading {
+            statements: Statements::Several,
+            lead: Lead::Unknown,
+            effects: Effects::UNKNOWN,
+            exact: None,
+            custom: Vec::new(),
+        };
     }
+    scan::Scan::client(text, context)
 }
 
-/// Reads the body of a function: `prosrc` of `pg_proc` (or `pg_get_function_sqlbody(oid)`, where
-/// `prosqlbody` is not null), its language's name, and `probin`.
-pub fn read_body<'a>(_language: &str, _source: &'a [u8], _library: Option<&str>) -> Body<'a> {
-    Body {
-        effects: Effects::UNKNOWN,
-        custom: Vec::new(),
-    }
-}
-
-/// Whether a function with this body leaves the session as it was, provided that everything it
-/// calls and touches does.
-pub fn body_is_harmless(language: &str, source: &[u8], library: Option<&str>) -> bool {
-    let body = read_body(language, source, library);
-    !body.effects.intersects(Effects::LASTING)
-}
-
-/// Whether [`read`] takes a call by this name, without a schema, for a harmless function of
-/// `pg_catalog`. A user's function of such a name can be called unseen, since PostgreSQL chooses
-/// by argument types and `search_path`.
-pub fn is_catalog_function(_name: &str) -> bool {
-    true
-}
+#[cfg(test)]
+mod tests;

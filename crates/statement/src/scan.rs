@@ -1,0 +1,614 @@
+//! One pass over the tokens of a text.
+//!
+//! Owns: where statements begin and end, what each begins with, and what the words inside it
+//! mean for the session. Does not own: statements that consist of a command to the session
+//! (`session`), and what functions do (`functions`).
+
+use crate::{
+    Context, Effects, Exact, Lead, Reading, Statements, Strings,
+    functions::{self, Known},
+    lexer::{Lexeme, Lexer, Token},
+    session,
+    words::{self, Word},
+};
+
+/// Whose text it is: the same words are read differently in a function's body.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Source {
+    Client,
+    /// The body of an SQL function.
+    Sql,
+    Plpgsql,
+}
+
+/// How far the arguments of one call are looked at. Nested calls would otherwise be read again
+/// at every level; what is written by people ends long before.
+const ARGUMENT_TOKENS_MAX: usize = 64;
+
+pub(crate) struct Scan<'a> {
+    lexer: Lexer<'a>,
+    source: Source,
+    effects: Effects,
+    custom: Vec<String>,
+    exact: Option<Exact>,
+    lead: Lead,
+    statements: Statements,
+    statement: Statement,
+    /// The last three tokens, the latest first.
+    before: [Seen<'a>; 3],
+}
+
+#[derive(Clone, Copy)]
+struct Seen<'a> {
+    lexeme: Lexeme<'a>,
+    word: Word,
+    /// Stands where a function's name can stand.
+    callable: bool,
+}
+
+/// What is known of the statement that is being read.
+#[derive(Default)]
+struct Statement {
+    /// Tokens read of it.
+    tokens: usize,
+    /// The next word begins a statement: this one, one inside it, or one of a body.
+    at_start: bool,
+    /// Consists of a command to the session, which was read already.
+    quiet: bool,
+    explain: bool,
+    /// Could be the head of a function with `BEGIN ATOMIC … END`.
+    defines: bool,
+    parentheses: u32,
+    /// `BEGIN ATOMIC` and every `CASE` inside that did not end yet.
+    atomic: u32,
+    writes: bool,
+    pg_settings: bool,
+}
+
+impl Statement {
+    fn new() -> Self {
+        Self {
+            at_start: true,
+            ..Self::default()
+        }
+    }
+}
+
+const NOTHING: Seen<'static> = Seen {
+    lexeme: Lexeme {
+        token: Token::End,
+        raw: &[],
+    },
+    word: Word::Name,
+    callable: false,
+};
+
+impl<'a> Scan<'a> {
+    pub(crate) fn client(text: &'a [u8], context: Context) -> Reading {
+        Self::new(text, Source::Client, context.strings).read()
+    }
+
+    /// What running a body may do, with the custom settings it names.
+    pub(crate) fn body(text: &'a [u8], source: Source) -> (Effects, Vec<String>) {
+        // It runs under whatever setting its caller has.
+        let reading = Self::new(text, source, Strings::Undecided).read();
+        (reading.effects, reading.custom)
+    }
+
+    fn new(text: &'a [u8], source: Source, strings: Strings) -> Self {
+        Self {
+            lexer: Lexer::new(text, strings),
+            source,
+            effects: Effects::NONE,
+            custom: Vec::new(),
+            exact: None,
+            lead: Lead::Nothing,
+            statements: Statements::None,
+            statement: Statement::new(),
+            before: [NOTHING; 3],
+        }
+    }
+
+    fn read(mut self) -> Reading {
+        loop {
+            let lexeme = self.lexer.next();
+            match lexeme.token {
+                Token::End => break,
+                Token::Bad => {
+                    if self.begin_if_new() && self.lead == Lead::Nothing {
+                        self.lead = Lead::Unknown;
+                    }
+                    self.effects |= Effects::UNKNOWN;
+                    self.exact = None;
+                    break;
+                }
+                Token::Semicolon => self.semicolon(lexeme),
+                _ => self.token(lexeme),
+            }
+        }
+        self.end_statement();
+        Reading {
+            statements: self.statements,
+            lead: self.lead,
+            effects: self.effects,
+            exact: self.exact,
+            custom: self.custom,
+        }
+    }
+
+    fn semicolon(&mut self, lexeme: Lexeme<'a>) {
+        if self.statement.parentheses > 0 || self.statement.atomic > 0 {
+            // Of the actions of a rule, or of the body of a function.
+            self.statement.at_start = true;
+            self.remember(lexeme, Word::Name, false);
+        } else {
+            self.end_statement();
+        }
+    }
+
+    fn end_statement(&mut self) {
+        if self.statement.pg_settings && self.statement.writes {
+            self.effects |= Effects::SETTINGS;
+        }
+        self.statement = Statement::new();
+        self.before = [NOTHING; 3];
+    }
+
+    /// Counts the statement when its first token is met.
+    fn begin_if_new(&mut self) -> bool {
+        self.statement.tokens += 1;
+        if self.statement.tokens > 1 {
+            return false;
+        }
+        self.statements = match self.statements {
+            Statements::None => Statements::One,
+            Statements::One | Statements::Several => Statements::Several,
+        };
+        if self.statements == Statements::Several {
+            self.exact = None;
+        }
+        true
+    }
+
+    fn token(&mut self, lexeme: Lexeme<'a>) {
+        let first = self.begin_if_new();
+        let (word, never_function) = match lexeme.token {
+            Token::Word if self.before[0].lexeme.token != Token::Dot => words::find(lexeme.raw),
+            _ => (Word::Name, false),
+        };
+        let callable = match lexeme.token {
+            Token::Word => !never_function,
+            Token::Quoted => true,
+            _ => false,
+        };
+        if self.statement.at_start && (first || lexeme.token == Token::Word) {
+            let lead = self.start(lexeme, word);
+            if first && self.lead == Lead::Nothing {
+                self.lead = lead;
+            }
+        }
+        if !self.statement.quiet {
+            self.inside(lexeme, word);
+        }
+        self.remember(lexeme, word, callable);
+    }
+
+    fn remember(&mut self, lexeme: Lexeme<'a>, word: Word, callable: bool) {
+        let [latest, second, _] = self.before;
+        let seen = Seen {
+            lexeme,
+            word,
+            callable,
+        };
+        self.before = [seen, latest, second];
+    }
+
+    /// The first word of a statement.
+    fn start(&mut self, lexeme: Lexeme<'a>, word: Word) -> Lead {
+        self.statement.at_start = false;
+        let (lead, effects) = match (lexeme.token, word) {
+            (Token::Open, _) => {
+                self.statement.at_start = true;
+                (Lead::Query, Effects::EVALUATES)
+            }
+            (_, Word::Select | Word::Values | Word::With) => (Lead::Query, Effects::EVALUATES),
+            (_, Word::Table) => (Lead::Query, Effects::EVALUATES | Effects::TOUCHES),
+            (_, Word::Insert | Word::Update | Word::Delete | Word::Merge) => {
+                (Lead::Change, Effects::EVALUATES)
+            }
+            (_, Word::Begin | Word::Start) if self.is_whole() => {
+                self.quiet(Lead::Begin, Effects::TRANSACTION)
+            }
+            (_, Word::Commit | Word::End) if self.is_whole() => {
+                self.quiet(Lead::Commit, Effects::TRANSACTION)
+            }
+            (_, Word::Rollback | Word::Abort) if self.is_whole() => {
+                self.quiet(Lead::Rollback, Effects::TRANSACTION)
+            }
+            (_, Word::Savepoint | Word::Release) => {
+                self.quiet(Lead::Savepoint, Effects::TRANSACTION)
+            }
+            (_, Word::Set | Word::Reset | Word::Show | Word::Discard | Word::Deallocate) => {
+                self.command(word)
+            }
+            (_, Word::Prepare) => self.prepare(),
+            (_, Word::Execute) => {
+                self.exact_at_first(|lexer| Some(Exact::Execute(lexer.next().name()?)));
+                (Lead::Execute, Effects::RUNS | Effects::EVALUATES)
+            }
+            (_, Word::Declare) => (Lead::Declare, Effects::EVALUATES),
+            (_, Word::Fetch | Word::Move) => self.quiet(Lead::Fetch, Effects::NONE),
+            // In a body it closes what the body opened, or lets go.
+            (_, Word::Close) if self.source != Source::Client => (Lead::Close, Effects::NONE),
+            (_, Word::Close) => self.quiet(Lead::Close, Effects::HOLD),
+            (_, Word::Listen) => self.quiet(Lead::Listen, Effects::LISTEN),
+            (_, Word::Unlisten) => self.quiet(Lead::Unlisten, Effects::LISTEN),
+            (_, Word::Notify) => self.quiet(Lead::Notify, Effects::NONE),
+            (_, Word::Load) => self.quiet(Lead::Load, Effects::LOAD),
+            (_, Word::Lock) => self.quiet(Lead::Lock, Effects::NONE),
+            (_, Word::Checkpoint) => self.quiet(Lead::Maintain, Effects::NONE),
+            (_, Word::Copy) => {
+                let effects = Effects::COPY | Effects::TOUCHES | Effects::WRITES;
+                (Lead::Copy, effects | Effects::EVALUATES)
+            }
+            (_, Word::Explain) => {
+                self.statement.explain = true;
+                (Lead::Explain, Effects::EVALUATES)
+            }
+            (_, Word::Call) => (Lead::Call, Effects::CALLS | Effects::EVALUATES),
+            (_, Word::Do) => (Lead::Do, self.anonymous_block()),
+            (_, Word::Create | Word::Drop | Word::Import) => self.define(Effects::TEMP),
+            (
+                _,
+                Word::Alter
+                | Word::Grant
+                | Word::Revoke
+                | Word::Comment
+                | Word::Security
+                | Word::Reassign,
+            ) => self.define(Effects::NONE),
+            (_, Word::Truncate) => (
+                Lead::Maintain,
+                Effects::TOUCHES | Effects::EVALUATES | Effects::WRITES,
+            ),
+            (
+                _,
+                Word::Vacuum
+                | Word::Analyze
+                | Word::Analyse
+                | Word::Cluster
+                | Word::Reindex
+                | Word::Refresh,
+            ) => (Lead::Maintain, Effects::TOUCHES | Effects::EVALUATES),
+            // A body has many words that begin no SQL.
+            _ if !self.is_whole() => (Lead::Unknown, Effects::NONE),
+            _ => (Lead::Unknown, Effects::UNKNOWN),
+        };
+        self.effects |= effects;
+        lead
+    }
+
+    /// A statement that holds no expression and no name of a relation that it would look into.
+    fn quiet(&mut self, lead: Lead, effects: Effects) -> (Lead, Effects) {
+        self.statement.quiet = self.is_whole();
+        (lead, effects)
+    }
+
+    /// A statement of its own and not one inside another, or in a body, where any word may follow
+    /// its first.
+    fn is_whole(&self) -> bool {
+        self.source == Source::Client && self.statement.tokens == 1
+    }
+
+    fn define(&mut self, effects: Effects) -> (Lead, Effects) {
+        self.statement.defines = true;
+        let effects = effects | Effects::DDL | Effects::TOUCHES | Effects::EVALUATES;
+        let extension = match words::find(self.lexer.peek().raw).0 {
+            // Its scripts are SQL that somebody else wrote.
+            Word::Extension => Effects::RUNS | Effects::UNNAMED | Effects::SETTINGS,
+            _ => Effects::NONE,
+        };
+        (Lead::Define, effects | extension)
+    }
+
+    fn command(&mut self, word: Word) -> (Lead, Effects) {
+        let mut lexer = self.lexer.clone();
+        let command = session::read(word, &mut lexer, &mut self.custom);
+        if self.is_first() {
+            self.exact = command.exact;
+        }
+        self.quiet(command.lead, command.effects)
+    }
+
+    fn prepare(&mut self) -> (Lead, Effects) {
+        if words::find(self.lexer.peek().raw).0 == Word::Transaction {
+            return self.quiet(Lead::PrepareTransaction, Effects::TRANSACTION);
+        }
+        self.exact_at_first(|lexer| Some(Exact::Prepare(lexer.next().name()?)));
+        (Lead::Prepare, Effects::PREPARE | Effects::EVALUATES)
+    }
+
+    fn exact_at_first(&mut self, exact: impl FnOnce(&mut Lexer<'a>) -> Option<Exact>) {
+        if self.is_first() {
+            self.exact = exact(&mut self.lexer.clone());
+        }
+    }
+
+    /// The first statement, so that what it says may be all there is.
+    fn is_first(&self) -> bool {
+        self.is_whole() && self.statements == Statements::One
+    }
+
+    /// What the text of a `DO` shows of itself. Its language may be any.
+    fn anonymous_block(&mut self) -> Effects {
+        let mut effects = Effects::RUNS | Effects::EVALUATES;
+        if self.source != Source::Client {
+            // One body inside another is not read.
+            return effects | Effects::UNNAMED;
+        }
+        let mut lexer = self.lexer.clone();
+        loop {
+            let lexeme = lexer.next();
+            match lexeme.token {
+                Token::End | Token::Semicolon => return effects,
+                Token::Text(_) => match lexeme.body() {
+                    Some(text) => {
+                        let (inside, custom) = Scan::body(&text, Source::Plpgsql);
+                        effects |= inside;
+                        self.custom.extend(custom);
+                    }
+                    None => effects |= Effects::UNKNOWN,
+                },
+                Token::Word if words::find(lexeme.raw).0 == Word::Language => {
+                    if !lexer.next().is_name("plpgsql") {
+                        effects |= Effects::UNKNOWN;
+                    }
+                }
+                _ => effects |= Effects::UNKNOWN,
+            }
+        }
+    }
+
+    /// Any token of a statement that is looked into.
+    fn inside(&mut self, lexeme: Lexeme<'a>, word: Word) {
+        match lexeme.token {
+            Token::Word if word == Word::Name => {
+                self.statement.pg_settings |= lexeme.is_name("pg_settings");
+            }
+            Token::Word => self.word(word),
+            Token::Quoted => self.statement.pg_settings |= lexeme.is_name("pg_settings"),
+            Token::Obscure => self.effects |= Effects::UNKNOWN,
+            Token::Open => {
+                self.statement.parentheses += 1;
+                self.open();
+            }
+            Token::Close => {
+                self.statement.parentheses = self.statement.parentheses.saturating_sub(1);
+            }
+            // `(value).f` and `$1.f` call the function f when the value is a row without such a
+            // column.
+            Token::Dot => {
+                let before = self.before[0].lexeme.token;
+                if matches!(before, Token::Close | Token::Param | Token::Sign(b']')) {
+                    self.effects |= Effects::CALLS;
+                }
+            }
+            Token::Sign(b'>') => self.body_start(),
+            _ => {}
+        }
+    }
+
+    /// In a body, statements also begin behind some words, and behind `<<label>>`.
+    fn body_start(&mut self) {
+        if self.source != Source::Client {
+            self.statement.at_start = true;
+        }
+    }
+
+    fn word(&mut self, word: Word) {
+        let before = self.before[0].word;
+        match word {
+            Word::From | Word::Join | Word::Table => self.effects |= Effects::TOUCHES,
+            Word::Into => {
+                self.effects |= Effects::TOUCHES;
+                let creates = !matches!(before, Word::Insert | Word::Merge);
+                if creates && self.source != Source::Plpgsql {
+                    self.effects |= Effects::TEMP;
+                }
+            }
+            Word::Insert | Word::Delete | Word::Merge => self.writes(),
+            Word::Update => {
+                if matches!(before, Word::For | Word::Key) {
+                    self.effects |= Effects::TOUCHES;
+                } else {
+                    self.writes();
+                }
+            }
+            Word::Hold if before == Word::With => self.effects |= Effects::HOLD,
+            // What follows the parenthesis of DISTINCT ON looks like what follows a call; none is
+            // without relations.
+            Word::On if before == Word::Distinct => self.effects |= Effects::TOUCHES,
+            Word::Execute => self.execute(before),
+            Word::Atomic if before == Word::Begin => {
+                if self.statement.defines && self.statement.parentheses == 0 {
+                    self.statement.atomic += 1;
+                }
+                self.statement.at_start = true;
+            }
+            Word::Case if self.statement.atomic > 0 => self.statement.atomic += 1,
+            Word::End if self.statement.atomic > 0 => self.statement.atomic -= 1,
+            Word::Begin | Word::Then | Word::Else | Word::Loop => self.body_start(),
+            Word::Create if self.source != Source::Client || self.statement.explain => {
+                self.effects |= Effects::TEMP | Effects::DDL;
+            }
+            Word::Do if self.source != Source::Client => {
+                let next = self.lexer.peek();
+                let conflict = [Word::Nothing, Word::Update].contains(&words::find(next.raw).0);
+                if !conflict {
+                    self.effects |= Effects::RUNS | Effects::UNNAMED;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn writes(&mut self) {
+        self.effects |= Effects::TOUCHES | Effects::WRITES;
+        self.statement.writes = true;
+    }
+
+    /// `EXECUTE` behind the first word: of `EXPLAIN` and `CREATE TABLE AS`, or dynamic SQL.
+    fn execute(&mut self, before: Word) {
+        if self.source == Source::Client {
+            if self.statement.explain || before == Word::As {
+                self.effects |= Effects::RUNS;
+            }
+        } else {
+            self.effects |= Effects::RUNS | Effects::UNNAMED;
+        }
+    }
+
+    /// An opening parenthesis: a call, when a name stands before it.
+    fn open(&mut self) {
+        let [name, second, third] = self.before;
+        let qualified = second.lexeme.token == Token::Dot;
+        if name.word == Word::Operator && !qualified {
+            self.operator();
+            return;
+        }
+        // No statement begins with a call: EXPLAIN (…), VACUUM (…).
+        let leads = self.source == Source::Client && self.statement.tokens == 2;
+        if !name.callable || leads || (!qualified && is_no_call(name.word, second)) {
+            return;
+        }
+        let catalog = !qualified || third.lexeme.is_name("pg_catalog");
+        let folded = name.lexeme.token == Token::Word;
+        let known = functions::find(name.lexeme.unquoted(), folded);
+        if !catalog || known == Known::No {
+            self.effects |= Effects::CALLS;
+        }
+        match known {
+            Known::Special(_) if name.lexeme.is_name("set_config") => self.set_config(),
+            Known::Special(_) if name.lexeme.is_name("current_setting") => {
+                let mut arguments = self.lexer.clone();
+                self.mention(arguments.next().text());
+            }
+            Known::Special(effects) => self.effects |= effects,
+            Known::Harmless | Known::No => {}
+        }
+    }
+
+    /// `OPERATOR(schema.+)`; anything else in it is a function called `operator`.
+    fn operator(&mut self) {
+        let mut lexer = self.lexer.clone();
+        let catalog = lexer.next().is_name("pg_catalog") && lexer.next().token == Token::Dot;
+        if !catalog {
+            self.effects |= Effects::CALLS;
+        }
+    }
+
+    fn mention(&mut self, name: Option<String>) {
+        self.custom.extend(
+            name.filter(|name| name.contains('.'))
+                .map(|name| name.to_ascii_lowercase()),
+        );
+    }
+
+    /// `set_config(name, value, is_local)`, from behind its parenthesis.
+    fn set_config(&mut self) {
+        let arguments = Arguments::of(&mut self.lexer.clone());
+        let name = arguments.name.map(|name| name.to_ascii_lowercase());
+        self.mention(name.clone());
+        match (name.as_deref(), arguments.local) {
+            (Some("seed"), _) => self.effects |= Effects::SEED,
+            (_, true) => {}
+            (Some("role" | "session_authorization"), _) => self.effects |= Effects::ROLE,
+            (Some(_), _) => {
+                self.effects |= Effects::SETTINGS;
+                self.exact_set_config();
+            }
+            (None, _) => self.effects |= Effects::SETTINGS | Effects::UNNAMED,
+        }
+    }
+
+    /// When the call is all that the text has.
+    fn exact_set_config(&mut self) {
+        let [name, second, third] = self.before;
+        let alone = match second.lexeme.token {
+            Token::Dot => self.statement.tokens == 5 && third.lexeme.is_name("pg_catalog"),
+            _ => self.statement.tokens == 3 && second.word == Word::Select,
+        };
+        if !alone
+            || self.statements != Statements::One
+            || self.source != Source::Client
+            || self.lead != Lead::Query
+            || name.lexeme.token != Token::Word
+        {
+            return;
+        }
+        let mut lexer = self.lexer.clone();
+        self.exact = (|| {
+            let name = lexer.next().text()?;
+            (lexer.next().token == Token::Comma).then_some(())?;
+            let value = lexer.next().text()?;
+            (lexer.next().token == Token::Comma).then_some(())?;
+            (words::find(lexer.next().raw).0 == Word::False).then_some(())?;
+            (lexer.next().token == Token::Close).then_some(())?;
+            session::is_over(&mut lexer).then_some(())?;
+            session::exact_set(name.to_ascii_lowercase(), value)
+        })();
+    }
+}
+
+/// Words before a parenthesis that are part of something else than a call.
+fn is_no_call(word: Word, before: Seen<'_>) -> bool {
+    match word {
+        Word::By => matches!(before.word, Word::Order | Word::Group | Word::Partition),
+        Word::Over | Word::Filter => before.lexeme.token == Token::Close,
+        // Touches relations anyway.
+        Word::Join => true,
+        // `… AS name (column, …)`, `CAST(… AS type(modifier))`.
+        _ => before.word == Word::As,
+    }
+}
+
+/// What can be said about the arguments of a call of `set_config`.
+struct Arguments {
+    /// The first one, when it is a constant.
+    name: Option<String>,
+    /// The third one is `TRUE`.
+    local: bool,
+}
+
+impl Arguments {
+    fn of(lexer: &mut Lexer<'_>) -> Self {
+        let first = lexer.peek();
+        let local = Self::third_is_true(&mut lexer.clone());
+        lexer.next();
+        let alone = lexer.next().token == Token::Comma;
+        Self {
+            name: first.text().filter(|_| alone),
+            local,
+        }
+    }
+
+    fn third_is_true(lexer: &mut Lexer<'_>) -> bool {
+        let (mut depth, mut commas) = (0_u32, 0);
+        for _ in 0..ARGUMENT_TOKENS_MAX {
+            match lexer.next().token {
+                Token::Open | Token::Sign(b'[') => depth += 1,
+                Token::Close | Token::Sign(b']') if depth == 0 => return false,
+                Token::Close | Token::Sign(b']') => depth -= 1,
+                Token::Comma if depth == 0 => commas += 1,
+                Token::End | Token::Bad | Token::Semicolon => return false,
+                _ => {}
+            }
+            if commas == 2 {
+                let third = lexer.next();
+                let is_true = words::find(third.raw).0 == Word::True;
+                return is_true && lexer.next().token == Token::Close;
+            }
+        }
+        false
+    }
+}
