@@ -4,8 +4,6 @@
 
 mod kit;
 
-use std::time::Duration;
-
 use kit::{OPERATOR, Stack, text, wait_for};
 use model::{Pid, TenantId};
 use node::Template;
@@ -34,6 +32,25 @@ struct Left {
 }
 
 impl Left {
+    fn tenant(state: &'static str, stage: &'static str, steps: usize) -> Self {
+        Self {
+            owner: "tenant",
+            stage,
+            state: Some(state),
+            steps,
+        }
+    }
+
+    /// Without a tenant: the pool's, or nobody's.
+    fn other(owner: &'static str, stage: &'static str, steps: usize) -> Self {
+        Self {
+            owner,
+            stage,
+            state: None,
+            steps,
+        }
+    }
+
     /// Writes the rows of it, as a process that was killed would have left them.
     async fn plant(&self, stack: &Stack, catalog: &tokio_postgres::Client) -> Option<String> {
         let pid = Pid::random(&mut rand::rng());
@@ -74,31 +91,16 @@ fn steps(stage: &str) -> [usize; 2] {
 async fn every_row_converges_after_a_crash_at_any_point() {
     let mut stack = Stack::start().await;
     stack.warm().await;
-    stack
-        .control
-        .take()
-        .unwrap()
-        .stop(Duration::from_secs(10))
-        .await;
+    stack.stop_control().await;
     let catalog = stack.catalog().await;
     let mut goals = Vec::new();
     for stage in STAGES {
         for steps in steps(stage) {
             for (state, goal) in [("CREATING", "ACTIVE"), ("DISABLING", "DISABLED")] {
-                let left = Left {
-                    owner: "tenant",
-                    stage,
-                    state: Some(state),
-                    steps,
-                };
+                let left = Left::tenant(state, stage, steps);
                 goals.push((left.plant(&stack, &catalog).await.unwrap(), goal));
             }
-            let left = Left {
-                owner: "nobody",
-                stage,
-                state: None,
-                steps,
-            };
+            let left = Left::other("nobody", stage, steps);
             left.plant(&stack, &catalog).await;
         }
     }
@@ -107,12 +109,7 @@ async fn every_row_converges_after_a_crash_at_any_point() {
         ("opening", "ACTIVE"),
         ("open", "SUSPENDED"),
     ] {
-        let left = Left {
-            owner: "tenant",
-            stage,
-            state: Some(state),
-            steps: 3,
-        };
+        let left = Left::tenant(state, stage, 3);
         goals.push((left.plant(&stack, &catalog).await.unwrap(), state));
     }
     // Data that is being removed, and data that is gone already.
@@ -122,25 +119,13 @@ async fn every_row_converges_after_a_crash_at_any_point() {
         ("dropped", 1),
         ("dropped", 0),
     ] {
-        Left {
-            owner: "nobody",
-            stage,
-            state: None,
-            steps,
-        }
-        .plant(&stack, &catalog)
-        .await;
+        let left = Left::other("nobody", stage, steps);
+        left.plant(&stack, &catalog).await;
     }
     // Pool entries that only say that they are complete.
     for steps in [0, 1, 2] {
-        Left {
-            owner: "pool",
-            stage: "open",
-            state: None,
-            steps,
-        }
-        .plant(&stack, &catalog)
-        .await;
+        let left = Left::other("pool", "open", steps);
+        left.plant(&stack, &catalog).await;
     }
 
     stack.start_control().await;
@@ -184,12 +169,7 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_keys_still_replay() 
         stack.send(request).await.ok()
     };
     let made = create(&stack).await;
-    stack
-        .control
-        .take()
-        .unwrap()
-        .stop(Duration::from_secs(10))
-        .await;
+    stack.stop_control().await;
     stack.start_control().await;
     assert_eq!(create(&stack).await, made);
     assert!(stack.login(&made).await.is_ok());
@@ -203,22 +183,10 @@ async fn what_was_acknowledged_is_there_after_a_restart_and_keys_still_replay() 
 async fn lost_data_and_orphans_are_reported_and_left_alone() {
     let mut stack = Stack::start().await;
     stack.warm().await;
-    stack
-        .control
-        .take()
-        .unwrap()
-        .stop(Duration::from_secs(10))
-        .await;
+    stack.stop_control().await;
     let catalog = stack.catalog().await;
-    let lost = Left {
-        owner: "tenant",
-        stage: "planned",
-        state: Some("ACTIVE"),
-        steps: 0,
-    }
-    .plant(&stack, &catalog)
-    .await
-    .unwrap();
+    let lost = Left::tenant("ACTIVE", "planned", 0);
+    let lost = lost.plant(&stack, &catalog).await.unwrap();
     let orphan = Pid::random(&mut rand::rng());
     make(&stack, &orphan, 3).await;
     stack.start_control().await;

@@ -150,10 +150,15 @@ impl Stack {
         self.base = base;
     }
 
-    pub async fn stop(mut self) {
+    /// Ends the control plane; the server stays.
+    pub async fn stop_control(&mut self) {
         if let Some(control) = self.control.take() {
-            control.stop(Duration::from_secs(5)).await;
+            control.stop(Duration::from_secs(10)).await;
         }
+    }
+
+    pub async fn stop(mut self) {
+        self.stop_control().await;
         self.managed
             .stop(StopLimit {
                 fast: Duration::from_secs(20),
