@@ -1,6 +1,6 @@
-"""Runs every mechanism of attacks.sql and sessions.py against one server and says which are closed.
+"""Runs every mechanism of isolation.sql and sessions.py against one server and says which are closed.
 
-Owns: the four databases, the canary, reading attacks.sql, the four ways to try a refusal, and the
+Owns: the four databases, the canary, reading isolation.sql, the four ways to try a refusal, and the
 comparison of everything shared before and after each mechanism.
 """
 
@@ -188,7 +188,7 @@ class World:
         self.open.clear()
 
 
-# ------------------------------------------------------------------------------------------ attacks.sql
+# ---------------------------------------------------------------------------------------- isolation.sql
 
 
 HEAD = re.compile(r"^-- (?:(\d+)(\+?) )?((?:(?:[ABCP]\.\w+|platform(?:@[ABCP])?) ?)+): (.+)$")
@@ -314,7 +314,7 @@ def mechanisms(world):
     import proxied
     import sessions
 
-    script = parse((HERE / "attacks.sql").read_text())
+    script = parse((HERE.parent / "isolation.sql").read_text())
     cases = [(name, changes, sessions.EVERY, lambda s=steps, n=name: scripted(world, n, s))
              for name, changes, steps in script]
     for module in (sessions, proxied, exhaustion):

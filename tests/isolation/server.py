@@ -1,7 +1,7 @@
 """A throw-away PostgreSQL server set up like a managed node, and a client that speaks to it.
 
 Owns: initdb, pg_hba, start and stop, running the steps of crates/node/sql, logging in with SCRAM.
-Does not own: what is attacked (attacks.sql, sessions.py) or how it is judged (runner.py).
+Does not own: what is attacked (../isolation.sql, sessions.py) or how it is judged (runner.py).
 Python's standard library only, so that a suite about privileges needs nothing but a server.
 """
 
@@ -415,8 +415,8 @@ class Server:
         self.step("tenant", "open_blueprint" if blueprint else "open", database=tenant.database)
 
     def maintenance_login(self, tenant, role):
-        self.step("tenant", f"{role}_login", database=tenant.database, until="infinity",
-                  **{f"{role}_verifier": tenant.verifiers[role]})
+        self.step("tenant", "visitor_login", database=tenant.database, kind=role, until="infinity",
+                  verifier=tenant.verifiers[role])
 
     def drop(self, tenant):
         name = tenant.database

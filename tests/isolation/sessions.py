@@ -529,10 +529,10 @@ def maintenance_logins_end(world):
             world.server.maintenance_login(brief, role)
             with world.server.login(brief, role) as c:
                 equal(c.value("select session_user"), f"{brief.database}_{role}", "the login")
-            world.server.step("tenant", f"drop_{role}_login", database=brief.database)
+            world.server.step("tenant", "drop_visitor", database=brief.database, kind=role)
             refused("28P01 28000", lambda: world.server.login(brief, role), f"{role} after the drop")
-        world.server.step("tenant", "deploy_login", database=brief.database, until="2000-01-01",
-                          deploy_verifier=brief.verifiers["deploy"])
+        world.server.step("tenant", "visitor_login", database=brief.database, kind="deploy", until="2000-01-01",
+                          verifier=brief.verifiers["deploy"])
         refused("28P01", lambda: world.server.login(brief, "deploy"), "an expired login")
     finally:
         world.server.drop(brief)

@@ -16,34 +16,26 @@ GRANT USAGE ON SCHEMA public TO tenantry_admin, tenantry_write, tenantry_read;
 CREATE SCHEMA IF NOT EXISTS tenantry;
 REVOKE ALL ON SCHEMA tenantry FROM PUBLIC;
 
--- Whether objects were temporary is known only at the end; this is what refuses.
+-- Whether objects were temporary is known only at the end, made or dropped; this is what refuses.
 CREATE OR REPLACE FUNCTION tenantry.guard_end() RETURNS event_trigger
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+  refused boolean;
 BEGIN
   IF session_user = current_database() || '_deploy'
     OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user)
   THEN
     RETURN;
   END IF;
-  IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE schema_name IS DISTINCT FROM 'pg_temp') THEN
-    RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
-      MESSAGE = 'DDL not allowed on tenant databases, use workspace mode';
+  IF TG_EVENT = 'sql_drop' THEN
+    -- The rule of a temporary view is reported as if it were not temporary (15 to 18).
+    refused := EXISTS (SELECT FROM pg_event_trigger_dropped_objects()
+      WHERE NOT is_temporary AND NOT (object_type = 'rule' AND address_names[1] = 'pg_temp'));
+  ELSE
+    refused := EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE schema_name IS DISTINCT FROM 'pg_temp');
   END IF;
-END $$;
-
-CREATE OR REPLACE FUNCTION tenantry.guard_drop() RETURNS event_trigger
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-  IF session_user = current_database() || '_deploy'
-    OR (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = session_user)
-  THEN
-    RETURN;
-  END IF;
-  -- The rule of a temporary view is reported as if it were not temporary (15 to 18).
-  IF EXISTS (SELECT FROM pg_event_trigger_dropped_objects()
-      WHERE NOT is_temporary AND NOT (object_type = 'rule' AND address_names[1] = 'pg_temp')) THEN
+  IF refused THEN
     RAISE EXCEPTION USING ERRCODE = 'insufficient_privilege',
       MESSAGE = 'DDL not allowed on tenant databases, use workspace mode';
   END IF;
@@ -82,4 +74,4 @@ DROP EVENT TRIGGER IF EXISTS tenantry_guard_end;
 DROP EVENT TRIGGER IF EXISTS tenantry_guard_drop;
 CREATE EVENT TRIGGER tenantry_guard_start ON ddl_command_start EXECUTE FUNCTION tenantry.guard_start();
 CREATE EVENT TRIGGER tenantry_guard_end ON ddl_command_end EXECUTE FUNCTION tenantry.guard_end();
-CREATE EVENT TRIGGER tenantry_guard_drop ON sql_drop EXECUTE FUNCTION tenantry.guard_drop();
+CREATE EVENT TRIGGER tenantry_guard_drop ON sql_drop EXECUTE FUNCTION tenantry.guard_end();

@@ -4,7 +4,7 @@
 --   `{database}_write`, `{database}_read` and, while needed, `{database}_deploy`, `{database}_dump`.
 -- {source}: the database to copy: {template}, or another tenant's for a branch.
 -- {strategy}: `WAL_LOG` or `FILE_COPY`.
--- {admin_verifier}, {write_verifier}, {read_verifier}, {deploy_verifier}, {dump_verifier}:
+-- {admin_verifier}, {write_verifier}, {read_verifier}, {verifier}:
 --   `SCRAM-SHA-256$…`, so that no password is sent, logged or stored. {until}: a timestamp.
 --
 -- Create: roles, database, open (or open_blueprint). Branch: the same with {source}. Statements that
@@ -119,66 +119,54 @@ END $$;
 DROP ROLE IF EXISTS {database}_dump, {database}_deploy, {database}_read, {database}_write, {database}_admin;
 DROP ROLE IF EXISTS {database};
 
--- step: deploy_login | postgres | transaction
--- For deployments, seeds and restores: logs in unprivileged, acts as tenantry_owner, and the guard lets
--- it pass by its session_user. VALID UNTIL, because it outlives nothing.
+-- step: visitor_login | postgres | transaction
+-- A login for one piece of the platform's work in one database. {kind} is `deploy` or `dump`. VALID UNTIL,
+-- because it outlives nothing.
+-- deploy: for deployments, seeds and restores. Logs in unprivileged, acts as tenantry_owner, and the guard
+--   lets it pass by its session_user.
+-- dump: for logical copies. Reads everything, also what the admin took away from readers and what row
+--   security hides (an owner's dump fails under FORCE ROW LEVEL SECURITY), in this database only. It reads
+--   under its own name, because BYPASSRLS belongs to the current role: no SET ROLE for this one. Large
+--   objects know no pg_read_all_data, hence lo_compat_privileges; every function that writes one is revoked
+--   from it.
 DO $$
+DECLARE
+  login CONSTANT text := '{database}_{kind}';
+  is_dump CONSTANT boolean := '{kind}' = 'dump';
+  acts_as CONSTANT text := CASE WHEN is_dump THEN 'pg_read_all_data' ELSE 'tenantry_owner' END;
+  as_group text := '';
+  as_wall text := '';
 BEGIN
-  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_deploy') THEN
-    CREATE ROLE {database}_deploy NOLOGIN;
+  IF '{kind}' NOT IN ('deploy', 'dump') THEN
+    RAISE 'there is no visitor {kind}';
   END IF;
-  ALTER ROLE {database}_deploy LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
-    PASSWORD '{deploy_verifier}' VALID UNTIL '{until}';
-  ALTER ROLE {database}_deploy RESET ALL;
   IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
-    EXECUTE 'GRANT tenantry_owner TO {database}_deploy WITH INHERIT FALSE, SET TRUE';
-    EXECUTE 'GRANT {database} TO {database}_deploy WITH INHERIT FALSE, SET FALSE';
-  ELSE
-    GRANT tenantry_owner, {database} TO {database}_deploy;
+    as_group := CASE WHEN is_dump THEN ' WITH INHERIT TRUE, SET FALSE' ELSE ' WITH INHERIT FALSE, SET TRUE' END;
+    as_wall := ' WITH INHERIT FALSE, SET FALSE';
   END IF;
-  GRANT CONNECT ON DATABASE {database} TO {database}_deploy;
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = login) THEN
+    EXECUTE pg_catalog.format('CREATE ROLE %I NOLOGIN', login);
+  END IF;
+  EXECUTE pg_catalog.format('ALTER ROLE %I LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION %s '
+    'PASSWORD %L VALID UNTIL %L', login,
+    CASE WHEN is_dump THEN 'INHERIT BYPASSRLS' ELSE 'NOINHERIT NOBYPASSRLS' END, '{verifier}', '{until}');
+  EXECUTE pg_catalog.format('ALTER ROLE %I RESET ALL', login);
+  IF is_dump THEN
+    EXECUTE pg_catalog.format('ALTER ROLE %I SET default_transaction_read_only = on', login);
+    EXECUTE pg_catalog.format('ALTER ROLE %I SET lo_compat_privileges = on', login);
+  END IF;
+  EXECUTE pg_catalog.format('GRANT %I TO %I', acts_as, login) || as_group;
+  EXECUTE pg_catalog.format('GRANT {database} TO %I', login) || as_wall;
+  EXECUTE pg_catalog.format('GRANT CONNECT ON DATABASE {database} TO %I', login);
 END $$;
 
--- step: dump_login | postgres | transaction
--- For logical copies. Reads everything, also what the admin took away from readers and what row security
--- hides (an owner's dump fails under FORCE ROW LEVEL SECURITY), in this database only. It reads under
--- its own name, because BYPASSRLS belongs to the current role: no SET ROLE for this one. Large objects
--- know no pg_read_all_data, hence lo_compat_privileges; every function that writes one is revoked from it.
-DO $$
-BEGIN
-  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_dump') THEN
-    CREATE ROLE {database}_dump NOLOGIN;
-  END IF;
-  ALTER ROLE {database}_dump LOGIN INHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION BYPASSRLS
-    PASSWORD '{dump_verifier}' VALID UNTIL '{until}';
-  ALTER ROLE {database}_dump RESET ALL;
-  ALTER ROLE {database}_dump SET default_transaction_read_only = on;
-  ALTER ROLE {database}_dump SET lo_compat_privileges = on;
-  IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
-    EXECUTE 'GRANT pg_read_all_data TO {database}_dump WITH INHERIT TRUE, SET FALSE';
-    EXECUTE 'GRANT {database} TO {database}_dump WITH INHERIT FALSE, SET FALSE';
-  ELSE
-    GRANT pg_read_all_data, {database} TO {database}_dump;
-  END IF;
-  GRANT CONNECT ON DATABASE {database} TO {database}_dump;
-END $$;
-
--- step: drop_deploy_login | postgres | transaction
+-- step: drop_visitor | postgres | transaction
 -- CONNECT is revoked first: a role that is named in an ACL cannot be dropped.
 DO $$
 BEGIN
-  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_deploy') THEN
-    REVOKE ALL ON DATABASE {database} FROM {database}_deploy;
-    DROP ROLE {database}_deploy;
-  END IF;
-END $$;
-
--- step: drop_dump_login | postgres | transaction
-DO $$
-BEGIN
-  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_dump') THEN
-    REVOKE ALL ON DATABASE {database} FROM {database}_dump;
-    DROP ROLE {database}_dump;
+  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{database}_{kind}') THEN
+    REVOKE ALL ON DATABASE {database} FROM {database}_{kind};
+    DROP ROLE {database}_{kind};
   END IF;
 END $$;
 

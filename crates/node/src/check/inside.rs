@@ -48,7 +48,7 @@ WHERE o.oid >= 16384
   AND NOT (o.class = 'pg_proc'::regclass
     AND EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
       WHERE p.oid = o.oid AND n.nspname = 'tenantry'
-        AND p.proname IN ('guard_start', 'guard_end', 'guard_drop')))
+        AND p.proname IN ('guard_start', 'guard_end')))
 GROUP BY 1, 2, 4 ORDER BY 1, 2";
 
 /// Functions that `sql/template.sql` takes from PUBLIC and that `read` may call all the same.

@@ -1,4 +1,5 @@
 -- What a tenant tries with SQL alone, straight at the server, as the proxy would log it in.
+-- Run by tests/isolation.sh, on PostgreSQL 15 and 18; how each is judged is in isolation/runner.py.
 --
 -- `-- mechanism:` starts one; below it, each line `-- <who>: <what must happen>` heads the statements
 -- that follow. Who: tenant.role, where A and B are plain tenants, C is a branch of A, P is a tenant of a
