@@ -127,9 +127,9 @@ pub fn run_with_input(command: &mut Command, input: &str) -> Ran {
     output.into()
 }
 
-/// psql that asks nobody and reads nobody's settings, stopping at the first error.
-pub fn psql(dsn: &str) -> Command {
-    let mut command = Command::new("psql");
+/// psql without an address, alike for clients and for the operator.
+fn plain_psql(program: &Path) -> Command {
+    let mut command = Command::new(program);
     command
         .args([
             "--no-psqlrc",
@@ -137,7 +137,15 @@ pub fn psql(dsn: &str) -> Command {
             "--tuples-only",
             "--no-align",
         ])
-        .args(["--set", "ON_ERROR_STOP=1", "--dbname", dsn])
+        .args(["--set", "ON_ERROR_STOP=1"]);
+    command
+}
+
+/// psql for a client, that asks nobody and reads nobody's settings, stopping at the first error.
+pub fn psql(dsn: &str) -> Command {
+    let mut command = plain_psql(Path::new("psql"));
+    command
+        .args(["--dbname", dsn])
         .env_remove("PGPASSWORD")
         .env("PGCONNECT_TIMEOUT", "20");
     command
@@ -150,15 +158,9 @@ pub fn psql(dsn: &str) -> Command {
 /// When the stack keeps no superuser's password where this kit looks for it.
 pub fn server_psql(stack: &crate::Stack, psql: &Path, query: &str) -> Command {
     let (socket, user, password) = stack.server_login();
-    let mut command = Command::new(psql);
+    let mut command = plain_psql(psql);
     command
-        .args([
-            "--no-psqlrc",
-            "--no-password",
-            "--tuples-only",
-            "--no-align",
-        ])
-        .args(["--set", "ON_ERROR_STOP=1", "--command", query])
+        .args(["--command", query])
         .arg("--host")
         .arg(socket)
         .args([

@@ -362,6 +362,30 @@ impl Stack {
         run(&mut self.cli_command(arguments))
     }
 
+    /// Makes a database as a user of this stack, and returns its description with its secrets.
+    #[track_caller]
+    pub fn create(&self, name: &str) -> Value {
+        self.cli(&["create", name, "--show-secrets", "--json"])
+            .json()
+    }
+
+    /// Makes a database as a user of this stack, and returns its connection string with its password.
+    #[track_caller]
+    pub fn create_address(&self, name: &str) -> String {
+        let created = self.create(name);
+        let address = created["connection_string"].as_str();
+        address.expect("a connection string").to_owned()
+    }
+
+    /// Names of the databases that a user of this stack has.
+    #[track_caller]
+    pub fn listed(&self) -> Vec<String> {
+        let list = self.cli(&["list", "--json"]).json();
+        let all = list.as_array().expect("a list");
+        let name = |one: &Value| one["name"].as_str().expect("a name").to_owned();
+        all.iter().map(name).collect()
+    }
+
     /// Runs `tenantry` as a user of this stack, with standard input.
     #[track_caller]
     pub fn cli_with_input(&self, arguments: &[&str], input: &str) -> Ran {

@@ -81,9 +81,7 @@ fn row(address: &str, sql: &str) -> String {
 #[test]
 fn a_catalog_on_another_server_may_die_in_the_middle_of_a_create() {
     let mut two = Two::start();
-    let create = ["create", "known", "--json", "--show-secrets"];
-    let known = two.server.cli(&create).json();
-    let known = known["connection_string"].as_str().unwrap().to_owned();
+    let known = two.server.create_address("known");
     row(&known, "create table canary as select 5 as n");
     // The records are there, and not beside the tenants.
     let count = "select count(*) from tenant";

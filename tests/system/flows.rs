@@ -108,10 +108,7 @@ const GROWTH_MAX: u64 = 24 << 20;
 #[test]
 fn a_million_rows_are_copied_both_ways_in_flat_memory() {
     let stack = Stack::start();
-    let created = stack
-        .cli(&["create", "big", "--show-secrets", "--json"])
-        .json();
-    let address = created["connection_string"].as_str().unwrap();
+    let address = &stack.create_address("big");
     let fill = format!(
         "create table big as select n, md5(n::text) || md5((n+1)::text) as v from generate_series(1, {ROWS}) n"
     );
@@ -181,10 +178,7 @@ fn with_peak<T>(pid: u32, work: impl FnOnce() -> T) -> (T, u64) {
 #[test]
 fn a_client_that_stops_reading_costs_no_memory() {
     let stack = Stack::start();
-    let created = stack
-        .cli(&["create", "slow", "--show-secrets", "--json"])
-        .json();
-    let address = created["connection_string"].as_str().unwrap();
+    let address = &stack.create_address("slow");
     let before = resident_bytes(stack.pid());
     let mut reader = psql(address)
         .args([
@@ -247,14 +241,7 @@ fn a_sweep_deletes_what_a_filter_names() {
         }
     }
     run(&mut sweep).ok();
-    assert_eq!(
-        stack
-            .cli(&["list", "--output", "raw"])
-            .ok()
-            .split('\t')
-            .nth(1),
-        Some("keep")
-    );
+    assert_eq!(stack.listed(), ["keep"]);
 }
 
 /// F5 in the part that is there: a migration from a file, checked with one command.

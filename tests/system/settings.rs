@@ -156,10 +156,7 @@ fn the_limit_on_locks_is_the_operators() {
         .arg("--connection-locks-max")
         .arg("3000");
     let stack = Stack::start_with(config);
-    let created = stack
-        .cli(&["create", "app", "--json", "--show-secrets"])
-        .json();
-    let address = created["connection_string"].as_str().unwrap();
+    let address = &stack.create_address("app");
     let take = |count: u32, then: &str| {
         let sql = format!(
             "select count(pg_advisory_lock({count}, i)) from generate_series(1, {count}) i; {then}"
@@ -247,10 +244,7 @@ fn a_stopped_server_starts_again_with_all_its_data_keys_and_certificate() {
 fn a_stop_waits_for_running_transactions_and_a_second_signal_does_not() {
     for signals in [1, 2] {
         let mut stack = Stack::start();
-        let created = stack
-            .cli(&["create", "app", "--show-secrets", "--json"])
-            .json();
-        let address = created["connection_string"].as_str().unwrap();
+        let address = &stack.create_address("app");
         let seconds = if signals == 1 { 3 } else { 60 };
         let sleeper = kit::program::psql(address)
             .args(["-c", &format!("select 'awake' from pg_sleep({seconds})")])

@@ -6,6 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::{
+    KEPT_LONG, block_on,
+    point::Kill,
+    request::{Answer, Request},
+    tell,
+    world::{Hears, Tenant, World},
+};
 use kit::{
     StackConfig,
     postgres::{Postgres, children},
@@ -13,15 +20,6 @@ use kit::{
 };
 use rustix::process::Signal;
 use serde_json::json;
-use tokio_postgres::Client;
-
-use super::{
-    KEPT_LONG, block_on,
-    point::Kill,
-    request::{Answer, Request},
-    tell,
-    world::{Tenant, World},
-};
 
 /// For a session whose server died to hear of it.
 const HEAR_MAX: Duration = Duration::from_secs(10);
@@ -44,10 +42,9 @@ fn test<T: Future<Output = ()>>(
 }
 
 /// A statement that runs until something ends it, on a session of its own.
-fn busy(
-    client: Client,
-    seconds: u32,
-) -> tokio::task::JoinHandle<Result<(), tokio_postgres::Error>> {
+async fn busy(world: &World, tenant: &Tenant, seconds: u32) -> Hears {
+    let client = world.login(&tenant.id, &tenant.password).await;
+    let client = client.expect("login");
     tokio::spawn(async move {
         let sleep = format!("SELECT pg_sleep({seconds})");
         client.query_one(&sleep, &[]).await.map(drop)
@@ -67,6 +64,16 @@ async fn wait_busy(world: &World, count: i64) {
         assert!(started.elapsed() < HEAR_MAX, "{count} sleeps do not run");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A session whose server died hears of it in time.
+async fn assert_hears(session: Hears, what: &str) {
+    let ended = tokio::time::timeout(HEAR_MAX, session).await;
+    let ended = ended.unwrap_or_else(|_| panic!("{what}: it does not hear of it"));
+    assert_ended(
+        &ended.expect("no panic").expect_err("its server died"),
+        what,
+    );
 }
 
 /// The session of a client whose server died: told so, as PostgreSQL tells it.
@@ -133,33 +140,12 @@ fn postgresql_that_dies_is_started_again_and_sessions_are_told() {
                 idle.batch_execute("SET application_name = 'idle'")
                     .await
                     .expect("a statement");
-                let worker = world
-                    .login(&tenant.id, &tenant.password)
-                    .await
-                    .expect("login");
-                let worker = busy(worker, 600);
+                let worker = busy(&world, &tenant, 600).await;
                 wait_busy(&world, 1).await;
                 world.kill_postgres();
-
-                let ended = tokio::time::timeout(HEAR_MAX, worker)
-                    .await
-                    .expect("it hears of it");
-                assert_ended(
-                    &ended.expect("no panic").expect_err("its server died"),
-                    "busy",
-                );
-                let ended = tokio::time::timeout(HEAR_MAX, hears)
-                    .await
-                    .expect("it hears of it");
-                assert_ended(
-                    &ended.expect("no panic").expect_err("its server died"),
-                    "idle",
-                );
-
-                world.wait_back().await;
-                world.wait_settled().await;
-                world.assert_canary(&tenant).await;
-                world.assert_sound().await;
+                assert_hears(worker, "busy").await;
+                assert_hears(hears, "idle").await;
+                world.assert_recovers(&tenant).await;
             }
             assert_eq!(world.stack.pid(), process);
             assert!(is_running(process), "tenantry lives on");
@@ -177,28 +163,15 @@ fn a_postmaster_that_dies_alone_is_replaced_when_its_children_are_gone() {
         2,
         async |mut world: World| {
             let tenant = new_tenant(&mut world).await;
-            let worker = world
-                .login(&tenant.id, &tenant.password)
-                .await
-                .expect("login");
-            let worker = busy(worker, 600);
+            let worker = busy(&world, &tenant, 600).await;
             wait_busy(&world, 1).await;
             let old = world.stack.postmaster().expect("PostgreSQL runs");
             world.stack.kill_postgres();
-            let ended = tokio::time::timeout(HEAR_MAX, worker)
-                .await
-                .expect("it hears of it");
-            assert_ended(
-                &ended.expect("no panic").expect_err("its server died"),
-                "busy",
-            );
+            assert_hears(worker, "busy").await;
             wait_for("another postmaster", STOP_MAX, || {
                 world.stack.postmaster().filter(|new| *new != old)
             });
-            world.wait_back().await;
-            world.wait_settled().await;
-            world.assert_canary(&tenant).await;
-            world.assert_sound().await;
+            world.assert_recovers(&tenant).await;
             world.finish().await;
         },
     );
@@ -224,18 +197,9 @@ fn one_server_process_that_dies_takes_nobodys_data() {
             let process = u32::try_from(process).expect("a process id");
             assert!(children(postmaster).contains(&process));
             signal(process, Signal::KILL);
-            let ended = tokio::time::timeout(HEAR_MAX, hears)
-                .await
-                .expect("it hears of it");
-            assert_ended(
-                &ended.expect("no panic").expect_err("its server died"),
-                "its own",
-            );
-            world.wait_back().await;
-            world.wait_settled().await;
-            world.assert_canary(&tenant).await;
+            assert_hears(hears, "its own").await;
+            world.assert_recovers(&tenant).await;
             assert_eq!(world.stack.postmaster(), Some(postmaster));
-            world.assert_sound().await;
             world.finish().await;
         },
     );
@@ -286,15 +250,10 @@ fn sigterm_lets_statements_finish_within_the_limit() {
     let config = StackConfig::default().arg("--drain-limit").arg("2s");
     test("SIGTERM drains", config, 0, async |mut world: World| {
         let tenant = new_tenant(&mut world).await;
-        let quick = world
-            .login(&tenant.id, &tenant.password)
-            .await
-            .expect("login");
-        let slow = world
-            .login(&tenant.id, &tenant.password)
-            .await
-            .expect("login");
-        let (quick, slow) = (busy(quick, 1), busy(slow, 600));
+        let (quick, slow) = (
+            busy(&world, &tenant, 1).await,
+            busy(&world, &tenant, 600).await,
+        );
         wait_busy(&world, 2).await;
         let started = Instant::now();
         world.stack.terminate();

@@ -387,6 +387,14 @@ impl World {
         }
     }
 
+    /// After a death of PostgreSQL: it comes back, and this tenant and all others are as they were.
+    pub(crate) async fn assert_recovers(&self, tenant: &Tenant) {
+        self.wait_back().await;
+        self.wait_settled().await;
+        self.assert_canary(tenant).await;
+        self.assert_sound().await;
+    }
+
     /// Everything that must hold once rows are at rest, whatever went on before.
     pub(crate) async fn assert_sound(&self) {
         let report = self.stack.operator().get("/operator/check").await.ok();
