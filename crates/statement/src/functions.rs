@@ -2,7 +2,7 @@
 //!
 //! Owns: the list of those that leave a session as it was (`functions/harmless.txt`, sorted) and
 //! of those that do not, or that are worth knowing ([`SPECIAL`]). Together they are all functions
-//! of PostgreSQL 15 and 18; `tests/catalog.rs` holds them to that, so that somebody looks at each
+//! of PostgreSQL 15 and 18; `tests/real_postgres.rs` holds them to that, so that somebody looks at each
 //! new one. Not in either list: the `RI_FKey_…` family, whose names have capitals and which are
 //! triggers that cannot be called.
 
