@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{SocketAddr, TcpStream as StdTcp},
+    net::{SocketAddr, TcpListener as StdListener, TcpStream as StdTcp},
     os::unix::net::UnixStream as StdUnix,
     panic::AssertUnwindSafe,
     rc::Rc,
@@ -15,9 +15,9 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use socket2::{SockRef, TcpKeepalive};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{Notify, mpsc},
     time::{Instant, sleep},
 };
@@ -28,6 +28,9 @@ use crate::{
     worker::{Inbox, Shared, Worker},
 };
 
+/// Connections the kernel keeps for us while we are busy. Larger than any burst one worker takes
+/// in a few milliseconds.
+const BACKLOG: i32 = 1024;
 /// Clients above `clients_max` that are let as far as being told so. Others are just closed.
 const TURNED_AWAY_MAX: usize = 64;
 /// Pause after accepting failed although nobody could be pushed out: file descriptors ran out.
@@ -68,6 +71,8 @@ pub(crate) struct Accepted {
 
 #[derive(Debug)]
 enum AcceptedSocket {
+    /// By this worker, and on its event loop already.
+    Here(TcpStream),
     Tcp(StdTcp),
     Unix(StdUnix),
 }
@@ -164,6 +169,28 @@ impl Drop for Slot {
     }
 }
 
+/// A socket that listens, set up as the connections that come from it shall be: Linux hands these
+/// settings down, and a login is spared three calls.
+///
+/// # Errors
+///
+/// What the system says.
+pub(crate) fn bind(address: SocketAddr) -> io::Result<StdListener> {
+    let domain = Domain::for_address(address);
+    let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+    // A restart finds its port again although old connections linger.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_AFTER))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
 /// Accepts until it is aborted. Connections go to the workers in turn.
 pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
     let workers = worker.shared.inboxes.len();
@@ -191,17 +218,20 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
             tracing::debug!(%peer, "far too many clients");
             continue;
         };
-        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_AFTER);
-        let _ = SockRef::from(&socket).set_tcp_keepalive(&keepalive);
-        let Ok(socket) = socket.into_std() else {
-            continue;
+        turn = (turn + 1) % workers;
+        let socket = if turn == worker.index {
+            AcceptedSocket::Here(socket)
+        } else {
+            match socket.into_std() {
+                Ok(socket) => AcceptedSocket::Tcp(socket),
+                Err(_) => continue,
+            }
         };
         let accepted = Accepted {
-            socket: AcceptedSocket::Tcp(socket),
+            socket,
             peer: Peer::Tcp(peer),
             slot,
         };
-        turn = (turn + 1) % workers;
         if turn == worker.index {
             serve(&worker, accepted);
         } else if worker.shared.inboxes[turn]
@@ -231,6 +261,7 @@ pub(crate) async fn door(worker: Rc<Worker>, mut door: mpsc::Receiver<StdUnix>) 
 /// Serves a connection on this worker.
 pub(crate) fn serve(worker: &Rc<Worker>, accepted: Accepted) {
     let stream = match accepted.socket {
+        AcceptedSocket::Here(socket) => Ok(Stream::accepted(socket)),
         AcceptedSocket::Tcp(socket) => Stream::tcp(socket),
         AcceptedSocket::Unix(socket) => Stream::unix(socket),
     };
@@ -257,4 +288,32 @@ pub(crate) fn spawn(worker: Rc<Worker>, life: impl Future<Output = ()> + 'static
         }
     });
     tokio::task::spawn_local(caught);
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    /// Nobody sets it on each connection, so it must come from the listener.
+    #[tokio::test]
+    async fn what_is_accepted_is_set_up_as_its_listener() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = match bind(address.parse().unwrap()) {
+                Ok(listener) => TcpListener::from_std(listener).unwrap(),
+                // A machine without IPv6.
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable => continue,
+                Err(error) => panic!("{error}"),
+            };
+            let client = TcpStream::connect(listener.local_addr().unwrap());
+            let (client, accepted) = tokio::join!(client, listener.accept());
+            client.unwrap();
+            let (accepted, _) = accepted.unwrap();
+            let socket = SockRef::from(&accepted);
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+        }
+    }
 }

@@ -33,12 +33,11 @@ impl Keys {
     pub(crate) fn issue(&self, protocol: Protocol, worker: usize) -> Option<CancelKey> {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
-            let mut id = [0; 4];
-            let mut secret = [0; LONG_SECRET];
-            SysRng.try_fill_bytes(&mut id).ok()?;
-            SysRng.try_fill_bytes(&mut secret).ok()?;
+            let mut random = [0; 4 + LONG_SECRET];
+            SysRng.try_fill_bytes(&mut random).ok()?;
+            let (id, secret) = random.split_first_chunk::<4>()?;
             // Positive, like the number of a process.
-            let id = (i32::from_be_bytes(id) & i32::MAX).max(1);
+            let id = (i32::from_be_bytes(*id) & i32::MAX).max(1);
             if keys.contains_key(&id) {
                 continue;
             }

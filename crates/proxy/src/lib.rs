@@ -27,7 +27,7 @@ mod stream;
 mod worker;
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -37,7 +37,6 @@ use std::{
 };
 
 use model::route::{Door, RouteClient};
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -49,9 +48,6 @@ pub use stats::{NodeStats, Snapshot, TenantStats};
 
 use worker::{Inbox, Shared, Start};
 
-/// Connections the kernel keeps for us while we are busy. Larger than any burst one worker takes
-/// in a few milliseconds.
-const BACKLOG: i32 = 1024;
 /// Streams through the door that may wait to be taken in.
 const DOOR_MAX: usize = 64;
 
@@ -83,7 +79,7 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
             address: *address,
             source,
         };
-        let listener = bind(*address).map_err(listen)?;
+        let listener = accept::bind(*address).map_err(listen)?;
         addresses.push(listener.local_addr().map_err(listen)?);
         listeners.push(listener);
     }
@@ -124,23 +120,6 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
         shared,
         threads,
     })
-}
-
-fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    // A restart finds its port again although old connections linger.
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
 fn spawn_worker(start: Start) -> Result<JoinHandle<()>, StartError> {

@@ -8,7 +8,7 @@ use std::{io, rc::Rc};
 
 use model::{
     LoginName,
-    route::{Access, Candidate, Report, Resolved},
+    route::{Access, Candidate, Resolved},
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use wire::{
@@ -276,9 +276,7 @@ impl Login<'_> {
         if candidate.one_use && !client.consume(candidate.id.clone()).await {
             return Err(wrong(&proved));
         }
-        client.report(Report::LoggedIn {
-            credential: candidate.id.clone(),
-        });
+        self.worker.routes.used(&candidate);
         Ok(Entered {
             name,
             proved,
@@ -292,13 +290,19 @@ impl Login<'_> {
     async fn move_home(mut self, entered: Entered, slot: Slot, began: Instant) {
         let mut out = Vec::new();
         let logged_in = entered.proved.accept(&entered.right, &mut out);
-        let sent = timeout(LAST_WORDS_MAX, self.stream.send_all(&out)).await;
-        if !matches!(sent, Ok(Ok(()))) {
+        // It leaves with the greeting, or with the reason why there is none.
+        if self.stream.hold(&out).is_err() {
             return;
         }
         let home = self.worker.home_of(&entered.name.tenant);
-        let Ok(moving) = self.stream.depart() else {
-            return;
+        let is_home = home == self.worker.index;
+        let moving = if is_home {
+            self.stream.stay()
+        } else {
+            match self.stream.depart() {
+                Ok(moving) => moving,
+                Err(_) => return,
+            }
         };
         let arrived = Box::new(Arrived {
             moving,
@@ -314,7 +318,7 @@ impl Login<'_> {
             resolved: entered.resolved,
             asked: entered.asked,
         });
-        if home == self.worker.index {
+        if is_home {
             session::serve(self.worker, arrived);
         } else {
             // A worker that is gone drops the client with the message.

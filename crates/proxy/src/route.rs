@@ -14,8 +14,8 @@ use std::{
 };
 
 use model::{
-    LoginName, Role, TenantId,
-    route::{Access, Change, Resolved, RouteClient, Unavailable},
+    CredentialId, LoginName, Role, TenantId,
+    route::{Access, Candidate, Change, Report, Resolved, RouteClient, Unavailable},
 };
 use tokio::{
     sync::{broadcast, watch},
@@ -26,6 +26,8 @@ use crate::{config::Limits, error::Refusal, handle::When, pool::Tenant, worker::
 
 /// Changes that are remembered by tenant. Beyond it, every older answer counts as stale.
 const CHANGES_KEPT: usize = 4096;
+/// How exactly the time is known at which a credential was last used.
+const USED_EVERY: Duration = Duration::from_secs(10);
 /// First pause and longest pause before a tenant with sessions is asked about again.
 const REVIEW_PAUSE_MIN: Duration = Duration::from_millis(100);
 const REVIEW_PAUSE_MAX: Duration = Duration::from_secs(5);
@@ -49,6 +51,8 @@ pub(crate) struct Routes {
     /// Apart from the others, so that guesses cannot push out what is real.
     unknown: RefCell<HashMap<LoginName, Answer>>,
     flights: RefCell<HashMap<LoginName, Flight>>,
+    /// When the control plane was last told that a credential is used.
+    used: RefCell<HashMap<CredentialId, Instant>>,
     /// When this worker heard that a tenant changed. By the clock, since answers also come from
     /// other workers, which may have heard of more changes or fewer.
     changed: RefCell<HashMap<TenantId, Instant>>,
@@ -66,6 +70,7 @@ impl Routes {
             known: RefCell::default(),
             unknown: RefCell::default(),
             flights: RefCell::default(),
+            used: RefCell::default(),
             changed: RefCell::default(),
             floor: Cell::new(None),
             fresh_max: limits.fresh_max,
@@ -77,6 +82,30 @@ impl Routes {
     /// The control plane itself.
     pub(crate) fn client(&self) -> &RouteClient {
         &self.client
+    }
+
+    /// Tells the control plane that a secret opened a session, at most once in [`USED_EVERY`]: it is
+    /// woken for it, which costs as much as a login.
+    pub(crate) fn used(&self, candidate: &Candidate) {
+        let now = Instant::now();
+        if !candidate.one_use {
+            let mut used = self.used.borrow_mut();
+            match used.get_mut(&candidate.id) {
+                Some(told) if now.duration_since(*told) < USED_EVERY => return,
+                Some(told) => *told = now,
+                None => {
+                    if used.len() >= self.routes_max {
+                        used.retain(|_, told| now.duration_since(*told) < USED_EVERY);
+                    }
+                    if used.len() < self.routes_max {
+                        used.insert(candidate.id.clone(), now);
+                    }
+                }
+            }
+        }
+        self.client.report(Report::LoggedIn {
+            credential: candidate.id.clone(),
+        });
     }
 
     /// What is known about `login`, asking when that is old or nothing.

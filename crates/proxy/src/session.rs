@@ -525,8 +525,11 @@ impl Session {
         if !can_speak {
             out.clear();
         }
-        if !matches!(ended, Ended::Lost) {
-            last_words(&mut self.client, &out).await;
+        match ended {
+            Ended::Lost => {}
+            // Who said goodbye, or hung up, waits for no words.
+            Ended::Left => self.client.part().await,
+            _ => last_words(&mut self.client, &out).await,
         }
     }
 }
