@@ -10,6 +10,7 @@ mod config;
 mod credential;
 mod housekeeping;
 mod keys;
+mod limits;
 mod placement;
 mod project;
 mod routes;

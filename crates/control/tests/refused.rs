@@ -34,6 +34,7 @@ const READABLE: &[(&str, &str)] = &[
     ("GET", "/projects"),
     ("GET", "/customer/databases"),
     ("GET", "/customer/databases/{database}"),
+    ("GET", "/customer/databases/{database}/limits"),
     ("GET", "/customer/databases/{database}/credentials"), // 410 for all
     ("POST", "/customer/databases/{database}/credentials"), // 410 for all
     ("POST", "/customer/databases/{database}/sql"),        // as the role `read`
@@ -62,8 +63,10 @@ async fn ask(stack: &Stack, method: &str, path: &str, id: &str, token: Option<&s
     if let Some(token) = token {
         request = request.bearer_auth(token);
     }
-    if method == "POST" {
-        request = request.json(&json!({"query": "SELECT 1"}));
+    match method {
+        "POST" => request = request.json(&json!({"query": "SELECT 1"})),
+        "PUT" | "PATCH" => request = request.json(&json!({"server_connections_max": 1})),
+        _ => {}
     }
     stack.send(request).await
 }
@@ -96,14 +99,15 @@ async fn nobody_reaches_what_is_not_theirs() {
     .await;
 
     let snapshot = async || {
-        let sql = "SELECT (SELECT json_agg(t ORDER BY id)::text FROM tenant t),
+        let sql = "SELECT (SELECT json_agg(t ORDER BY id)::text FROM tenant t)
+                || coalesce((SELECT json_agg(l)::text FROM tenant_limits l), 'none'),
             (SELECT json_agg(json_build_array(id, revoked_at) ORDER BY id)::text FROM credential c)";
         let row = catalog.query_one(sql, &[]).await.unwrap();
         (row.get::<_, String>(0), row.get::<_, String>(1))
     };
     let before = snapshot().await;
     let routes = routes();
-    assert!(routes.len() >= 19, "{routes:?}");
+    assert!(routes.len() >= 22, "{routes:?}");
     for (method, path) in &routes {
         let (method, path) = (method.as_str(), path.as_str());
         if is_in(OPEN, method, path) {

@@ -6,8 +6,9 @@
 
 mod id;
 pub mod lifecycle;
-mod limits;
+pub mod limits;
 mod name;
+mod network;
 mod public;
 mod role;
 pub mod route;
@@ -17,6 +18,7 @@ mod sql;
 pub use id::{CredentialId, IdError, Pid, ProjectId, TenantId};
 pub use limits::Limits;
 pub use name::{NameError, TenantName};
+pub use network::{Network, NetworkError};
 pub use public::Public;
 pub use role::{Group, LoginName, LoginNameError, Role};
 pub use secret::Secret;

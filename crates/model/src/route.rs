@@ -64,6 +64,36 @@ pub enum Access {
     Deleted,
 }
 
+/// How long a session keeps the server connection it is lent.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Hash)]
+pub enum PoolMode {
+    /// For a transaction, and longer while it holds what cannot be carried to another one.
+    Auto,
+    /// From its first statement until it ends.
+    #[default]
+    Session,
+    /// For a transaction, whatever the session holds.
+    Transaction,
+}
+
+/// Not the name of a [`PoolMode`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a pool mode is auto, session or transaction")]
+pub struct PoolModeError;
+
+impl std::str::FromStr for PoolMode {
+    type Err = PoolModeError;
+
+    fn from_str(text: &str) -> Result<Self, PoolModeError> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "session" => Ok(Self::Session),
+            "transaction" => Ok(Self::Transaction),
+            _ => Err(PoolModeError),
+        }
+    }
+}
+
 /// All there is to know to serve one role of one tenant. Shared, never changed: a change makes a
 /// new one.
 #[derive(Debug)]
@@ -80,6 +110,8 @@ pub struct Route {
     pub server: ServerLogin,
     /// What it may use.
     pub limits: Limits,
+    /// How its sessions share server connections, unless a client asks for another mode.
+    pub pool_mode: PoolMode,
 }
 
 /// Secrets valid at once for one login name. More are not read.

@@ -408,7 +408,9 @@ async fn a_tenant_that_changes_loses_the_sessions_it_must() {
             limits: model::Limits {
                 server_connections_max: 3,
                 client_connections_max: 9,
+                ..model::Limits::default()
             },
+            pool_mode: old.pool_mode,
         });
     }
     stack.announce(&tenant);

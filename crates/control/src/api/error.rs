@@ -78,6 +78,9 @@ codes! {
     /// The project has as many databases as it may.
     QuotaExceeded = "quota_exceeded", FORBIDDEN, "the project has as many databases as it may have",
         "delete one that is not needed, or ask the operator for a project without this limit";
+    /// More than the operator allows.
+    LimitNotAllowed = "limit_not_allowed", FORBIDDEN, "the operator does not allow this limit",
+        "set it to less, or ask the operator";
     /// No such path.
     RouteNotFound = "route_not_found", NOT_FOUND, "there is nothing at this path",
         "the paths are listed in /openapi.json";

@@ -30,6 +30,7 @@ use crate::{
     Config, Keys,
     catalog::{Catalog, changes::Changes},
     credential::used::Used,
+    limits,
     placement::job::Passes,
     project, routes, sql, tenant,
 };
@@ -106,6 +107,11 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(
             tenant::http::get_credentials,
             tenant::http::post_credentials
+        ))
+        .routes(routes!(
+            limits::http::get,
+            limits::http::put,
+            limits::http::patch
         ))
         .routes(routes!(sql::http::run))
         .routes(routes!(health::check))

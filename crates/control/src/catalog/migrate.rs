@@ -11,11 +11,18 @@ struct Migration {
 }
 
 /// In order, without gaps.
-const MIGRATIONS: &[Migration] = &[Migration {
-    version: 1,
-    name: "first",
-    sql: include_str!("../../migrations/0001_first.sql"),
-}];
+const MIGRATIONS: &[Migration] = &[
+    Migration {
+        version: 1,
+        name: "first",
+        sql: include_str!("../../migrations/0001_first.sql"),
+    },
+    Migration {
+        version: 2,
+        name: "limits",
+        sql: include_str!("../../migrations/0002_limits.sql"),
+    },
+];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.
 const LOCK: i64 = 0x7465_6e61_6e74_7279;

@@ -10,7 +10,7 @@ mod store;
 use std::sync::Arc;
 
 use model::{
-    LoginName, Pid, Role,
+    LoginName, Pid, Role, limits,
     route::{Report, Request, Resolved, Route, ServerLogin, Unavailable},
 };
 use tokio::sync::mpsc;
@@ -82,8 +82,8 @@ async fn resolve(app: &App, login: LoginName) -> Result<Option<Resolved>, Unavai
             server: server_login(app, &found.pid, login.role),
             access: found.access,
             candidates: found.candidates,
-            limits: model::Limits::default(),
-            pool_mode: model::route::PoolMode::default(),
+            limits: model::Limits::of(&found.wishes.operator, &found.wishes.owner),
+            pool_mode: limits::pool_mode(&found.wishes.operator, &found.wishes.owner),
             tenant: login.tenant,
             role: login.role,
         }),

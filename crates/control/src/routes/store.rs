@@ -3,22 +3,32 @@
 use model::{
     CredentialId, LoginName, Pid,
     lifecycle::TenantState,
+    limits::LimitSet,
     route::{Access, CANDIDATES_MAX, Candidate},
 };
 
-use crate::{api::App, catalog::CatalogError};
+use crate::{
+    api::App,
+    catalog::{self, CatalogError},
+    limits::{self, store::Wishes},
+};
 
 /// What the catalog says of a login.
 pub(super) struct Found {
     pub(super) pid: Pid,
     pub(super) access: Access,
     pub(super) candidates: Vec<Candidate>,
+    pub(super) wishes: Wishes,
 }
 
 /// The newest credentials come first: of more than [`CANDIDATES_MAX`] the oldest are not read.
 const RESOLVE: &str = "
-    SELECT t.pid, t.state, c.id, c.stored_key, c.server_key, c.expires_at
+    SELECT t.pid, t.state, c.id, c.stored_key, c.server_key, c.expires_at,
+           to_json(operator), to_json(owner)
     FROM tenant t
+    LEFT JOIN tenant_limits operator
+        ON operator.tenant_id = t.id AND operator.set_by = 'operator'
+    LEFT JOIN tenant_limits owner ON owner.tenant_id = t.id AND owner.set_by = 'owner'
     LEFT JOIN credential c ON c.tenant_id = t.id AND c.role = $2 AND c.kind = 'password'
         AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now())
     WHERE t.id = $1
@@ -30,13 +40,12 @@ pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found
         .unwrap_or(0)
         .max(1);
     let client = app.logins.get().await?;
-    let statement = client.prepare_cached(RESOLVE).await?;
-    let rows = client
-        .query(
-            &statement,
-            &[&login.tenant.as_str(), &login.role.as_str(), &limit],
-        )
-        .await?;
+    let rows = catalog::query(
+        &client,
+        RESOLVE,
+        &[&login.tenant.as_str(), &login.role.as_str(), &limit],
+    )
+    .await?;
     let Some(first) = rows.first() else {
         return Ok(None);
     };
@@ -51,7 +60,18 @@ pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found
             .expect("the schema allows well-formed ids only"),
         access: access(state),
         candidates,
+        wishes: Wishes {
+            operator: wishes(first, 6),
+            owner: wishes(first, 7),
+        },
     }))
+}
+
+fn wishes(row: &tokio_postgres::Row, column: usize) -> LimitSet {
+    row.get::<_, Option<serde_json::Value>>(column)
+        .as_ref()
+        .map(limits::store::from_row)
+        .unwrap_or_default()
 }
 
 /// `None` for a tenant without any: the row that the outer join made up.

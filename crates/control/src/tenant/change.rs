@@ -54,7 +54,7 @@ pub(super) async fn wait_for(
 }
 
 /// Finds what a request means, for a change.
-async fn find(
+pub(crate) async fn find(
     transaction: &Transaction<'_>,
     principal: &Principal,
     key: &DatabaseKey,
@@ -69,6 +69,18 @@ async fn find(
     )
     .await?;
     found.ok_or_else(|| ErrorCode::DatabaseNotFound.into())
+}
+
+/// What was deleted is not changed.
+pub(crate) fn refuse_deleted(tenant: &Tenant) -> ApiResult<()> {
+    if !matches!(tenant.state, TenantState::Disabling | TenantState::Disabled) {
+        return Ok(());
+    }
+    Err(ApiError::with(
+        ErrorCode::WrongState,
+        format!("database {} was deleted", tenant.name),
+    )
+    .hint("undelete it first"))
 }
 
 /// The state after `event`.
@@ -270,13 +282,7 @@ pub(super) async fn reset_password(
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let tenant = find(&transaction, principal, key, Purpose::Change).await?;
-    if matches!(tenant.state, TenantState::Disabling | TenantState::Disabled) {
-        return Err(ApiError::with(
-            ErrorCode::WrongState,
-            format!("database {} was deleted", tenant.name),
-        )
-        .hint("undelete it first"));
-    }
+    refuse_deleted(&tenant)?;
     let password = password.unwrap_or_else(credential::new_password);
     let login = LoginName {
         tenant: tenant.id.clone(),

@@ -396,6 +396,7 @@ impl Stack {
                 settings: BTreeMap::from([("statement_timeout".to_owned(), "60s".to_owned())]),
             },
             limits: model::Limits::default(),
+            pool_mode: model::route::PoolMode::default(),
         };
         change(&mut route);
         self.table.lock().unwrap().routes.insert(
