@@ -10,6 +10,8 @@ use memchr::{memchr, memchr2, memmem};
 
 use crate::Strings;
 
+/// One byte, and no more: a payload makes it two stores and one load for each token, which stalls
+/// the processor for longer than all the rest of the token takes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Token {
     /// The text is over.
@@ -22,8 +24,13 @@ pub(crate) enum Token {
     Quoted,
     /// `U&"…"`: what it says depends on escapes that are not read here.
     Obscure,
-    /// A string constant.
-    Text(Form),
+    /// A string constant `'…'` without escapes; a quote in it is doubled.
+    Text,
+    /// `$tag$…$tag$`.
+    DollarText,
+    /// A string constant that cannot be taken at its word: with escapes, of several pieces, or
+    /// `U&'…'`.
+    ObscureText,
     /// `B'…'`, `X'…'`.
     Bits,
     Number,
@@ -33,20 +40,15 @@ pub(crate) enum Token {
     Comma,
     Open,
     Close,
+    OpenBracket,
+    CloseBracket,
     Semicolon,
+    Equals,
+    Greater,
+    Minus,
+    Plus,
     /// One byte of anything else: operators are not put together.
-    Sign(u8),
-}
-
-/// Which string constants can be taken at their word.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Form {
-    /// `'…'` without escapes; a quote in it is doubled.
-    Plain,
-    /// `$tag$…$tag$`.
-    Dollar,
-    /// With escapes, of several pieces, or `U&'…'`.
-    Obscure,
+    Sign,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -81,6 +83,7 @@ impl<'a> Lexer<'a> {
     }
 
     /// The next token. After [`Token::End`] and [`Token::Bad`] comes [`Token::End`].
+    #[inline]
     pub(crate) fn next(&mut self) -> Lexeme<'a> {
         let token = match self.skip_blank() {
             true => self.token(),
@@ -99,6 +102,21 @@ impl<'a> Lexer<'a> {
         self.clone().next()
     }
 
+    /// Where the token that was taken last ends.
+    pub(crate) fn position(&self) -> usize {
+        self.at
+    }
+
+    /// A token that was taken before, by where it ended and how long it was.
+    pub(crate) fn again(&self, token: Token, end: usize, length: usize) -> Lexeme<'a> {
+        let raw = self.text.get(end.saturating_sub(length)..end);
+        Lexeme {
+            token,
+            raw: raw.unwrap_or_default(),
+        }
+    }
+
+    #[inline]
     fn byte(&self, at: usize) -> u8 {
         // NUL is never part of a token, so it can stand for the end.
         self.text.get(at).copied().unwrap_or(0)
@@ -153,7 +171,7 @@ impl<'a> Lexer<'a> {
                 // PostgreSQL refuses them where a backslash would escape.
                 let (end, token) = self.string(at + 3, Backslash::Ordinary);
                 match token {
-                    Token::Text(_) => (end, Token::Text(Form::Obscure)),
+                    Token::Text | Token::ObscureText => (end, Token::ObscureText),
                     other => (end, other),
                 }
             }
@@ -170,8 +188,14 @@ impl<'a> Lexer<'a> {
             b',' => (at + 1, Token::Comma),
             b'(' => (at + 1, Token::Open),
             b')' => (at + 1, Token::Close),
+            b'[' => (at + 1, Token::OpenBracket),
+            b']' => (at + 1, Token::CloseBracket),
             b';' => (at + 1, Token::Semicolon),
-            sign => (at + 1, Token::Sign(sign)),
+            b'=' => (at + 1, Token::Equals),
+            b'>' => (at + 1, Token::Greater),
+            b'-' => (at + 1, Token::Minus),
+            b'+' => (at + 1, Token::Plus),
+            _ => (at + 1, Token::Sign),
         }
     }
 
@@ -226,9 +250,9 @@ impl<'a> Lexer<'a> {
     /// A string constant, from behind its opening quote.
     fn string(&self, mut at: usize, backslash: Backslash) -> (usize, Token) {
         let bad = (self.text.len(), Token::Bad);
-        let mut form = match backslash {
-            Backslash::Escapes => Form::Obscure,
-            Backslash::Ordinary | Backslash::Undecided => Form::Plain,
+        let mut token = match backslash {
+            Backslash::Escapes => Token::ObscureText,
+            Backslash::Ordinary | Backslash::Undecided => Token::Text,
         };
         loop {
             let rest = self.text.get(at..).unwrap_or_default();
@@ -239,7 +263,7 @@ impl<'a> Lexer<'a> {
             let Some(length) = found else { return bad };
             at += length;
             if self.byte(at) == b'\\' {
-                form = Form::Obscure;
+                token = Token::ObscureText;
                 match (backslash, self.byte(at + 1)) {
                     // The one case in which the two readings end at different places.
                     (Backslash::Undecided, b'\'') => return bad,
@@ -253,10 +277,10 @@ impl<'a> Lexer<'a> {
             if self.byte(at) == b'\'' {
                 at += 1;
             } else if let Some(more) = self.continuation(at) {
-                form = Form::Obscure;
+                token = Token::ObscureText;
                 at = more;
             } else {
-                return (at, Token::Text(form));
+                return (at, token);
             }
         }
     }
@@ -292,23 +316,34 @@ impl<'a> Lexer<'a> {
             .position(|byte| *byte == b'$' || !continues_word(*byte));
         let tag_end = at + 1 + length.unwrap_or(rest.len());
         if self.byte(tag_end) != b'$' {
-            return (at + 1, Token::Sign(b'$'));
+            return (at + 1, Token::Sign);
         }
         let tag = self.text.get(at..=tag_end).unwrap_or_default();
         let body = self.text.get(tag_end + 1..).unwrap_or_default();
         match memmem::find(body, tag) {
             Some(length) => {
                 let end = tag_end + 1 + length + tag.len();
-                (end, Token::Text(Form::Dollar))
+                (end, Token::DollarText)
             }
             None => (self.text.len(), Token::Bad),
         }
     }
 }
 
-const fn continues_word(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'$' | 0x80..)
+fn continues_word(byte: u8) -> bool {
+    CONTINUES_WORD[usize::from(byte)]
 }
+
+static CONTINUES_WORD: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < table.len() {
+        table[byte] =
+            matches!(byte as u8, b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'$' | 0x80..);
+        byte += 1;
+    }
+    table
+};
 
 impl Lexeme<'_> {
     /// What a name says when it stands for an object or a setting: folded to lower case unless
@@ -335,16 +370,16 @@ impl Lexeme<'_> {
     /// What a string constant says, when it can be taken at its word.
     pub(crate) fn body(&self) -> Option<Cow<'_, [u8]>> {
         let from = match self.token {
-            Token::Text(Form::Plain) => memchr(b'\'', self.raw)? + 1,
-            Token::Text(Form::Dollar) => memchr(b'$', self.raw.get(1..)?)? + 2,
+            Token::Text => memchr(b'\'', self.raw)? + 1,
+            Token::DollarText => memchr(b'$', self.raw.get(1..)?)? + 2,
             _ => return None,
         };
         let end_length = match self.token {
-            Token::Text(Form::Dollar) => from,
+            Token::DollarText => from,
             _ => 1,
         };
         let inside = self.raw.get(from..self.raw.len() - end_length)?;
-        if self.token == Token::Text(Form::Dollar) || memchr(b'\'', inside).is_none() {
+        if self.token == Token::DollarText || memchr(b'\'', inside).is_none() {
             return Some(Cow::Borrowed(inside));
         }
         let mut text = Vec::with_capacity(inside.len());

@@ -34,16 +34,18 @@ pub(crate) struct Scan<'a> {
     lead: Lead,
     statements: Statements,
     statement: Statement,
-    /// The last three tokens, the latest first.
-    before: [Seen<'a>; 3],
+    before: Before,
 }
 
 #[derive(Clone, Copy)]
-struct Seen<'a> {
-    lexeme: Lexeme<'a>,
+struct Seen {
+    token: Token,
     word: Word,
     /// Stands where a function's name can stand.
     callable: bool,
+    /// Where it ends in the text, and its length.
+    end: usize,
+    length: usize,
 }
 
 /// What is known of the statement that is being read.
@@ -74,14 +76,45 @@ impl Statement {
     }
 }
 
-const NOTHING: Seen<'static> = Seen {
-    lexeme: Lexeme {
-        token: Token::End,
-        raw: &[],
-    },
+const NOTHING: Seen = Seen {
+    token: Token::End,
     word: Word::Name,
     callable: false,
+    end: 0,
+    length: 0,
 };
+
+/// The tokens just read, in a ring: moving them along would cost more than reading them.
+struct Before {
+    seen: [Seen; 4],
+    /// Of the latest.
+    at: usize,
+}
+
+impl Default for Before {
+    fn default() -> Self {
+        Self {
+            seen: [NOTHING; 4],
+            at: 0,
+        }
+    }
+}
+
+impl Before {
+    fn push(&mut self, seen: Seen) {
+        self.at = (self.at + 1) % 4;
+        self.seen[self.at] = seen;
+    }
+
+    fn last(&self) -> &Seen {
+        &self.seen[self.at % 4]
+    }
+
+    /// The last three, the latest first.
+    fn latest(&self) -> [Seen; 3] {
+        [0, 1, 2].map(|back| self.seen[(self.at + 4 - back) % 4])
+    }
+}
 
 impl<'a> Scan<'a> {
     pub(crate) fn client(text: &'a [u8], context: Context) -> Reading {
@@ -105,7 +138,7 @@ impl<'a> Scan<'a> {
             lead: Lead::Nothing,
             statements: Statements::None,
             statement: Statement::new(),
-            before: [NOTHING; 3],
+            before: Before::default(),
         }
     }
 
@@ -151,7 +184,7 @@ impl<'a> Scan<'a> {
             self.effects |= Effects::SETTINGS;
         }
         self.statement = Statement::new();
-        self.before = [NOTHING; 3];
+        self.before = Before::default();
     }
 
     /// Counts the statement when its first token is met.
@@ -173,7 +206,7 @@ impl<'a> Scan<'a> {
     fn token(&mut self, lexeme: Lexeme<'a>) {
         let first = self.begin_if_new();
         let (word, never_function) = match lexeme.token {
-            Token::Word if self.before[0].lexeme.token != Token::Dot => words::find(lexeme.raw),
+            Token::Word if self.before.last().token != Token::Dot => words::find(lexeme.raw),
             _ => (Word::Name, false),
         };
         let callable = match lexeme.token {
@@ -194,13 +227,17 @@ impl<'a> Scan<'a> {
     }
 
     fn remember(&mut self, lexeme: Lexeme<'a>, word: Word, callable: bool) {
-        let [latest, second, _] = self.before;
-        let seen = Seen {
-            lexeme,
+        self.before.push(Seen {
+            token: lexeme.token,
             word,
             callable,
-        };
-        self.before = [seen, latest, second];
+            end: self.lexer.position(),
+            length: lexeme.raw.len(),
+        });
+    }
+
+    fn again(&self, seen: Seen) -> Lexeme<'a> {
+        self.lexer.again(seen.token, seen.end, seen.length)
     }
 
     /// The first word of a statement.
@@ -351,7 +388,7 @@ impl<'a> Scan<'a> {
             let lexeme = lexer.next();
             match lexeme.token {
                 Token::End | Token::Semicolon => return effects,
-                Token::Text(_) => match lexeme.body() {
+                Token::Text | Token::DollarText | Token::ObscureText => match lexeme.body() {
                     Some(text) => {
                         let (inside, custom) = Scan::body(&text, Source::Plpgsql);
                         effects |= inside;
@@ -388,12 +425,12 @@ impl<'a> Scan<'a> {
             // `(value).f` and `$1.f` call the function f when the value is a row without such a
             // column.
             Token::Dot => {
-                let before = self.before[0].lexeme.token;
-                if matches!(before, Token::Close | Token::Param | Token::Sign(b']')) {
+                let before = self.before.last().token;
+                if matches!(before, Token::Close | Token::Param | Token::CloseBracket) {
                     self.effects |= Effects::CALLS;
                 }
             }
-            Token::Sign(b'>') => self.body_start(),
+            Token::Greater => self.body_start(),
             _ => {}
         }
     }
@@ -406,7 +443,7 @@ impl<'a> Scan<'a> {
     }
 
     fn word(&mut self, word: Word) {
-        let before = self.before[0].word;
+        let before = self.before.last().word;
         match word {
             Word::From | Word::Join | Word::Table => self.effects |= Effects::TOUCHES,
             Word::Into => {
@@ -470,8 +507,8 @@ impl<'a> Scan<'a> {
 
     /// An opening parenthesis: a call, when a name stands before it.
     fn open(&mut self) {
-        let [name, second, third] = self.before;
-        let qualified = second.lexeme.token == Token::Dot;
+        let [name, second, third] = self.before.latest();
+        let qualified = second.token == Token::Dot;
         if name.word == Word::Operator && !qualified {
             self.operator();
             return;
@@ -481,15 +518,15 @@ impl<'a> Scan<'a> {
         if !name.callable || leads || (!qualified && is_no_call(name.word, second)) {
             return;
         }
-        let catalog = !qualified || third.lexeme.is_name("pg_catalog");
-        let folded = name.lexeme.token == Token::Word;
-        let known = functions::find(name.lexeme.unquoted(), folded);
+        let catalog = !qualified || self.again(third).is_name("pg_catalog");
+        let name = self.again(name);
+        let known = functions::find(name.unquoted(), name.token == Token::Word);
         if !catalog || known == Known::No {
             self.effects |= Effects::CALLS;
         }
         match known {
-            Known::Special(_) if name.lexeme.is_name("set_config") => self.set_config(),
-            Known::Special(_) if name.lexeme.is_name("current_setting") => {
+            Known::Special(_) if name.is_name("set_config") => self.set_config(),
+            Known::Special(_) if name.is_name("current_setting") => {
                 let mut arguments = self.lexer.clone();
                 self.mention(arguments.next().text());
             }
@@ -533,16 +570,16 @@ impl<'a> Scan<'a> {
 
     /// When the call is all that the text has.
     fn exact_set_config(&mut self) {
-        let [name, second, third] = self.before;
-        let alone = match second.lexeme.token {
-            Token::Dot => self.statement.tokens == 5 && third.lexeme.is_name("pg_catalog"),
+        let [name, second, third] = self.before.latest();
+        let alone = match second.token {
+            Token::Dot => self.statement.tokens == 5 && self.again(third).is_name("pg_catalog"),
             _ => self.statement.tokens == 3 && second.word == Word::Select,
         };
         if !alone
             || self.statements != Statements::One
             || self.source != Source::Client
             || self.lead != Lead::Query
-            || name.lexeme.token != Token::Word
+            || name.token != Token::Word
         {
             return;
         }
@@ -561,10 +598,10 @@ impl<'a> Scan<'a> {
 }
 
 /// Words before a parenthesis that are part of something else than a call.
-fn is_no_call(word: Word, before: Seen<'_>) -> bool {
+fn is_no_call(word: Word, before: Seen) -> bool {
     match word {
         Word::By => matches!(before.word, Word::Order | Word::Group | Word::Partition),
-        Word::Over | Word::Filter => before.lexeme.token == Token::Close,
+        Word::Over | Word::Filter => before.token == Token::Close,
         // Touches relations anyway.
         Word::Join => true,
         // `… AS name (column, …)`, `CAST(… AS type(modifier))`.
@@ -596,9 +633,9 @@ impl Arguments {
         let (mut depth, mut commas) = (0_u32, 0);
         for _ in 0..ARGUMENT_TOKENS_MAX {
             match lexer.next().token {
-                Token::Open | Token::Sign(b'[') => depth += 1,
-                Token::Close | Token::Sign(b']') if depth == 0 => return false,
-                Token::Close | Token::Sign(b']') => depth -= 1,
+                Token::Open | Token::OpenBracket => depth += 1,
+                Token::Close | Token::CloseBracket if depth == 0 => return false,
+                Token::Close | Token::CloseBracket => depth -= 1,
                 Token::Comma if depth == 0 => commas += 1,
                 Token::End | Token::Bad | Token::Semicolon => return false,
                 _ => {}

@@ -139,7 +139,7 @@ fn set(lexer: &mut Lexer<'_>, custom: &mut Vec<String>) -> Command {
 fn keyword(lexeme: Lexeme<'_>, behind: &Lexer<'_>) -> Word {
     let next = behind.peek();
     let is_setting =
-        matches!(next.token, Token::Dot | Token::Sign(b'=')) || words::find(next.raw).0 == Word::To;
+        matches!(next.token, Token::Dot | Token::Equals) || words::find(next.raw).0 == Word::To;
     match lexeme.token {
         Token::Word if !is_setting => words::find(lexeme.raw).0,
         _ => Word::Name,
@@ -176,7 +176,7 @@ fn generic(first: Lexeme<'_>, lexer: &mut Lexer<'_>, custom: &mut Vec<String>) -
         return Command::new(Lead::Set, Effects::SETTINGS | Effects::UNNAMED);
     };
     let sign = lexer.next();
-    let assigns = sign.token == Token::Sign(b'=') || words::find(sign.raw).0 == Word::To;
+    let assigns = sign.token == Token::Equals || words::find(sign.raw).0 == Word::To;
     // Otherwise FROM CURRENT.
     let value = if assigns { values(&name, lexer) } else { None };
     single(&name, value)
@@ -219,11 +219,11 @@ fn values(name: &str, lexer: &mut Lexer<'_>) -> Option<Value> {
 fn value(name: &str, lexer: &mut Lexer<'_>) -> Option<String> {
     let first = lexer.next();
     match first.token {
-        Token::Text(_) => shown(name, first.text()?),
+        Token::Text | Token::DollarText | Token::ObscureText => shown(name, first.text()?),
         Token::Word | Token::Quoted => shown(name, first.name()?),
         Token::Number => number(first, ""),
-        Token::Sign(b'-') => number(lexer.next(), "-"),
-        Token::Sign(b'+') => number(lexer.next(), ""),
+        Token::Minus => number(lexer.next(), "-"),
+        Token::Plus => number(lexer.next(), ""),
         _ => None,
     }
 }

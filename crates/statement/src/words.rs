@@ -224,13 +224,20 @@ const QUOTED_BY_SOME: &[&str] = &[
 /// What the keyword is, and whether it can be no function's name.
 pub(crate) fn find(raw: &[u8]) -> (Word, bool) {
     let mut slot = hash(raw);
-    while let Some(entry) = SLOTS[slot] {
-        if raw.eq_ignore_ascii_case(entry.text.as_bytes()) {
+    while let Some(entry) = &SLOTS[slot] {
+        if is_same(raw, entry.text.as_bytes()) {
             return (entry.word, entry.never_function);
         }
         slot = (slot + 1) % SLOT_COUNT;
     }
     (Word::Name, false)
+}
+
+/// Whether `raw` is the keyword, in any case. A keyword has only letters and `_`, which no other
+/// byte of a name becomes by setting this bit: `@` and the like are none of a name.
+#[inline]
+fn is_same(raw: &[u8], keyword: &[u8]) -> bool {
+    raw.len() == keyword.len() && raw.iter().zip(keyword).all(|(a, b)| a | 0x20 == b | 0x20)
 }
 
 /// Whether PostgreSQL quotes this name (already folded) when it shows it; `None` when that depends

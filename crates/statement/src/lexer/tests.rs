@@ -11,9 +11,9 @@ fn cut(text: &str, strings: Strings) -> String {
             Token::Bad => return seen + "bad",
             token => {
                 let kind = match token {
-                    Token::Text(Form::Plain) => "t:",
-                    Token::Text(Form::Dollar) => "d:",
-                    Token::Text(Form::Obscure) => "o:",
+                    Token::Text => "t:",
+                    Token::DollarText => "d:",
+                    Token::ObscureText => "o:",
                     Token::Bits => "b:",
                     Token::Number => "n:",
                     Token::Param => "p:",
