@@ -1,9 +1,10 @@
 //! The nouns of Tenantry and the rules they obey.
 //!
-//! Owns: names, ids, the life cycle of a tenant, limits, and [`route`], the one thing the control
-//! plane and the proxy share. Does not own: any socket, file, clock or SQL. Every crate may depend
-//! on this one; it depends on none of ours.
+//! Owns: names, ids, the life cycle of a tenant, limits, [`route`], the one thing the control plane and
+//! the proxy share, and [`exposition`], how both write their numbers. Does not own: any socket, file,
+//! clock or SQL. Every crate may depend on this one; it depends on none of ours.
 
+pub mod exposition;
 mod id;
 pub mod lifecycle;
 pub mod limits;

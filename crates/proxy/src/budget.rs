@@ -43,6 +43,8 @@ impl Budgets {
                 node: node.clone(),
                 servers,
                 servers_max,
+                opening: self.connects_max - budget.connects.available_permits(),
+                tenants_waiting: budget.waiting(),
             }
         });
         usage.collect()
@@ -133,6 +135,13 @@ impl Budget {
     fn usage(&self) -> (u32, u32) {
         let state = self.state();
         (state.used, state.max)
+    }
+
+    /// Tenants that wait.
+    fn waiting(&self) -> usize {
+        let state = self.state();
+        let waiting = state.round.iter();
+        waiting.filter(|tenant| !tenant.grant.is_closed()).count()
     }
 
     /// Hands free permits to those who wait, in their order.

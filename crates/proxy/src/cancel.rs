@@ -18,6 +18,7 @@ use wire::{
 
 use crate::{
     server::{self, CancelTarget},
+    stats::add,
     worker::{Inbox, Worker},
 };
 
@@ -79,6 +80,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, key: &CancelKey) {
     let Some(home) = worker.shared.keys.worker_of(key) else {
         return;
     };
+    add(&worker.counted.cancels, 1);
     if home == worker.index {
         return at_home(worker, key.process_id()).await;
     }

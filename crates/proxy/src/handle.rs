@@ -12,7 +12,7 @@ use std::{
 
 use model::{CredentialId, Pid, Role};
 
-use crate::{error::Refusal, server::CancelTarget};
+use crate::{error::Refusal, journal::About, server::CancelTarget};
 
 /// When a session is to end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd, Ord)]
@@ -39,6 +39,7 @@ pub(crate) struct Handle {
     pub(crate) credential: CredentialId,
     pub(crate) one_use: bool,
     pub(crate) pid: Pid,
+    pub(crate) about: About,
     /// Whether the server owes it an answer.
     pub(crate) is_busy: Cell<bool>,
     wait: Cell<Wait>,
@@ -49,12 +50,19 @@ pub(crate) struct Handle {
 
 impl Handle {
     /// Of a session that begins.
-    pub(crate) fn new(role: Role, credential: CredentialId, one_use: bool, pid: Pid) -> Self {
+    pub(crate) fn new(
+        role: Role,
+        credential: CredentialId,
+        one_use: bool,
+        pid: Pid,
+        about: About,
+    ) -> Self {
         Self {
             role,
             credential,
             one_use,
             pid,
+            about,
             is_busy: Cell::new(false),
             wait: Cell::new(Wait::No),
             target: RefCell::new(None),

@@ -12,8 +12,10 @@ mod config;
 mod drain;
 mod error;
 mod handle;
+mod journal;
 mod learn;
 mod login;
+mod metrics;
 mod pace;
 mod parting;
 mod pool;
@@ -44,7 +46,8 @@ use tokio::{
 
 pub use config::{Config, Limits, StartError, TlsConfig, TlsError};
 pub use error::Refusal;
-pub use stats::{NodeStats, Snapshot, TenantStats};
+pub use metrics::{Reader, Times, Words, WorkerCounts};
+pub use stats::{NodeStats, Snapshot, TenantStats, Totals};
 
 use worker::{Inbox, Shared, Start};
 
@@ -89,6 +92,7 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
         keys: cancel::Keys::default(),
         inboxes,
         clients: AtomicUsize::new(0),
+        clients_max: config.limits.clients_max,
         connections: AtomicU64::new(0),
         entrance: crate::accept::Entrance::default(),
         idle: (0..config.workers).map(|_| AtomicUsize::new(0)).collect(),
@@ -163,28 +167,14 @@ impl Proxy {
         self.door.clone()
     }
 
-    /// The numbers of now. Each worker answers between two turns of its event loop.
+    /// The numbers of now.
     pub async fn snapshot(&self) -> Snapshot {
-        let shared = &self.shared;
-        let mut snapshot = Snapshot {
-            clients: shared.clients.load(Ordering::Relaxed),
-            servers_idle: shared.idle.iter().map(|n| n.load(Ordering::Relaxed)).sum(),
-            mismatches: shared.mismatches.load(Ordering::Relaxed),
-            panics: shared.panics.load(Ordering::Relaxed),
-            login_steps_delayed: 0,
-            nodes: shared.budgets.usage(),
-            tenants: Vec::new(),
-        };
-        for inbox in &shared.inboxes {
-            let (reply, answer) = oneshot::channel();
-            if inbox.send(Inbox::Snapshot(reply)).await.is_ok()
-                && let Ok((tenants, delayed)) = answer.await
-            {
-                snapshot.tenants.extend(tenants);
-                snapshot.login_steps_delayed += delayed;
-            }
-        }
-        snapshot
+        self.numbers().snapshot().await
+    }
+
+    /// Who may be asked for them, also from another task.
+    pub fn numbers(&self) -> Numbers {
+        Numbers(self.shared.clone())
     }
 
     /// Stops. No client is let in any more; idle sessions end at once, those with a transaction
@@ -202,6 +192,39 @@ impl Proxy {
             });
         });
         let _ = joined.await;
+    }
+}
+
+/// Where the numbers of a proxy are asked for.
+#[derive(Clone, Debug)]
+pub struct Numbers(Arc<Shared>);
+
+impl Numbers {
+    /// The numbers of now. Each worker answers between two turns of its event loop; one that has
+    /// stopped is left out.
+    pub async fn snapshot(&self) -> Snapshot {
+        let shared = &self.0;
+        let mut snapshot = Snapshot {
+            clients: shared.clients.load(Ordering::Relaxed),
+            clients_max: shared.clients_max,
+            servers_idle: shared.idle.iter().map(|n| n.load(Ordering::Relaxed)).sum(),
+            mismatches: shared.mismatches.load(Ordering::Relaxed),
+            panics: shared.panics.load(Ordering::Relaxed),
+            nodes: shared.budgets.usage(),
+            ..Snapshot::default()
+        };
+        for inbox in &shared.inboxes {
+            let (reply, answer) = oneshot::channel();
+            if inbox.send(Inbox::Snapshot(reply)).await.is_ok()
+                && let Ok(share) = answer.await
+            {
+                snapshot.tenants.extend(share.tenants);
+                snapshot.totals += share.totals;
+                snapshot.counts.take_over(&share.counts);
+                snapshot.login_steps_delayed += share.login_steps_delayed;
+            }
+        }
+        snapshot
     }
 }
 

@@ -7,7 +7,7 @@
 use std::{io, rc::Rc};
 
 use model::{
-    LoginName,
+    LoginName, Public,
     route::{Access, Candidate, Resolved},
 };
 use tokio::time::{Instant, timeout, timeout_at};
@@ -331,14 +331,20 @@ impl Login<'_> {
     async fn turn_away(mut self, failed: Failed) {
         let mut out = Vec::new();
         let peer = self.peer;
+        let refused = &self.worker.counted.logins_refused;
         match failed {
-            Failed::Silently(error) => tracing::debug!(%peer, %error, "no login"),
+            Failed::Silently(error) => {
+                refused.add("left");
+                tracing::debug!(%peer, %error, "no login");
+            }
             Failed::With(refusal) => {
-                tracing::info!(%peer, reason = %refusal, "login refused");
+                refused.add(refusal.sqlstate());
+                tracing::info!(from = %peer, code = refusal.sqlstate(), reason = %refusal, "login refused");
                 write_fatal(&refusal, &mut out);
             }
             Failed::Http => {
-                tracing::info!(%peer, "HTTP request on the PostgreSQL port");
+                refused.add("http");
+                tracing::info!(from = %peer, "HTTP request on the PostgreSQL port");
                 out.extend_from_slice(HTTP_ANSWER);
             }
             Failed::Cancel => {}

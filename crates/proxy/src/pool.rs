@@ -24,8 +24,9 @@ use crate::{
     cancel,
     error::Refusal,
     handle::{Handle, When},
+    metrics::micros,
     server::{self, Opening, Parameters, Server},
-    stats::Counters,
+    stats::{Counters, add},
     worker::Worker,
 };
 
@@ -288,6 +289,8 @@ impl Tenant {
         let started = tokio::time::Instant::now();
         match server::open(opening, lease, worker).await {
             Ok((server, keys)) => {
+                worker.counted.open_time.note(micros(started.elapsed()));
+                add(&worker.counted.opened, 1);
                 if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
                     pool.keys = keys;
                     pool.seen = Some(server.parameters.clone());
@@ -300,6 +303,7 @@ impl Tenant {
                     error = &error as &dyn std::error::Error,
                     "no server connection"
                 );
+                worker.counted.opens_failed.add(error.word());
                 if error.is_refused() {
                     worker.routes.client().report(Report::ServerLoginRefused {
                         tenant: self.id.clone(),

@@ -163,7 +163,7 @@ impl Session {
         };
         *moved = true;
         self.parked.clear();
-        add(&self.tenant.counters.bytes_from_clients, read as u64);
+        add(&self.handle.about.counters.bytes_from_clients, read as u64);
         self.take_in(cx, &scratch[..kept + read])
     }
 
@@ -229,7 +229,7 @@ impl Session {
         let Some(server) = self.server.as_deref_mut() else {
             return Ok(());
         };
-        let counters = &self.tenant.counters;
+        let counters = &self.handle.about.counters;
         let mut at = self.from_client.begin(bytes.len());
         let mut stop = None;
         while let Some(head) =
@@ -260,6 +260,7 @@ impl Session {
         }
         server.used = true;
         self.handle.is_busy.set(!server.queue.is_empty());
+        let _ = self.handle.about.set_busy(!server.queue.is_empty());
         if !self.is_server_deaf && server.stream.send(cx, &bytes[..at]).is_err() {
             // Its last words may still be there to be read.
             self.is_server_deaf = true;
@@ -314,7 +315,7 @@ impl Session {
         let Some(server) = self.server.as_deref_mut() else {
             return Ok(());
         };
-        let counters = &self.tenant.counters;
+        let counters = &self.handle.about.counters;
         let mut rows = 0;
         let mut at = server.frames.begin(bytes.len());
         while let Some(head) = frame::head(&bytes[at..]).map_err(|_| out_of_step(worker))? {
@@ -339,7 +340,11 @@ impl Session {
             match head.kind {
                 b'D' => rows += 1,
                 b'Z' | b'S' => match body {
-                    Some(body) => server.learn(head.kind, body),
+                    Some(body) => {
+                        server.learn(head.kind, body);
+                        let is_over = head.kind == b'Z' && server.status == TransactionStatus::Idle;
+                        add(&counters.transactions, u64::from(is_over));
+                    }
                     None => server.known = false,
                 },
                 b'E' => {
@@ -356,6 +361,9 @@ impl Session {
         }
         server.kept.extend_from_slice(&bytes[at..]);
         self.handle.is_busy.set(!server.queue.is_empty());
+        if let Some(took_us) = self.handle.about.set_busy(!server.queue.is_empty()) {
+            worker.counted.busy_time.note(took_us);
+        }
         add(&counters.rows, rows);
         add(&counters.bytes_to_clients, at as u64);
         // Here a server connection that is at rest could be lent on: pooling by transaction. With

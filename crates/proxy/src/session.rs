@@ -6,7 +6,7 @@
 
 use std::{rc::Rc, time::Duration};
 
-use model::{CredentialId, LoginName, Pid, route::Resolved};
+use model::{CredentialId, LoginName, Pid, Public, route::Resolved};
 use tokio::time::{Instant, timeout};
 use wire::{
     frame::Frames,
@@ -21,8 +21,10 @@ use crate::{
     accept::{self, Peer, Slot},
     error::{Refusal, write_error, write_fatal},
     handle::Handle,
+    journal::{self, About},
     learn,
     login::refusal_of,
+    metrics::micros,
     pool::Tenant,
     relay::{Skip, Turn},
     server::{ExchangeError, Parameters, Said, Server},
@@ -70,19 +72,6 @@ pub(crate) enum Ended {
     Setting(Said),
 }
 
-impl Ended {
-    /// For the log. What the server says may repeat what the client sent, so it is not in it.
-    fn word(&self) -> String {
-        match self {
-            Self::Left => "client left".to_owned(),
-            Self::Lost => "client connection broke".to_owned(),
-            Self::ByServer => "by the server".to_owned(),
-            Self::Refused(refusal) => refusal.to_string(),
-            Self::Setting(said) => format!("a setting was refused ({})", said.code),
-        }
-    }
-}
-
 /// Why a session that asked for a server connection got none.
 pub(crate) enum NoServer {
     /// What it asked ends with this; the session goes on.
@@ -111,7 +100,12 @@ impl Drop for Registered {
         let id = self.key.process_id();
         self.worker.shared.keys.forget(id);
         self.worker.sessions.borrow_mut().remove(&id);
-        self.tenant.sessions.borrow_mut().remove(&id);
+        let session = self.tenant.sessions.borrow_mut().remove(&id);
+        if let Some(session) = session {
+            self.tenant
+                .counters
+                .take_over(&session.about.counters.totals());
+        }
         self.tenant.clients.set(self.tenant.clients.get() - 1);
         self.worker.left.notify_waiters();
     }
@@ -151,20 +145,21 @@ pub(crate) fn serve(worker: &Rc<Worker>, arrived: Box<Arrived>) {
 
 async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
     let peer = arrived.peer;
-    let name = arrived.name.clone();
     let began = arrived.began;
     let begin = worker.pace.paced(Box::pin(begin(&worker, arrived)));
     let Some(mut session) = begin.await else {
         return;
     };
-    tracing::info!(%peer, tenant = %name.tenant, role = %name.role,
-        tls = session.client.is_encrypted(), "session began");
+    let handle = session.handle.clone();
+    worker.counted.login_time.note(micros(began.elapsed()));
+    tracing::debug!(from = %peer, tenant = %session.tenant.id, role = %handle.role, "session began");
     let ended = loop {
         match session.relay(&worker).await {
             Turn::NeedsServer => match Box::pin(session.take_server(&worker)).await {
                 Ok(()) => {}
                 Err(NoServer::Statement(refusal)) => {
-                    tracing::info!(%peer, tenant = %name.tenant, reason = %refusal,
+                    worker.counted.statements_refused.add(refusal.sqlstate());
+                    tracing::debug!(from = %peer, tenant = %session.tenant.id, reason = %refusal,
                         "statement refused");
                     if let Err(ended) = Box::pin(session.refuse_statement(&refusal)).await {
                         break ended;
@@ -175,8 +170,8 @@ async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
             Turn::Ended(ended) => break ended,
         }
     };
-    tracing::info!(%peer, tenant = %name.tenant, role = %name.role,
-        lasted_ms = began.elapsed().as_millis() as u64, ended = ended.word(), "session ended");
+    worker.counted.sessions_ended.add(ended.how());
+    journal::ended(&session.tenant, &handle, &ended);
     Box::pin(session.end(&worker, ended)).await;
 }
 
@@ -194,7 +189,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         one_use,
         resolved,
         asked,
-        ..
+        began,
     } = *arrived;
     let mut client = Stream::arrive(moving).ok()?;
     // It is kept as long as the client, and nearly always empty.
@@ -206,7 +201,10 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         one_use,
     };
     let result = match entry.admit(worker, resolved, asked).await {
-        Ok(admitted) => register(worker, admitted, &entry, protocol, slot),
+        Ok(admitted) => {
+            let about = About::new(peer, began, &client, &startup);
+            register(worker, admitted, &entry, (about, protocol, slot))
+        }
         Err(refusal) => Err(refusal),
     };
     let refusal = match result {
@@ -229,7 +227,8 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
             match session.greet(worker, settings).await {
                 Ok(()) => return Some(session),
                 Err(ended) => {
-                    tracing::info!(%peer, tenant = %name.tenant, ended = ended.word(), "no session");
+                    worker.counted.logins_refused.add(ended.how());
+                    journal::ended(&session.tenant, &session.handle, &ended);
                     session.end(worker, ended).await;
                     return None;
                 }
@@ -237,7 +236,9 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         }
         Err(refusal) => refusal,
     };
-    tracing::info!(%peer, tenant = %name.tenant, reason = %refusal, "no session");
+    worker.counted.logins_refused.add(refusal.sqlstate());
+    tracing::info!(from = %peer, tenant = %name.tenant, role = %name.role, credential = %credential,
+        code = refusal.sqlstate(), reason = %refusal, "login refused");
     let mut out = Vec::new();
     write_fatal(&refusal, &mut out);
     last_words(&mut client, &out).await;
@@ -322,8 +323,7 @@ fn register(
     worker: &Rc<Worker>,
     admitted: Admitted,
     entry: &Entry<'_>,
-    protocol: Protocol,
-    slot: Slot,
+    (about, protocol, slot): (About, Protocol, Slot),
 ) -> Result<(Settings, Rc<Handle>, Registered), Refusal> {
     let tenant = admitted.tenant;
     let key = worker
@@ -336,6 +336,7 @@ fn register(
         entry.credential.clone(),
         entry.one_use,
         admitted.pid,
+        about,
     ));
     let id = key.process_id();
     worker.sessions.borrow_mut().insert(id, handle.clone());
@@ -458,7 +459,13 @@ impl Session {
 
     async fn wait_for_server(&mut self, worker: &Rc<Worker>) -> Result<Box<Server>, Ended> {
         let (tenant, role) = (self.tenant.clone(), self.handle.role);
-        self.unless_gone(tenant.server(worker, role)).await
+        let asked = Instant::now();
+        let got = self.unless_gone(tenant.server(worker, role)).await;
+        let waited_us = micros(asked.elapsed());
+        add(&self.handle.about.counters.waits, 1);
+        add(&self.handle.about.counters.waited_us, waited_us);
+        worker.counted.wait_time.note(waited_us);
+        got
     }
 
     /// Waits for `work`, unless the client leaves or the session is to end.

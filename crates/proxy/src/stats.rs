@@ -1,13 +1,21 @@
-//! What is counted.
+//! What is counted for tenants and their sessions.
 //!
-//! Owns: counters per tenant, kept as plain numbers on its home worker, and the snapshot that is
-//! read from outside.
+//! Owns: counters as plain numbers on the home worker, and the snapshot that is read from outside.
+//! Does not own: what is counted for a worker as a whole, or how numbers are written (`metrics`).
+//!
+//! A session counts for itself, so that it can be told apart; its tenant has what sessions that
+//! ended left behind, and its worker what tenants did that were forgotten. Nothing is counted twice.
 
-use std::cell::Cell;
+use std::{
+    cell::Cell,
+    ops::{Add, AddAssign, Sub},
+};
 
 use model::TenantId;
 
-/// Counters of one tenant since it was last at rest for long.
+use crate::{metrics::WorkerCounts, pool::Tenant};
+
+/// Counters of a session, or of all of a tenant that ended.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) statements: Cell<u64>,
@@ -16,6 +24,12 @@ pub(crate) struct Counters {
     pub(crate) bytes_from_clients: Cell<u64>,
     pub(crate) bytes_to_clients: Cell<u64>,
     pub(crate) logins: Cell<u64>,
+    pub(crate) transactions: Cell<u64>,
+    pub(crate) waits: Cell<u64>,
+    pub(crate) waited_us: Cell<u64>,
+    pub(crate) busy_us: Cell<u64>,
+    /// Of a tenant: see [`TenantStats::life`].
+    pub(crate) life: Cell<u64>,
 }
 
 /// Adds to a counter.
@@ -24,17 +38,40 @@ pub(crate) fn add(counter: &Cell<u64>, n: u64) {
     counter.set(counter.get().wrapping_add(n));
 }
 
-/// Numbers of one tenant.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TenantStats {
-    /// Whose.
-    pub tenant: TenantId,
-    /// Clients logged in now.
-    pub clients: u32,
-    /// Server connections now, idle ones included.
-    pub servers: u32,
-    /// Clients that wait for a server connection now.
-    pub waiting: usize,
+impl Counters {
+    pub(crate) fn totals(&self) -> Totals {
+        Totals {
+            statements: self.statements.get(),
+            rows: self.rows.get(),
+            errors: self.errors.get(),
+            bytes_from_clients: self.bytes_from_clients.get(),
+            bytes_to_clients: self.bytes_to_clients.get(),
+            logins: self.logins.get(),
+            transactions: self.transactions.get(),
+            waits: self.waits.get(),
+            waited_us: self.waited_us.get(),
+            busy_us: self.busy_us.get(),
+        }
+    }
+
+    /// Takes over what another one counted.
+    pub(crate) fn take_over(&self, other: &Totals) {
+        add(&self.statements, other.statements);
+        add(&self.rows, other.rows);
+        add(&self.errors, other.errors);
+        add(&self.bytes_from_clients, other.bytes_from_clients);
+        add(&self.bytes_to_clients, other.bytes_to_clients);
+        add(&self.logins, other.logins);
+        add(&self.transactions, other.transactions);
+        add(&self.waits, other.waits);
+        add(&self.waited_us, other.waited_us);
+        add(&self.busy_us, other.busy_us);
+    }
+}
+
+/// What was counted since something began.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Totals {
     /// Statements begun: simple queries' results and Executes.
     pub statements: u64,
     /// Rows sent.
@@ -47,6 +84,100 @@ pub struct TenantStats {
     pub bytes_to_clients: u64,
     /// Sessions begun.
     pub logins: u64,
+    /// Times the server said that no transaction runs any more.
+    pub transactions: u64,
+    /// Times a client waited for a server connection, however short.
+    pub waits: u64,
+    /// How long all of them together, microseconds.
+    pub waited_us: u64,
+    /// From a client's question, or several at once, to the end of the answer, all together,
+    /// microseconds.
+    pub busy_us: u64,
+}
+
+/// Field by field, so that none is forgotten.
+macro_rules! each {
+    ($one:expr, $other:expr, $combine:ident) => {
+        Totals {
+            statements: $one.statements.$combine($other.statements),
+            rows: $one.rows.$combine($other.rows),
+            errors: $one.errors.$combine($other.errors),
+            bytes_from_clients: $one.bytes_from_clients.$combine($other.bytes_from_clients),
+            bytes_to_clients: $one.bytes_to_clients.$combine($other.bytes_to_clients),
+            logins: $one.logins.$combine($other.logins),
+            transactions: $one.transactions.$combine($other.transactions),
+            waits: $one.waits.$combine($other.waits),
+            waited_us: $one.waited_us.$combine($other.waited_us),
+            busy_us: $one.busy_us.$combine($other.busy_us),
+        }
+    };
+}
+
+impl Add for Totals {
+    type Output = Self;
+    fn add(self, other: Self) -> Self {
+        each!(self, other, wrapping_add)
+    }
+}
+
+impl AddAssign for Totals {
+    fn add_assign(&mut self, other: Self) {
+        *self = *self + other;
+    }
+}
+
+impl Sub for Totals {
+    type Output = Self;
+    fn sub(self, other: Self) -> Self {
+        each!(self, other, saturating_sub)
+    }
+}
+
+impl std::iter::Sum for Totals {
+    fn sum<I: Iterator<Item = Self>>(all: I) -> Self {
+        all.fold(Self::default(), Add::add)
+    }
+}
+
+/// Numbers of one tenant.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TenantStats {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which time it is in use since the start: a tenant that was forgotten begins anew.
+    pub life: u64,
+    /// Clients logged in now.
+    pub clients: u32,
+    /// Server connections now, idle ones included.
+    pub servers: u32,
+    /// Clients that wait for a server connection now.
+    pub waiting: usize,
+    /// Since it is in use.
+    pub totals: Totals,
+}
+
+impl Tenant {
+    /// What its sessions did, those that ended and those that live.
+    pub(crate) fn totals(&self) -> Totals {
+        let sessions = self.sessions.borrow();
+        let live: Totals = sessions
+            .values()
+            .map(|own| own.about.counters.totals())
+            .sum();
+        self.counters.totals() + live
+    }
+
+    pub(crate) fn stats(&self) -> TenantStats {
+        let (servers, waiting) = self.usage();
+        TenantStats {
+            tenant: self.id.clone(),
+            life: self.counters.life.get(),
+            clients: self.clients.get(),
+            servers,
+            waiting,
+            totals: self.totals(),
+        }
+    }
 }
 
 /// Numbers of one node.
@@ -54,10 +185,14 @@ pub struct TenantStats {
 pub struct NodeStats {
     /// Which.
     pub node: String,
-    /// Server connections of all tenants now.
+    /// Server connections of all tenants now, also those being opened or closed.
     pub servers: u32,
     /// Its budget of them.
     pub servers_max: u32,
+    /// Server connections being opened now.
+    pub opening: usize,
+    /// Tenants that wait for a place in the budget now.
+    pub tenants_waiting: usize,
 }
 
 /// Numbers of one proxy.
@@ -65,6 +200,8 @@ pub struct NodeStats {
 pub struct Snapshot {
     /// Connections of clients now, also those that are logging in.
     pub clients: usize,
+    /// `clients_max`.
+    pub clients_max: usize,
     /// Idle server connections now.
     pub servers_idle: usize,
     /// Answers of servers that nobody had asked for, since the start. Anything but 0 is a mistake
@@ -79,4 +216,8 @@ pub struct Snapshot {
     pub nodes: Vec<NodeStats>,
     /// Tenants in use or used lately.
     pub tenants: Vec<TenantStats>,
+    /// Of all tenants, also those that were forgotten, since the start.
+    pub totals: Totals,
+    /// What workers counted, since the start.
+    pub counts: WorkerCounts,
 }

@@ -31,12 +31,13 @@ use crate::{
     drain,
     handle::Handle,
     learn::Learning,
+    metrics::{Counted, WorkerCounts},
     pace::Pace,
     parting::{self, Partings},
     pool::Tenant,
     route::{self, Routes},
     session::{self, Arrived},
-    stats::TenantStats,
+    stats::{TenantStats, Totals, add},
 };
 
 /// Bytes read at once by a relay. One buffer per worker, not per connection.
@@ -54,6 +55,7 @@ pub(crate) struct Shared {
     pub(crate) keys: Keys,
     pub(crate) inboxes: Vec<mpsc::Sender<Inbox>>,
     pub(crate) clients: AtomicUsize,
+    pub(crate) clients_max: usize,
     /// Connections accepted since the start.
     pub(crate) connections: AtomicU64,
     pub(crate) entrance: accept::Entrance,
@@ -77,10 +79,20 @@ pub(crate) enum Inbox {
     },
     /// Close an idle server connection of a node: another worker's tenant waits.
     Evict { budget: Arc<Budget> },
-    /// Tell the numbers: of tenants, and how many steps of logins had to wait.
-    Snapshot(oneshot::Sender<(Vec<TenantStats>, u64)>),
+    /// Tell the numbers.
+    Snapshot(oneshot::Sender<Share>),
     /// End all sessions, running transactions by the deadline.
     Drain(Instant),
+}
+
+/// The share of one worker in the numbers of the process, all of one moment.
+#[derive(Debug)]
+pub(crate) struct Share {
+    pub(crate) tenants: Vec<TenantStats>,
+    /// Of them, and of all that were forgotten.
+    pub(crate) totals: Totals,
+    pub(crate) counts: WorkerCounts,
+    pub(crate) login_steps_delayed: u64,
 }
 
 /// One worker.
@@ -91,6 +103,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     pub(crate) routes: Routes,
     pub(crate) pace: Rc<Pace>,
+    pub(crate) counted: Counted,
     pub(crate) learning: Learning,
     pub(crate) partings: Rc<Partings>,
     pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
@@ -123,6 +136,7 @@ impl Worker {
             index,
             routes: Routes::new(routes, &config.limits),
             pace: Pace::new(config.limits.login_steps_max),
+            counted: Counted::default(),
             learning: Learning::default(),
             partings: Rc::default(),
             sessions: RefCell::default(),
@@ -155,7 +169,10 @@ impl Worker {
             .or_insert_with(|| {
                 // There is somebody to forget one day.
                 self.idle.changed.notify_one();
-                Rc::new(Tenant::new(id.clone(), &this))
+                add(&self.counted.lives, 1);
+                let tenant = Tenant::new(id.clone(), &this);
+                tenant.counters.life.set(self.counted.lives.get());
+                Rc::new(tenant)
             })
             .clone()
     }
@@ -198,28 +215,24 @@ impl Worker {
         };
         self.idle.remove(number);
         tenant.evict(role, number);
+        add(&self.counted.evicted, 1);
         true
     }
 
-    fn stats(&self) -> Vec<TenantStats> {
-        let tenants = self.tenants.borrow();
-        let stats = tenants.values().map(|tenant| {
-            let (servers, waiting) = tenant.usage();
-            let counters = &tenant.counters;
-            TenantStats {
-                tenant: tenant.id.clone(),
-                clients: tenant.clients.get(),
-                servers,
-                waiting,
-                statements: counters.statements.get(),
-                rows: counters.rows.get(),
-                errors: counters.errors.get(),
-                bytes_from_clients: counters.bytes_from_clients.get(),
-                bytes_to_clients: counters.bytes_to_clients.get(),
-                logins: counters.logins.get(),
-            }
-        });
-        stats.collect()
+    fn share(&self) -> Share {
+        let tenants: Vec<_> = self
+            .tenants
+            .borrow()
+            .values()
+            .map(|tenant| tenant.stats())
+            .collect();
+        Share {
+            totals: tenants.iter().map(|stats| stats.totals).sum::<Totals>()
+                + self.counted.forgotten.get(),
+            tenants,
+            counts: self.counted.counts(),
+            login_steps_delayed: self.pace.delayed(),
+        }
     }
 }
 
@@ -327,6 +340,7 @@ async fn sweep(worker: Rc<Worker>) {
             // It may have been taken and returned under another number meanwhile.
             worker.idle.remove(number);
             tenant.evict(role, number);
+            add(&worker.counted.expired, 1);
         }
         if forget_at.is_some_and(|at| now >= at) {
             forget_at = None;
@@ -334,6 +348,9 @@ async fn sweep(worker: Rc<Worker>) {
                 let keep = !tenant.is_at_rest() || !tenant.was_at_rest.replace(true);
                 if !tenant.is_at_rest() {
                     tenant.was_at_rest.set(false);
+                }
+                if !keep {
+                    worker.counted.forget(tenant.totals());
                 }
                 keep
             });
@@ -434,7 +451,7 @@ fn handle(worker: &Rc<Worker>, message: Inbox) {
             worker.evict_here(&budget);
         }
         Inbox::Snapshot(reply) => {
-            let _ = reply.send((worker.stats(), worker.pace.delayed()));
+            let _ = reply.send(worker.share());
         }
         // Handled where the loop is.
         Inbox::Drain(_) => {}

@@ -159,7 +159,9 @@ async fn a_crowd_at_a_cold_tenant_opens_one_server_connection() {
     let sessions = futures_util::future::join_all(log_ins).await;
     let of = |tenant: &kit::Tenant, now: &proxy::Snapshot| {
         let found = now.tenants.iter().find(|stats| stats.tenant == tenant.id);
-        found.map(|stats| (stats.logins, stats.servers)).unwrap()
+        found
+            .map(|stats| (stats.totals.logins, stats.servers))
+            .unwrap()
     };
     assert_eq!(
         of(&tenant, &stack.proxy().snapshot().await),

@@ -30,7 +30,7 @@ fn bytes_to_clients(stack: &Stack) -> u64 {
     })
     .tenants
     .iter()
-    .map(|tenant| tenant.bytes_to_clients)
+    .map(|tenant| tenant.totals.bytes_to_clients)
     .sum()
 }
 

@@ -55,6 +55,16 @@ impl OpenError {
             if code.starts_with("53"))
     }
 
+    /// For metrics.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::Down { .. } => "down",
+            Self::Login { .. } if self.is_refused() => "refused",
+            Self::Login { .. } if self.is_full() => "full",
+            Self::Login { .. } => "down",
+        }
+    }
+
     /// Whether it may work in a moment: the server is starting, stopping or full.
     pub(crate) fn is_passing(&self) -> bool {
         match self {

@@ -180,6 +180,15 @@ impl Stream {
         self.tls.is_some()
     }
 
+    /// The version of TLS that is on it, as its standard writes it; `None`: plain text.
+    pub(crate) fn tls_version(&self) -> Option<&'static str> {
+        Some(match self.tls.as_ref()?.state().protocol_version()? {
+            rustls::ProtocolVersion::TLSv1_2 => "1.2",
+            rustls::ProtocolVersion::TLSv1_3 => "1.3",
+            _ => "other",
+        })
+    }
+
     /// What ALPN settled on.
     pub(crate) fn alpn(&self) -> Option<&[u8]> {
         self.tls.as_ref()?.state().alpn_protocol()

@@ -1,0 +1,125 @@
+//! One line in the log for every session that ended: who, from where, how long, how much, and why.
+//!
+//! Owns: what is known of a session beside what it may do, and the fields of that line, which
+//! `docs/logs.md` describes. They are names, numbers and words of ours, and the name that the client
+//! gave itself; no statement, parameter or secret is among them.
+
+use std::cell::Cell;
+
+use model::Public;
+use tokio::time::Instant;
+use wire::startup::Startup;
+
+use crate::{
+    accept::Peer,
+    handle::Handle,
+    metrics::micros,
+    pool::Tenant,
+    session::Ended,
+    stats::{Counters, add},
+    stream::Stream,
+};
+
+/// What is kept of the name that a client gives itself; PostgreSQL keeps as much.
+const APPLICATION_BYTES_MAX: usize = 63;
+
+/// Where a session comes from and what it did, for those who look.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) peer: Peer,
+    /// When its connection was accepted.
+    pub(crate) began: Instant,
+    /// The version of TLS; `None`: plain text.
+    pub(crate) tls: Option<&'static str>,
+    /// As the client calls itself: whatever it likes, in printable ASCII.
+    pub(crate) application: Box<str>,
+    pub(crate) counters: Counters,
+    /// Since when the server owes it an answer.
+    busy_since: Cell<Option<Instant>>,
+}
+
+impl About {
+    pub(crate) fn new(peer: Peer, began: Instant, client: &Stream, startup: &Startup) -> Self {
+        let mut names = startup.parameters.iter();
+        let application = names.find(|(name, _)| name.eq_ignore_ascii_case("application_name"));
+        let application = application.map_or("", |(_, value)| value);
+        Self {
+            peer,
+            began,
+            tls: client.tls_version(),
+            application: application[..application.floor_char_boundary(APPLICATION_BYTES_MAX)]
+                .into(),
+            counters: Counters::default(),
+            busy_since: Cell::new(None),
+        }
+    }
+
+    /// Notes whether the server owes it an answer. When that has just ended: how long it took,
+    /// microseconds.
+    #[inline]
+    pub(crate) fn set_busy(&self, is_busy: bool) -> Option<u64> {
+        match (self.busy_since.get(), is_busy) {
+            (None, true) => {
+                self.busy_since.set(Some(Instant::now()));
+                None
+            }
+            (Some(since), false) => {
+                self.busy_since.set(None);
+                let took_us = micros(since.elapsed());
+                add(&self.counters.busy_us, took_us);
+                Some(took_us)
+            }
+            (None, false) | (Some(_), true) => None,
+        }
+    }
+}
+
+impl Ended {
+    /// For metrics and for programs that read the log.
+    pub(crate) fn how(&self) -> &'static str {
+        match self {
+            Self::Left => "left",
+            Self::Lost => "lost",
+            Self::ByServer => "server",
+            Self::Refused(refusal) => refusal.sqlstate(),
+            Self::Setting(_) => "setting",
+        }
+    }
+
+    /// For people. What the server says may repeat what the client sent, so it is not in it.
+    fn reason(&self) -> String {
+        match self {
+            Self::Left => "the client left".to_owned(),
+            Self::Lost => "the connection of the client broke".to_owned(),
+            Self::ByServer => "the server ended it".to_owned(),
+            Self::Refused(refusal) => refusal.to_string(),
+            Self::Setting(said) => format!("a setting was refused ({})", said.code),
+        }
+    }
+}
+
+/// Writes the line of a session that ended.
+pub(crate) fn ended(tenant: &Tenant, handle: &Handle, ended: &Ended) {
+    let about = &handle.about;
+    let did = about.counters.totals();
+    tracing::info!(
+        from = %about.peer,
+        tenant = %tenant.id,
+        role = %handle.role,
+        credential = %handle.credential,
+        placement = %handle.pid,
+        tls = about.tls.unwrap_or("none"),
+        application = %about.application,
+        lasted_ms = micros(about.began.elapsed()) / 1000,
+        busy_ms = did.busy_us / 1000,
+        waited_ms = did.waited_us / 1000,
+        statements = did.statements,
+        errors = did.errors,
+        rows = did.rows,
+        bytes_in = did.bytes_from_clients,
+        bytes_out = did.bytes_to_clients,
+        ended = ended.how(),
+        reason = ended.reason(),
+        "session ended"
+    );
+}
