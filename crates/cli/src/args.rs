@@ -156,6 +156,9 @@ pub(crate) enum DbCommand {
     ResetPassword(ResetArgs),
     /// Ask the server for the password. It keeps none, and says so.
     Credentials(NamedArgs),
+    /// See and set what it may use at once.
+    #[command(subcommand)]
+    Limits(crate::user::limits::LimitsCommand),
 }
 
 #[derive(Debug, Args)]

@@ -233,6 +233,15 @@ impl Api {
         Ok(self.call(Method::POST, path, Some(body)).await?.body)
     }
 
+    /// Changes a part of something. Sent twice, it is the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::get`].
+    pub(crate) async fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        Ok(self.call(Method::PATCH, path, Some(body)).await?.body)
+    }
+
     /// Deletes something.
     ///
     /// # Errors

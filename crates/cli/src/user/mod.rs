@@ -9,6 +9,7 @@ mod connect;
 mod database;
 mod doctor;
 mod home;
+pub(crate) mod limits;
 mod session;
 mod sql;
 
@@ -87,6 +88,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Db(DbCommand::Credentials(args)) => {
                 database::credentials(&context()?, args).await
             }
+            Command::Db(DbCommand::Limits(command)) => limits::run(&context()?, command).await,
             Command::Use(args) => session::choose(&context()?, args).await,
             Command::Status => session::status(&context()?).await,
             Command::Logout(args) => session::logout(&context()?, &args),
