@@ -1,10 +1,7 @@
 //! Deaths and ends that no step is part of: two in a row, a postmaster or a server process alone,
 //! SIGTERM, a second process on the same data.
 
-use std::{
-    future::Future,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use super::{
     KEPT_LONG, block_on,
@@ -28,16 +25,15 @@ const DRAIN: Duration = Duration::from_secs(2);
 /// Beyond the drain: PostgreSQL's own end, a checkpoint included.
 const STOP_MAX: Duration = Duration::from_secs(20);
 
-fn test<T: Future<Output = ()>>(
-    name: &str,
-    config: StackConfig,
-    pool: u32,
-    run: impl FnOnce(World) -> T,
-) {
+/// Runs a test on a stack that makes `pool` databases ahead, looks at it as an operator does, and stops it.
+fn test(config: StackConfig, pool: u32, run: impl AsyncFnOnce(&mut World)) {
     block_on(async {
         let started = Instant::now();
-        run(World::start(config, pool, KEPT_LONG).await).await;
-        tell(Postgres::System, name, started.elapsed());
+        let mut world = World::start(config, pool, KEPT_LONG).await;
+        run(&mut world).await;
+        world.finish().await;
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        tell(Postgres::System, &name, started.elapsed());
     });
 }
 
@@ -96,165 +92,135 @@ async fn new_tenant(world: &mut World) -> Tenant {
 /// The second kill falls into the recovery from the first.
 #[test]
 fn two_kills_in_a_row_converge() {
-    test(
-        "two kills in a row",
-        StackConfig::default(),
-        0,
-        async |mut world: World| {
-            for second in ["create.database:before", "create.open:between"] {
-                let name = world.new_name();
-                let request = Request::create(&name);
-                world.arm("create.database:between");
-                let sent = tokio::spawn(world.send(&request));
-                world.wait_reached("create.database:between");
-                world.stack.kill();
-                world.kill_postgres();
-                assert!(matches!(sent.await, Ok(Answer::Lost(_))));
-                world.arm(second);
-                world.stack.start_again();
-                world.wait_reached(second);
-                world.kill_and_return(Kill::Both);
-                world.wait_settled().await;
-                let tenant = Tenant::of(&world.insist(&request).await);
-                world.write_canary(&tenant).await;
-                world.assert_sound().await;
-            }
-            world.finish().await;
-        },
-    );
+    test(StackConfig::default(), 0, async |world: &mut World| {
+        for second in ["create.database:before", "create.open:between"] {
+            let name = world.new_name();
+            let request = Request::create(&name);
+            world.arm("create.database:between");
+            let sent = tokio::spawn(world.send(&request));
+            world.wait_reached("create.database:between");
+            world.stack.kill();
+            world.kill_postgres();
+            assert!(matches!(sent.await, Ok(Answer::Lost(_))));
+            world.arm(second);
+            world.stack.start_again();
+            world.wait_reached(second);
+            world.kill_and_return(Kill::Both);
+            world.wait_settled().await;
+            let tenant = Tenant::of(&world.insist(&request).await);
+            world.write_canary(&tenant).await;
+            world.assert_sound().await;
+        }
+    });
 }
 
 /// Also while it recovers: PostgreSQL is killed again and again, tenantry lives.
 #[test]
 fn postgresql_that_dies_is_started_again_and_sessions_are_told() {
-    test(
-        "PostgreSQL dies three times",
-        StackConfig::default(),
-        2,
-        async |mut world: World| {
-            let tenant = new_tenant(&mut world).await;
-            let process = world.stack.pid();
-            for _ in 0..3 {
-                let session = world.session(&tenant.id, &tenant.password).await;
-                let (idle, hears) = session.expect("login");
-                idle.batch_execute("SET application_name = 'idle'")
-                    .await
-                    .expect("a statement");
-                let worker = busy(&world, &tenant, 600).await;
-                wait_busy(&world, 1).await;
-                world.kill_postgres();
-                assert_hears(worker, "busy").await;
-                assert_hears(hears, "idle").await;
-                world.assert_recovers(&tenant).await;
-            }
-            assert_eq!(world.stack.pid(), process);
-            assert!(is_running(process), "tenantry lives on");
-            world.finish().await;
-        },
-    );
+    test(StackConfig::default(), 2, async |world: &mut World| {
+        let tenant = new_tenant(world).await;
+        let process = world.stack.pid();
+        for _ in 0..3 {
+            let session = world.session(&tenant.id, &tenant.password).await;
+            let (idle, hears) = session.expect("login");
+            idle.batch_execute("SET application_name = 'idle'")
+                .await
+                .expect("a statement");
+            let worker = busy(world, &tenant, 600).await;
+            wait_busy(world, 1).await;
+            world.kill_postgres();
+            assert_hears(worker, "busy").await;
+            assert_hears(hears, "idle").await;
+            world.assert_recovers(&tenant).await;
+        }
+        assert_eq!(world.stack.pid(), process);
+        assert!(is_running(process), "tenantry lives on");
+    });
 }
 
 /// Its children outlive it for a moment, hold its shared memory and keep a new one from starting.
 #[test]
 fn a_postmaster_that_dies_alone_is_replaced_when_its_children_are_gone() {
-    test(
-        "postmaster alone",
-        StackConfig::default(),
-        2,
-        async |mut world: World| {
-            let tenant = new_tenant(&mut world).await;
-            let worker = busy(&world, &tenant, 600).await;
-            wait_busy(&world, 1).await;
-            let old = world.stack.postmaster().expect("PostgreSQL runs");
-            world.stack.kill_postgres();
-            assert_hears(worker, "busy").await;
-            wait_for("another postmaster", STOP_MAX, || {
-                world.stack.postmaster().filter(|new| *new != old)
-            });
-            world.assert_recovers(&tenant).await;
-            world.finish().await;
-        },
-    );
+    test(StackConfig::default(), 2, async |world: &mut World| {
+        let tenant = new_tenant(world).await;
+        let worker = busy(world, &tenant, 600).await;
+        wait_busy(world, 1).await;
+        let old = world.stack.postmaster().expect("PostgreSQL runs");
+        world.stack.kill_postgres();
+        assert_hears(worker, "busy").await;
+        wait_for("another postmaster", STOP_MAX, || {
+            world.stack.postmaster().filter(|new| *new != old)
+        });
+        world.assert_recovers(&tenant).await;
+    });
 }
 
 /// One server process that dies makes PostgreSQL end all others, and recover.
 #[test]
 fn one_server_process_that_dies_takes_nobodys_data() {
-    test(
-        "one server process",
-        StackConfig::default(),
-        2,
-        async |mut world: World| {
-            let tenant = new_tenant(&mut world).await;
-            let session = world.session(&tenant.id, &tenant.password).await;
-            let (client, hears) = session.expect("login");
-            let row = client
-                .query_one("SELECT pg_backend_pid()", &[])
-                .await
-                .expect("its process");
-            let process: i32 = row.get(0);
-            let postmaster = world.stack.postmaster().expect("PostgreSQL runs");
-            let process = u32::try_from(process).expect("a process id");
-            assert!(children(postmaster).contains(&process));
-            signal(process, Signal::KILL);
-            assert_hears(hears, "its own").await;
-            world.assert_recovers(&tenant).await;
-            assert_eq!(world.stack.postmaster(), Some(postmaster));
-            world.finish().await;
-        },
-    );
+    test(StackConfig::default(), 2, async |world: &mut World| {
+        let tenant = new_tenant(world).await;
+        let session = world.session(&tenant.id, &tenant.password).await;
+        let (client, hears) = session.expect("login");
+        let row = client
+            .query_one("SELECT pg_backend_pid()", &[])
+            .await
+            .expect("its process");
+        let process: i32 = row.get(0);
+        let postmaster = world.stack.postmaster().expect("PostgreSQL runs");
+        let process = u32::try_from(process).expect("a process id");
+        assert!(children(postmaster).contains(&process));
+        signal(process, Signal::KILL);
+        assert_hears(hears, "its own").await;
+        world.assert_recovers(&tenant).await;
+        assert_eq!(world.stack.postmaster(), Some(postmaster));
+    });
 }
 
 #[test]
 fn sigterm_during_a_create_ends_within_the_limit_and_the_create_converges() {
     let config = StackConfig::default().arg("--drain-limit").arg("2s");
-    test(
-        "SIGTERM during create",
-        config,
-        0,
-        async |mut world: World| {
-            for point in [
-                "create.commit:between",
-                "create.commit:after",
-                "create.database:between",
-            ] {
-                let name = world.new_name();
-                let request = Request::create(&name);
-                world.arm(point);
-                let sent = tokio::spawn(world.send(&request));
-                world.wait_reached(point);
-                let started = Instant::now();
-                world.stack.stop();
-                assert!(
-                    started.elapsed() < DRAIN + STOP_MAX,
-                    "{:?}",
-                    started.elapsed()
-                );
-                let answer = sent.await.expect("no panic");
-                assert!(answer.done().is_none(), "{point}: {answer:?}");
-                world.disarm();
-                world.stack.start_again();
-                world.wait_settled().await;
-                let tenant = Tenant::of(&world.insist(&request).await);
-                world.write_canary(&tenant).await;
-                world.assert_sound().await;
-            }
-            world.finish().await;
-        },
-    );
+    test(config, 0, async |world: &mut World| {
+        for point in [
+            "create.commit:between",
+            "create.commit:after",
+            "create.database:between",
+        ] {
+            let name = world.new_name();
+            let request = Request::create(&name);
+            world.arm(point);
+            let sent = tokio::spawn(world.send(&request));
+            world.wait_reached(point);
+            let started = Instant::now();
+            world.stack.stop();
+            assert!(
+                started.elapsed() < DRAIN + STOP_MAX,
+                "{:?}",
+                started.elapsed()
+            );
+            let answer = sent.await.expect("no panic");
+            assert!(answer.done().is_none(), "{point}: {answer:?}");
+            world.disarm();
+            world.stack.start_again();
+            world.wait_settled().await;
+            let tenant = Tenant::of(&world.insist(&request).await);
+            world.write_canary(&tenant).await;
+            world.assert_sound().await;
+        }
+    });
 }
 
 /// What ends in time is answered; what does not is told, and does not hold up the end.
 #[test]
 fn sigterm_lets_statements_finish_within_the_limit() {
     let config = StackConfig::default().arg("--drain-limit").arg("2s");
-    test("SIGTERM drains", config, 0, async |mut world: World| {
-        let tenant = new_tenant(&mut world).await;
+    test(config, 0, async |world: &mut World| {
+        let tenant = new_tenant(world).await;
         let (quick, slow) = (
-            busy(&world, &tenant, 1).await,
-            busy(&world, &tenant, 600).await,
+            busy(world, &tenant, 1).await,
+            busy(world, &tenant, 600).await,
         );
-        wait_busy(&world, 2).await;
+        wait_busy(world, 2).await;
         let started = Instant::now();
         world.stack.terminate();
         quick
@@ -274,75 +240,62 @@ fn sigterm_lets_statements_finish_within_the_limit() {
         world.stack.start_again();
         world.wait_settled().await;
         world.assert_canary(&tenant).await;
-        world.finish().await;
     });
 }
 
 #[test]
 fn starting_again_finds_all_data_and_the_pool() {
-    test(
-        "starting again",
-        StackConfig::default(),
-        2,
-        async |mut world: World| {
-            let kept = new_tenant(&mut world).await;
-            let deleted = new_tenant(&mut world).await;
-            world.insist(&Request::delete(&deleted)).await;
-            world.wait_settled().await;
-            let rows = async |world: &World| {
-                let catalog = world.superuser("tenantry").await.expect("the catalog");
-                let all = "SELECT pid, owner, stage FROM placement ORDER BY 1";
-                let rows = catalog.query(all, &[]).await.expect("rows");
-                let text = |row: &tokio_postgres::Row, column| row.get::<_, String>(column);
-                rows.iter()
-                    .map(|row| [text(row, 0), text(row, 1), text(row, 2)])
-                    .collect::<Vec<_>>()
-            };
-            let before = rows(&world).await;
-            for kill in [None, Some(Kill::Tenantry), Some(Kill::Both)] {
-                match kill {
-                    None => {
-                        world.stack.stop();
-                        world.stack.start_again();
-                    }
-                    Some(kill) => world.kill_and_return(kill),
+    test(StackConfig::default(), 2, async |world: &mut World| {
+        let kept = new_tenant(world).await;
+        let deleted = new_tenant(world).await;
+        world.insist(&Request::delete(&deleted)).await;
+        world.wait_settled().await;
+        let rows = async |world: &World| {
+            let catalog = world.superuser("tenantry").await.expect("the catalog");
+            let all = "SELECT pid, owner, stage FROM placement ORDER BY 1";
+            let rows = catalog.query(all, &[]).await.expect("rows");
+            let text = |row: &tokio_postgres::Row, column| row.get::<_, String>(column);
+            rows.iter()
+                .map(|row| [text(row, 0), text(row, 1), text(row, 2)])
+                .collect::<Vec<_>>()
+        };
+        let before = rows(world).await;
+        for kill in [None, Some(Kill::Tenantry), Some(Kill::Both)] {
+            match kill {
+                None => {
+                    world.stack.stop();
+                    world.stack.start_again();
                 }
-                world.wait_settled().await;
-                assert_eq!(
-                    rows(&world).await,
-                    before,
-                    "{kill:?}: nothing was made, nothing removed"
-                );
-                world.assert_canary(&kept).await;
-                world.assert_sound().await;
+                Some(kill) => world.kill_and_return(kill),
             }
-            world
-                .insist(&Request::act(&deleted, "undelete", json!({})))
-                .await;
-            world.assert_canary(&deleted).await;
-            world.finish().await;
-        },
-    );
+            world.wait_settled().await;
+            assert_eq!(
+                rows(world).await,
+                before,
+                "{kill:?}: nothing was made, nothing removed"
+            );
+            world.assert_canary(&kept).await;
+            world.assert_sound().await;
+        }
+        world
+            .insist(&Request::act(&deleted, "undelete", json!({})))
+            .await;
+        world.assert_canary(&deleted).await;
+    });
 }
 
 #[test]
 fn a_second_process_on_the_same_data_is_refused_with_the_reason() {
-    test(
-        "second process",
-        StackConfig::default(),
-        0,
-        async |world: World| {
-            let pid = world.stack.pid();
-            // On ports of its own: it is the data that is taken.
-            let second = program::run(&mut world.stack.serve());
-            assert!(second.code.is_some_and(|code| code != 0), "{second:#?}");
-            assert!(second.stderr.contains("in use"), "{second:#?}");
-            assert!(second.stderr.contains(&pid.to_string()), "{second:#?}");
-            assert!(second.stdout.is_empty(), "{second:#?}");
-            // The first has not noticed.
-            assert!(is_running(pid));
-            world.assert_sound().await;
-            world.finish().await;
-        },
-    );
+    test(StackConfig::default(), 0, async |world: &mut World| {
+        let pid = world.stack.pid();
+        // On ports of its own: it is the data that is taken.
+        let second = program::run(&mut world.stack.serve());
+        assert!(second.code.is_some_and(|code| code != 0), "{second:#?}");
+        assert!(second.stderr.contains("in use"), "{second:#?}");
+        assert!(second.stderr.contains(&pid.to_string()), "{second:#?}");
+        assert!(second.stdout.is_empty(), "{second:#?}");
+        // The first has not noticed.
+        assert!(is_running(pid));
+        world.assert_sound().await;
+    });
 }
