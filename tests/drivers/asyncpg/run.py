@@ -24,6 +24,10 @@ ADDRESS = {
 VERIFY = ssl.create_default_context(cafile=os.environ["ROOT_CERT"])
 
 
+if options := os.environ.get("PGOPTIONS"):
+    ADDRESS["server_settings"] = {"options": options}
+
+
 async def connect(**more):
     return await asyncpg.connect(**{**ADDRESS, "ssl": "require", **more})
 
@@ -80,6 +84,7 @@ async def transaction(c):
         cursor = await c.cursor("select id from asyncpg_t order by id")
         assert [row[0] for row in await cursor.fetch(10)] == list(range(10))
     assert await c.fetchval("select count(*) from asyncpg_t") == 500
+    print("ok batch")
     print("ok transaction")
 
 
@@ -143,7 +148,17 @@ async def pool():
             async with pool.acquire() as c:
                 return await c.fetchval("select $1::int", i)
         assert await asyncio.gather(*(one(i) for i in range(100))) == list(range(100))
-    print("ok pool")
+        print("ok pool")
+        async with pool.acquire() as c:
+            await c.execute("set role none")
+            try:
+                await c.execute("select pg_terminate_backend(pg_backend_pid())")
+            except (asyncpg.AdminShutdownError, asyncpg.ConnectionDoesNotExistError) as error:
+                assert "terminating connection due to administrator command" in str(error), error
+            else:
+                raise AssertionError("not ended")
+        assert await asyncio.gather(*(one(i) for i in range(100))) == list(range(100))
+        print("ok reconnect")
 
 
 async def wrong_password():
@@ -164,6 +179,7 @@ async def main():
     await c.close()
     await pool()
     await wrong_password()
+    print("all asyncpg", asyncpg.__version__)
 
 
 asyncio.run(main())

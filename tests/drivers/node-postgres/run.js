@@ -6,8 +6,7 @@ const path = require('node:path');
 const { pipeline } = require('node:stream/promises');
 const { Readable, Writable } = require('node:stream');
 
-// The libraries lie where `./dev test` fetched them.
-const load = (name) => require(require.resolve(name, { paths: [process.env.NODE_MODULES] }));
+const { load, version, collect, run } = require('../node');
 const { Client, Pool, Query } = load('pg');
 const copy = load('pg-copy-streams');
 
@@ -91,8 +90,8 @@ async function main() {
   await client.query('create table node_copy (id int, v text)');
   await pipeline(Readable.from(rows), client.query(copy.from('copy node_copy from stdin')));
   const back = [];
-  const collect = new Writable({ write(chunk, _, done) { back.push(chunk); done(); } });
-  await pipeline(client.query(copy.to('copy (select * from node_copy order by id) to stdout')), collect);
+  const gather = new Writable({ write(chunk, _, done) { back.push(chunk); done(); } });
+  await pipeline(client.query(copy.to('copy (select * from node_copy order by id) to stdout')), gather);
   assert.equal(Buffer.concat(back).toString(), rows.join(''));
   console.log('ok copy');
 
@@ -103,17 +102,34 @@ async function main() {
   const pool = new Pool({ ...address, ssl: verify, max: 4 });
   const answers = await Promise.all(Array.from({ length: 100 }, (_, i) => pool.query('select $1::int as n', [i])));
   assert.deepEqual(answers.map((answer) => answer.rows[0].n), Array.from({ length: 100 }, (_, i) => i));
-  await pool.end();
   console.log('ok pool');
+  // Where a connection says that it was ended; without a listener the library ends the program.
+  pool.on('error', () => {}).on('connect', (one) => one.on('error', () => {}));
+  const ending = await pool.connect();
+  ending.on('error', () => {});
+  await ending.query('set role none');
+  await rejects(ending.query('select pg_terminate_backend(pg_backend_pid())'), '57P01');
+  ending.release(true);
+  const again = await Promise.all(Array.from({ length: 20 }, (_, i) => pool.query('select $1::int as n', [i])));
+  assert.deepEqual(again.map((answer) => answer.rows[0].n), Array.from({ length: 20 }, (_, i) => i));
+  console.log('ok reconnect');
+
+  const heard = collect(20, async (push) => {
+    client.on('notification', ({ channel, payload }) => push(`${channel} ${payload}`));
+    await client.query('listen node_c');
+    for (let i = 0; i < 20; i++) await pool.query("select pg_notify('node_c', $1)", [`hello ${i}`]);
+  });
+  assert.deepEqual(await heard, Array.from({ length: 20 }, (_, i) => `node_c hello ${i}`));
+  await client.query('unlisten *');
+  await pool.end();
+  console.log('ok notify');
 
   await rejects(connect({ password: 'wrong' }), '28P01');
   console.log('ok wrong-password');
 
   await client.query('drop table node_t; drop table node_copy');
   await client.end();
+  console.log('all node-postgres', version('pg'));
 }
 
-main().catch((error) => {
-  console.error(error);
-  process.exit(1);
-});
+run(main);

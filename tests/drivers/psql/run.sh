@@ -48,4 +48,22 @@ is big-value "$(q require -c "select repeat('x', 50000000)" | wc -c)" 50000001 &
 
 if PGPASSWORD=wrong q require -c 'select 1' 2>"$work/wrong"; then echo 'not ok wrong-password'; exit 1; fi
 grep -q 'authentication failed' "$work/wrong" && echo ok wrong-password
+
+# Whoever listens hears what came before their next statement ended.
+heard=$(q require -q <<'SQL'
+listen psql_c;
+notify psql_c, 'hello';
+select 1 \g /dev/null
+SQL
+)
+grep -q 'Asynchronous notification "psql_c" with payload "hello" received' <<<"$heard" && echo ok notify
+
+# A connection that was ended says why; the next one, and one made anew by the same psql, goes on.
+code=0
+q require -q -c 'set role none' -c 'select pg_terminate_backend(pg_backend_pid())' >"$work/out" 2>"$work/ended" || code=$?
+is reconnect "$code" 2
+grep -q 'terminating connection due to administrator command' "$work/ended"
+is reconnect "$(q require -q -c 'select 1' -c '\c' -c 'select count(*) from psql_t' | grep -v '^You are now' | tr '\n' ' ')" '1 20000 ' && echo ok reconnect
+
 q require -q -c 'drop table psql_t'
+psql --version | sed 's/^/all /'

@@ -3,6 +3,7 @@
 See tests/drivers/README.md.
 """
 
+import asyncio
 import os
 import threading
 import time
@@ -11,6 +12,7 @@ from datetime import datetime, timezone
 from decimal import Decimal
 
 import psycopg
+import psycopg_pool
 from psycopg.types.json import Jsonb
 
 ADDRESS = {
@@ -222,9 +224,66 @@ def notify():
     print("ok notify")
 
 
+def asynchronous():
+    async def all_of_it():
+        async with await psycopg.AsyncConnection.connect(**{**ADDRESS, **ROOT}, autocommit=True) as c:
+            async with c.pipeline():
+                cursors = [await c.execute("select %s::int * 2", [i]) for i in range(300)]
+            assert [(await cursor.fetchone())[0] for cursor in cursors] == [i * 2 for i in range(300)]
+            # A task that is given up cancels its statement, and the connection goes on.
+            sleeping = asyncio.create_task(c.execute("select pg_sleep(60)"))
+            await asyncio.sleep(0.3)
+            sleeping.cancel()
+            try:
+                await sleeping
+            except (asyncio.CancelledError, psycopg.errors.QueryCanceled):
+                pass
+            else:
+                raise AssertionError("not cancelled")
+            assert await (await c.execute("select 5")).fetchone() == (5,)
+            async with c.cursor(name="psycopg_named") as named:
+                async with c.transaction():
+                    await named.execute("select n from generate_series(1, 1000) n")
+                    assert [n async for (n,) in named] == list(range(1, 1001))
+            async with c.transaction(), c.cursor().copy("copy (select n from generate_series(1, 50000) n) to stdout") as out:
+                received = b"".join([bytes(part) async for part in out])
+            assert received == b"".join(b"%d\n" % n for n in range(1, 50001))
+
+        async with psycopg_pool.AsyncConnectionPool(
+            kwargs={**ADDRESS, **ROOT}, min_size=1, max_size=4, open=False, check=psycopg_pool.AsyncConnectionPool.check_connection,
+        ) as pool:
+            async def one(n):
+                async with pool.connection() as c:
+                    return (await (await c.execute("select %s::int + 1", [n])).fetchone())[0]
+
+            assert await asyncio.gather(*(one(n) for n in range(100))) == list(range(1, 101))
+
+    asyncio.run(all_of_it())
+    print("ok asynchronous")
+
+
+def reconnect():
+    with psycopg_pool.ConnectionPool(kwargs={**ADDRESS, **ROOT, "autocommit": True}, min_size=1, max_size=2) as pool:
+        with pool.connection() as c:
+            c.execute("set role none")
+            try:
+                c.execute("select pg_terminate_backend(pg_backend_pid())")
+            except psycopg.errors.AdminShutdown as error:
+                assert error.sqlstate == "57P01"
+            else:
+                raise AssertionError("not ended")
+            assert c.closed and c.broken
+        for i in range(20):
+            with pool.connection() as c:
+                assert c.execute("select %s::int, count(*) from psycopg_t", [i]).fetchone() == (i, 1)
+    print("ok pool")
+    print("ok reconnect")
+
+
 if __name__ == "__main__":
     for part in (ways_in, types, prepared, transaction, errors, cancel, pipeline, copy, big_value,
-                 notify, wrong_password):
+                 notify, asynchronous, reconnect, wrong_password):
         part()
     with connect(autocommit=True) as c:
         c.execute("drop table psycopg_t; drop table if exists psycopg_copy")
+    print("all psycopg", psycopg.__version__, "libpq", psycopg.pq.version())

@@ -1,21 +1,48 @@
 //! tokio-postgres over rustls: what Rust applications use. See `tests/drivers/README.md`.
 
-use std::{sync::Arc, time::Duration};
+use std::{env, process::ExitCode, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{SinkExt as _, StreamExt as _, TryStreamExt as _};
+use futures_util::{SinkExt as _, StreamExt as _, TryStreamExt as _, stream};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, pem::PemObject as _},
 };
 use tokio_postgres::{
-    Client, Config,
+    AsyncMessage, Client, Config,
     config::{ChannelBinding, SslMode, SslNegotiation},
     error::SqlState,
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::Address;
+/// Where to connect.
+struct Address {
+    host: String,
+    port: String,
+    user: String,
+    password: String,
+    root: String,
+}
+
+/// Runs all of it.
+///
+/// # Panics
+///
+/// When something is not as PostgreSQL would have it.
+#[tokio::main]
+pub(crate) async fn main() -> ExitCode {
+    let var = |name| env::var(name).expect(name);
+    run(&Address {
+        host: var("PGHOST_"),
+        port: var("PGPORT_"),
+        user: var("PGUSER_"),
+        password: var("PGPASSWORD_"),
+        root: var("ROOT_CERT"),
+    })
+    .await;
+    println!("all tokio-postgres");
+    ExitCode::SUCCESS
+}
 
 fn config(address: &Address) -> Config {
     let mut config = Config::new();
@@ -27,6 +54,9 @@ fn config(address: &Address) -> Config {
         .dbname("postgres")
         .connect_timeout(Duration::from_secs(20))
         .ssl_mode(SslMode::Require);
+    if let Ok(options) = env::var("PGOPTIONS") {
+        config.options(options);
+    }
     config
 }
 
@@ -52,7 +82,7 @@ async fn connect(address: &Address, config: &Config) -> Client {
     client
 }
 
-pub(crate) async fn run(address: &Address) {
+async fn run(address: &Address) {
     ways_in(address).await;
     let mut client = connect(address, &config(address)).await;
     types_and_prepared(&client).await;
@@ -60,6 +90,8 @@ pub(crate) async fn run(address: &Address) {
     cancel(address, &client).await;
     copy(&client).await;
     big_value(&client).await;
+    notifications(address, &client).await;
+    reconnect(address).await;
     wrong_password(address).await;
 }
 
@@ -69,10 +101,15 @@ async fn ways_in(address: &Address) {
     bound.channel_binding(ChannelBinding::Require);
     let mut direct = bound.clone();
     direct.ssl_negotiation(SslNegotiation::Direct);
-    for way in [plain, bound, direct] {
+    for (name, way) in [
+        ("verify-full", plain),
+        ("channel-binding", bound),
+        ("direct-tls", direct),
+    ] {
         let client = connect(address, &way).await;
         let row = client.query_one("select 42", &[]).await.unwrap();
         assert_eq!(row.get::<_, i32>(0), 42);
+        println!("ok {name}");
     }
     let mut open = config(address);
     open.ssl_mode(SslMode::Disable);
@@ -82,6 +119,7 @@ async fn ways_in(address: &Address) {
         .err()
         .expect("plain text was let in");
     assert!(error.as_db_error().is_some(), "{error:?}");
+    println!("ok plain-refused");
 }
 
 async fn types_and_prepared(client: &Client) {
@@ -111,6 +149,7 @@ async fn types_and_prepared(client: &Client) {
         assert_eq!(row.get::<_, Vec<i32>>(5), [1, 2]);
         assert_eq!(row.get::<_, Option<&str>>(6), None);
     }
+    println!("ok types\nok prepared");
     // Many at once on one connection: the library sends them without waiting.
     let queries = (0..200_i64).map(|i| async move {
         let row = client
@@ -120,6 +159,7 @@ async fn types_and_prepared(client: &Client) {
         assert_eq!(row.get::<_, i64>(0), i * 2);
     });
     futures_util::future::join_all(queries).await;
+    println!("ok pipeline");
 }
 
 async fn transactions_and_errors(client: &mut Client) {
@@ -150,6 +190,7 @@ async fn transactions_and_errors(client: &mut Client) {
     assert_eq!(error.code(), Some(&SqlState::UNDEFINED_TABLE));
     // The same session goes on.
     client.batch_execute("drop table tokio_t").await.unwrap();
+    println!("ok transaction\nok errors");
 }
 
 async fn cancel(address: &Address, client: &Client) {
@@ -167,6 +208,7 @@ async fn cancel(address: &Address, client: &Client) {
         () = canceller => unreachable!("it loops"),
     };
     assert_eq!(error.code(), Some(&SqlState::QUERY_CANCELED));
+    println!("ok cancel");
 }
 
 async fn copy(client: &Client) {
@@ -192,6 +234,7 @@ async fn copy(client: &Client) {
         .await
         .unwrap();
     assert!(got.concat() == sent, "what came back is not what was sent");
+    println!("ok copy");
 }
 
 async fn big_value(client: &Client) {
@@ -201,6 +244,49 @@ async fn big_value(client: &Client) {
         row.get::<_, &str>(0) == big,
         "what came back is not what was sent"
     );
+    println!("ok big-value");
+}
+
+async fn notifications(address: &Address, sender: &Client) {
+    let (listener, mut connection) = config(address).connect(tls(address)).await.unwrap();
+    let messages = stream::poll_fn(move |context| connection.poll_message(context));
+    let heard = tokio::spawn(async move {
+        messages
+            .try_filter_map(async |message| match message {
+                AsyncMessage::Notification(note) => {
+                    Ok(Some(format!("{} {}", note.channel(), note.payload())))
+                }
+                _ => Ok(None),
+            })
+            .take(20)
+            .try_collect::<Vec<_>>()
+            .await
+            .unwrap()
+    });
+    listener.batch_execute("listen tokio_c").await.unwrap();
+    for i in 0..20 {
+        let payload = format!("hello {i}");
+        sender
+            .execute("select pg_notify('tokio_c', $1)", &[&payload])
+            .await
+            .unwrap();
+    }
+    let heard = tokio::time::timeout(Duration::from_secs(20), heard).await;
+    let wanted: Vec<_> = (0..20).map(|i| format!("tokio_c hello {i}")).collect();
+    assert_eq!(heard.expect("they come").unwrap(), wanted);
+    println!("ok notify");
+}
+
+async fn reconnect(address: &Address) {
+    let client = connect(address, &config(address)).await;
+    client.batch_execute("set role none").await.unwrap();
+    let ended = client.batch_execute("select pg_terminate_backend(pg_backend_pid())");
+    let error = ended.await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::ADMIN_SHUTDOWN), "{error:?}");
+    let client = connect(address, &config(address)).await;
+    let row = client.query_one("select 6", &[]).await.unwrap();
+    assert_eq!(row.get::<_, i32>(0), 6);
+    println!("ok reconnect");
 }
 
 async fn wrong_password(address: &Address) {
@@ -208,4 +294,5 @@ async fn wrong_password(address: &Address) {
     wrong.password("wrong");
     let error = wrong.connect(tls(address)).await.err().expect("let in");
     assert_eq!(error.code(), Some(&SqlState::INVALID_PASSWORD));
+    println!("ok wrong-password");
 }

@@ -1,0 +1,347 @@
+//! Real clients against running stacks: one stack for each PostgreSQL, a tenant for each driver.
+//!
+//! Owns: starting the stacks and the drivers, what a driver is told, and what comes of it. Does not
+//! own: what a driver does; that is in its own folder, in its own language, and [`list`] names them.
+//!
+//! ```text
+//! drivers [--mode MODE] [--on system|18] [NAME…]
+//! ```
+//!
+//! Prints `ok NAME/VERSION` and one line of what the driver showed, `not ok …` with all that it
+//! said, or `skip NAME reason`.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod list;
+#[path = "tokio-postgres/run.rs"]
+mod tokio_postgres_driver;
+
+use std::{
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    sync::{Mutex, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, ensure};
+use kit::{Stack, StackConfig, postgres::Postgres};
+
+use crate::list::{DRIVERS, Driver};
+
+/// Longest a driver may take. 5 min: the slowest takes 12 s on an idle machine.
+const DRIVER_MAX: Duration = Duration::from_secs(300);
+/// Drivers at once. Each keeps a core of the client's side or of the server's busy.
+const AT_ONCE: usize = 2;
+
+/// What to run.
+struct Plan {
+    drivers: Vec<&'static Driver>,
+    on: Vec<Postgres>,
+    /// The pool mode that drivers ask for; `None` asks for nothing.
+    mode: Option<String>,
+}
+
+impl Plan {
+    fn of(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
+        let mut plan = Self {
+            drivers: Vec::new(),
+            on: Vec::new(),
+            mode: None,
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+            match argument.as_str() {
+                "--mode" => plan.mode = Some(value()?),
+                "--on" => plan.on.push(match value()?.as_str() {
+                    "system" => Postgres::System,
+                    "18" => Postgres::V18,
+                    other => return Err(format!("--on {other}: system or 18")),
+                }),
+                name => {
+                    let driver = DRIVERS.iter().find(|driver| driver.name == name);
+                    plan.drivers
+                        .push(driver.ok_or(format!("there is no driver {name}"))?);
+                }
+            }
+        }
+        if plan.drivers.is_empty() {
+            plan.drivers.extend(DRIVERS);
+        }
+        if plan.on.is_empty() {
+            plan.on.extend(Postgres::ALL);
+        }
+        Ok(plan)
+    }
+}
+
+/// One driver on one stack.
+struct Run<'a> {
+    driver: &'static Driver,
+    stack: &'a Stack,
+    name: String,
+}
+
+/// How a driver ended.
+struct Ended {
+    stdout: String,
+    stderr: String,
+    /// What was wrong; empty when nothing was.
+    wrong: Vec<String>,
+    took: Duration,
+}
+
+impl Ended {
+    /// It could not even be run.
+    fn never(error: &anyhow::Error) -> Self {
+        Self {
+            stdout: String::new(),
+            stderr: String::new(),
+            wrong: vec![format!("{error:?}")],
+            took: Duration::ZERO,
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.len() == 2 && std::env::args().nth(1).as_deref() == Some("--inside") {
+        return tokio_postgres_driver::main();
+    }
+    let plan = match Plan::of(&mut arguments) {
+        Ok(plan) => plan,
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    if run_all(&plan) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn run_all(plan: &Plan) -> bool {
+    let tools = tools();
+    let stacks: Vec<(Postgres, Stack)> = thread::scope(|scope| {
+        let starting: Vec<_> = plan
+            .on
+            .iter()
+            .map(|on| (*on, scope.spawn(|| Stack::start_with(StackConfig::on(*on)))))
+            .collect();
+        starting
+            .into_iter()
+            .map(|(on, stack)| (on, stack.join().expect("the stack starts")))
+            .collect()
+    });
+    let mut runs = Vec::new();
+    let mut skipped = BTreeSet::new();
+    for driver in &plan.drivers {
+        if let Err(lacks) = driver.command(&tools) {
+            skipped.insert(driver.name);
+            println!("skip {} {lacks}", driver.name);
+            continue;
+        }
+        for (on, stack) in &stacks {
+            // pg_dump refuses a server newer than itself, and the one of 18 has no TLS.
+            if driver.name == "pg_dump" && *on != Postgres::System {
+                continue;
+            }
+            let mode = plan
+                .mode
+                .as_ref()
+                .map(|mode| format!("-{mode}"))
+                .unwrap_or_default();
+            let name = format!("{}/{}{mode}", driver.name, version(*on));
+            runs.push(Run {
+                driver,
+                stack,
+                name,
+            });
+        }
+    }
+    let mut all_ok = !runs.is_empty();
+    let queue = Mutex::new(runs.into_iter());
+    let (told, ended) = mpsc::channel();
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE {
+            let (told, queue, tools) = (told.clone(), &queue, &tools);
+            scope.spawn(move || {
+                while let Some(run) = { queue.lock().expect("nobody panics with it").next() } {
+                    let outcome = run.drive(tools, plan.mode.as_deref());
+                    let outcome = outcome.unwrap_or_else(|error| Ended::never(&error));
+                    told.send((run, outcome)).expect("somebody listens");
+                }
+            });
+        }
+        drop(told);
+        for (run, outcome) in ended {
+            all_ok &= outcome.wrong.is_empty();
+            report(&run, &outcome);
+        }
+    });
+    for (on, stack) in &stacks {
+        let errors = stack.log_at(&["ERROR"]);
+        if !errors.is_empty() {
+            all_ok = false;
+            println!("not ok log/{}\n    {}", version(*on), errors.join("\n    "));
+        }
+    }
+    all_ok
+}
+
+/// Where `fetch` put what the drivers need.
+fn tools() -> PathBuf {
+    let dir = std::env::var_os("TENANTRY_TEST_TOOLS").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/test-tools")),
+        PathBuf::from,
+    );
+    assert!(
+        dir.join("node.stamp").exists() && dir.join("venv.stamp").exists(),
+        "the drivers' libraries are not in {}: `./dev test` or `tests/drivers/fetch` fetches them",
+        dir.display()
+    );
+    dir
+}
+
+/// Major version of a PostgreSQL, from its program.
+fn version(on: Postgres) -> String {
+    let said = Command::new(on.program("postgres"))
+        .arg("--version")
+        .output()
+        .expect("run postgres");
+    let said = String::from_utf8_lossy(&said.stdout).into_owned();
+    let number = said
+        .split_whitespace()
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    number
+        .and_then(|number| number.split('.').next())
+        .expect("a version")
+        .to_owned()
+}
+
+impl Run<'_> {
+    fn drive(&self, tools: &Path, mode: Option<&str>) -> anyhow::Result<Ended> {
+        let started = Instant::now();
+        let scratch = self.stack.scratch().join(self.name.replace('/', "-"));
+        fs::create_dir(&scratch)?;
+        let (out, err) = (scratch.join("stdout"), scratch.join("stderr"));
+        let mut command = self.driver.command(tools).map_err(anyhow::Error::msg)?;
+        command
+            .env_clear()
+            .envs(self.environment(tools, &scratch, mode)?)
+            .stdin(Stdio::null())
+            .stdout(File::create(&out)?)
+            .stderr(File::create(&err)?);
+        let mut child = command.spawn()?;
+        let mut wrong = Vec::new();
+        loop {
+            match child.try_wait()? {
+                Some(status) if status.success() => break,
+                Some(status) => wrong.push(format!("it ended with {status}")),
+                None if started.elapsed() > DRIVER_MAX => {
+                    wrong.push(format!("it was ended after {DRIVER_MAX:?}"));
+                    child.kill()?;
+                    child.wait()?;
+                }
+                None => {
+                    thread::park_timeout(Duration::from_millis(20));
+                    continue;
+                }
+            }
+            break;
+        }
+        let read =
+            |path| Ok::<_, io::Error>(String::from_utf8_lossy(&fs::read(path)?).into_owned());
+        let (stdout, stderr) = (read(out)?, read(err)?);
+        wrong.extend(self.driver.missing(&stdout));
+        Ok(Ended {
+            stdout,
+            stderr,
+            wrong,
+            took: started.elapsed(),
+        })
+    }
+
+    /// All that a driver is told.
+    fn environment(
+        &self,
+        tools: &Path,
+        scratch: &Path,
+        mode: Option<&str>,
+    ) -> anyhow::Result<Vec<(&'static str, String)>> {
+        let home = scratch.join("home").display().to_string();
+        let name = self.driver.name.replace('.', "-");
+        let mut create = self
+            .stack
+            .cli_command(&["create", &name, "--show-password", "--json"]);
+        // A project each: an anonymous one may have five databases.
+        let created = kit::program::run(create.env("TENANTRY_HOME", &home));
+        ensure!(created.code == Some(0), "make a database: {created:#?}");
+        let created = created.json();
+        let text = |name: &str| {
+            let value = created[name].as_str();
+            Ok::<_, anyhow::Error>(value.context("a string")?.to_owned())
+        };
+        let address = self.stack.pg_address();
+        let (host, port) = address.rsplit_once(':').context("host:port")?;
+        // First the programs of this machine's PostgreSQL, which have TLS.
+        let programs = Postgres::System.bin();
+        let path = std::env::var("PATH")?;
+        let mut all = vec![
+            ("PATH", format!("{}:{path}", programs.display())),
+            ("LANG", "C.UTF-8".to_owned()),
+            ("HOME", home),
+            ("TMPDIR", scratch.display().to_string()),
+            ("PYTHONDONTWRITEBYTECODE", "1".to_owned()),
+            ("NODE_MODULES", tools.join("node").display().to_string()),
+            ("PGHOST_", host.to_owned()),
+            ("PGPORT_", port.to_owned()),
+            ("PGUSER_", text("admin_user")?),
+            ("PGPASSWORD_", text("admin_password")?),
+            ("ROOT_CERT", self.stack.certificate().display().to_string()),
+        ];
+        if let Some(mode) = mode {
+            all.push(("PGOPTIONS", format!("-c tenantry.pool_mode={mode}")));
+        }
+        Ok(all)
+    }
+}
+
+fn report(run: &Run<'_>, ended: &Ended) {
+    let steps: Vec<_> = ended
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_prefix("ok "))
+        .collect();
+    if ended.wrong.is_empty() {
+        let what = ended
+            .stdout
+            .lines()
+            .find_map(|line| line.strip_prefix("all "))
+            .unwrap_or_default();
+        let seconds = ended.took.as_secs_f32();
+        println!(
+            "ok {}\n    {what}, {seconds:.1} s: {}",
+            run.name,
+            steps.join(", ")
+        );
+        return;
+    }
+    println!("not ok {}", run.name);
+    // Indented, so that no line of it reads like a result.
+    let said = [
+        &ended.wrong.join("\n"),
+        "---- stdout",
+        &ended.stdout,
+        "---- stderr",
+        &ended.stderr,
+    ];
+    for line in said.iter().flat_map(|text| text.lines()) {
+        println!("    {line}");
+    }
+}
