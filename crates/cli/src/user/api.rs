@@ -455,13 +455,13 @@ impl Api {
 
 /// What to do about a certificate that was refused, by the words of the TLS library.
 fn certificate_hint(error: &str) -> Option<&'static str> {
+    const NOT_TRUSTED: &str = "nobody whom this command trusts signed its certificate: give --api-ca FILE or \
+        set TENANTRY_API_CA. A server without a certificate of its own made one, tls/server.crt in its data \
+        directory";
     let hints = [
-        (
-            "UnknownIssuer",
-            "nobody this machine trusts signed its certificate: give --api-ca FILE or set \
-             TENANTRY_API_CA. A server without a certificate of its own made one, tls/server.crt in its \
-             data directory",
-        ),
+        ("UnknownIssuer", NOT_TRUSTED),
+        // One of the same name, made at another time.
+        ("BadSignature", NOT_TRUSTED),
         (
             "CaUsedAsEndEntity",
             "its certificate is that of an authority (CA:TRUE), which cannot also be a server's: let it \
@@ -525,4 +525,86 @@ fn anonymous(answer: &Value, known: Option<&Anonymous>) -> Result<Anonymous, Fai
             "is it a Tenantry of another version?",
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::SocketAddr, sync::Arc};
+
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, KeyPair, date_time_ymd};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Shakes hands with whoever comes, with this certificate.
+    async fn server(cert: &rcgen::Certificate, key: &KeyPair) -> SocketAddr {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let key = key.serialize_der().try_into().unwrap();
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![cert.der().clone()], key)
+            .unwrap();
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let _ = acceptor.accept(stream).await;
+            }
+        });
+        address
+    }
+
+    /// As `openssl req -x509` makes one by itself, and three others.
+    #[tokio::test]
+    async fn a_refused_certificate_says_what_to_do() {
+        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+        let dir = std::env::temp_dir().join(format!("tenantry-api-ca-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("ca.pem");
+        let of = |name: &str| CertificateParams::new([name.to_owned()]).unwrap();
+        let (mut authority, mut expired) = (of("127.0.0.1"), of("127.0.0.1"));
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        expired.not_after = date_time_ymd(2020, 1, 1);
+        for (params, is_trusted, word) in [
+            (authority, true, "CA:TRUE"),
+            (expired, true, "has expired"),
+            (of("example.org"), true, "for another name"),
+            (of("127.0.0.1"), false, "--api-ca"),
+        ] {
+            let key = KeyPair::generate().unwrap();
+            let cert = params.self_signed(&key).unwrap();
+            let other = of("127.0.0.1").self_signed(&KeyPair::generate().unwrap());
+            let trusted = if is_trusted { &cert } else { &other.unwrap() };
+            fs::write(&file, trusted.pem()).unwrap();
+            let url = format!("https://{}", server(&cert, &key).await);
+            let trust = Trust {
+                file: Some(file.clone()),
+                data_dir: None,
+            };
+            let api = Api::new(&url, &trust, Home::at(dir.clone())).unwrap();
+            let failure = api.get_public("/healthz").await.unwrap_err();
+            let Failure::Here { exit, hint, .. } = failure else {
+                panic!("{word}: {failure:?}")
+            };
+            assert_eq!(exit, Exit::Unavailable);
+            assert!(hint.contains(word), "{word}: {hint}");
+        }
+        fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn only_this_machine_is_a_loopback_address() {
+        for (url, is) in [
+            ("https://127.0.0.1:1", true),
+            ("https://localhost:1", true),
+            ("https://[::1]:1", true),
+            ("https://127.0.0.1.example.org:1", false),
+            ("https://10.0.0.1:1", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(url).unwrap()), is, "{url}");
+        }
+    }
 }

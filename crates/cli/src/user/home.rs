@@ -85,6 +85,12 @@ impl Home {
         Ok(Self { dir })
     }
 
+    /// This directory, whatever the environment says.
+    #[cfg(test)]
+    pub(crate) fn at(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
     /// Where the credentials are.
     pub(crate) fn file(&self) -> PathBuf {
         self.dir.join("credentials.toml")
