@@ -17,7 +17,10 @@ const DIRECTION: [(&str, &[&str]); 10] = [
     ("proxy", &["wire", "model", "statement", "tls"]),
     ("node", &["model", "tls"]),
     ("control", &["model", "node", "wire"]),
-    ("cli", &["wire", "model", "statement", "proxy", "node", "control"]),
+    (
+        "cli",
+        &["wire", "model", "statement", "proxy", "node", "control"],
+    ),
     ("tests", &["wire", "model"]),
     ("load", &["wire"]),
 ];

@@ -6,4 +6,5 @@ mod catalog;
 mod command_line;
 mod crash;
 mod flows;
+mod metrics;
 mod settings;

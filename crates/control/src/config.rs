@@ -21,6 +21,8 @@ pub struct Config {
     pub region: Option<String>,
     /// Whether somebody without credentials may register a project.
     pub anonymous_registration: bool,
+    /// Whether `/metrics` is read without a token. It names tenants by their ids.
+    pub metrics_open: bool,
     /// SHA-256 of the operator's token; see [`crate::token_hash`].
     pub operator_token_sha256: [u8; 32],
     /// How long the data of a deleted database is kept.
@@ -143,6 +145,7 @@ impl Config {
             public_port,
             region: None,
             anonymous_registration: true,
+            metrics_open: false,
             operator_token_sha256,
             retention: Duration::from_secs(24 * 3600),
             warm_pool: WarmPool::default(),

@@ -21,7 +21,10 @@ mod watch;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use model::route::{Door, RouteServer};
+use model::{
+    exposition::Pages,
+    route::{Door, RouteServer},
+};
 
 pub use api::{ErrorCode, errors_document, openapi_document};
 pub use catalog::{CatalogError, migrate::MigrateError};
@@ -39,6 +42,8 @@ pub struct Parts {
     pub routes: RouteServer,
     /// The way into the proxy for SQL over HTTP.
     pub door: Door,
+    /// The proxy's part of `/metrics`.
+    pub pages: Pages,
     /// Keys of the installation.
     pub keys: Keys,
 }
@@ -97,6 +102,8 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         node: parts.node,
         changes: changes.clone(),
         door: parts.door,
+        pages: parts.pages,
+        metrics: api::metrics::Last::default(),
         passes: placement::job::Passes::default(),
         one_use: routes::one_use::OneUse::default(),
         used: credential::used::Used::default(),

@@ -48,6 +48,10 @@ pub(crate) struct Config {
     pub(crate) connection_locks_max: u32,
     /// Percent.
     pub(crate) notify_queue_max: u32,
+    /// Tenants with series of their own.
+    pub(crate) metrics_tenants_max: u32,
+    /// `/metrics` takes no token.
+    pub(crate) metrics_open: bool,
     pub(crate) anonymous: bool,
     /// Clients without TLS are let in.
     pub(crate) plain_pg: bool,
@@ -92,6 +96,8 @@ const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
 const LOCKS_MIN: u32 = 100;
 /// More takes gigabytes of PostgreSQL's shared memory.
 const LOCKS_MAX: u32 = 100_000;
+/// Thirteen series each: more than a Prometheus server likes to get from one process.
+const METRICS_TENANTS_MAX: u32 = 10_000;
 
 impl Config {
     /// Makes sense of `raw`.
@@ -139,6 +145,7 @@ impl Reader {
             );
         }
         let api_tls = self.switch("api-tls");
+        let metrics_open = self.switch("metrics-open");
         let plain = self.switch("allow-plain-http");
         let plain_pg = self.switch("allow-plain-pg");
         let anonymous = self.optional("allow-anonymous", boolean);
@@ -179,6 +186,9 @@ impl Reader {
         let connection_locks_max = self.or("connection-locks-max", 1000, |text| {
             count(text, LOCKS_MIN, LOCKS_MAX)
         });
+        let metrics_tenants_max = self.or("metrics-tenants-max", 200, |text| {
+            count(text, 0, METRICS_TENANTS_MAX)
+        });
         let notify_queue_max = self.or("notify-queue-max", 50, |text| count(text, 1, 100));
         // Only now, when every value has been looked at, may a wrong one end this.
         let (pg_listen, api_listen) = (pg_listen?, api_listen?);
@@ -194,6 +204,8 @@ impl Reader {
             drain_limit: drain_limit?,
             connection_locks_max: connection_locks_max?,
             notify_queue_max: notify_queue_max?,
+            metrics_tenants_max: metrics_tenants_max?,
+            metrics_open,
             pg_listen,
             api_listen,
             api_tls,

@@ -5,6 +5,7 @@
 
 mod config;
 mod files;
+mod metrics;
 mod parts;
 mod settings;
 mod signals;

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exit::{Exit, Failure},
-    serve::{config::Config, files, signals::Signals, tls::Identity, told},
+    serve::{config::Config, files, metrics, signals::Signals, tls::Identity, told},
 };
 
 /// How often the pace of PostgreSQL's background work is fitted to the number of databases: it
@@ -260,6 +260,7 @@ async fn start_control(
         control::Config::local(config.api_listen, port, control::token_hash(operator_key));
     wanted.public_host.clone_from(&config.public_host);
     wanted.anonymous_registration = config.anonymous;
+    wanted.metrics_open = config.metrics_open;
     wanted.retention = config.retention;
     wanted.limits.locks_per_server_max = config.connection_locks_max;
     wanted.limits.notify_queue_percent_max = config.notify_queue_max;
@@ -279,6 +280,7 @@ async fn start_control(
         catalog,
         routes,
         door: proxy.door(),
+        pages: metrics::answer(proxy.numbers(), config.metrics_tenants_max as usize),
         keys,
     };
     control::start(wanted, parts)

@@ -176,6 +176,17 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How full the queue of NOTIFY, which all tenants share, may be before sessions that may hold it up \
          are ended; 100 leaves them",
     ),
+    setting(
+        "metrics-tenants-max",
+        "COUNT",
+        "200",
+        "Databases with series of their own in /metrics, the most active; the others are added up",
+    ),
+    switch(
+        "metrics-open",
+        "Let anybody who reaches the API read /metrics, which names databases by their ids; otherwise it \
+         takes the operator's key",
+    ),
     switch(
         "api-tls",
         "Serve the API over TLS, with the certificate of the PostgreSQL port",

@@ -127,7 +127,12 @@ pub(crate) async fn require(
 /// Longest token that is looked at; ours have under 64 bytes.
 const TOKEN_BYTES_MAX: usize = 256;
 
-async fn principal(app: &App, headers: &HeaderMap) -> ApiResult<Principal> {
+/// Who sent a request with these headers.
+///
+/// # Errors
+///
+/// [`ErrorCode::InvalidToken`], [`ErrorCode::ExpiredToken`], or that the catalog cannot tell.
+pub(crate) async fn principal(app: &App, headers: &HeaderMap) -> ApiResult<Principal> {
     let token = bearer(headers).ok_or(ErrorCode::InvalidToken)?;
     let hash = token_hash(token);
     if bool::from(hash.ct_eq(&app.config.operator_token_sha256)) {

@@ -11,13 +11,14 @@ pub(crate) mod extract;
 pub(crate) mod health;
 pub(crate) mod idempotency;
 pub(crate) mod layers;
+pub(crate) mod metrics;
 mod refuse;
 pub(crate) mod server;
 
 use std::sync::{Arc, atomic::AtomicBool};
 
 use axum::{Router, http::StatusCode, middleware};
-use model::route::Door;
+use model::{exposition::Pages, route::Door};
 use utoipa::{
     Modify, OpenApi,
     openapi::security::{Http, HttpAuthScheme, SecurityScheme},
@@ -47,6 +48,9 @@ pub(crate) struct App {
     pub(crate) node: node::Node,
     pub(crate) changes: Changes,
     pub(crate) door: Door,
+    /// The page of the proxy.
+    pub(crate) pages: Pages,
+    pub(crate) metrics: metrics::Last,
     pub(crate) passes: Passes,
     pub(crate) one_use: routes::one_use::OneUse,
     pub(crate) used: Used,
@@ -89,6 +93,8 @@ fn open() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(health::healthz))
         .routes(routes!(health::readyz))
         .routes(routes!(health::document))
+        // Asks for the token itself, unless the operator wants it open.
+        .routes(routes!(metrics::metrics))
         .routes(routes!(project::http::register))
         .routes(routes!(project::http::refresh))
 }

@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -53,6 +53,36 @@ pub(crate) struct Passes {
     driven: Mutex<BTreeMap<Pid, bool>>,
     /// The catalog did not take or give an answer, so it may say that we work on what we do not.
     lost_track: AtomicBool,
+    counted: Counted,
+}
+
+/// Counted since the start.
+#[derive(Default)]
+struct Counted {
+    passes: AtomicU64,
+    passes_failed: AtomicU64,
+    steps: AtomicU64,
+    steps_failed: AtomicU64,
+    claims: AtomicU64,
+    claims_missed: AtomicU64,
+}
+
+fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// What was counted since the start, and what is under way.
+pub(crate) struct PassCounts {
+    /// Placements worked on now.
+    pub(crate) working: usize,
+    pub(crate) passes: u64,
+    pub(crate) passes_failed: u64,
+    pub(crate) steps: u64,
+    pub(crate) steps_failed: u64,
+    /// Tenants that got a pool entry.
+    pub(crate) claims: u64,
+    /// Tenants that found none.
+    pub(crate) claims_missed: u64,
 }
 
 impl Default for Passes {
@@ -64,6 +94,7 @@ impl Default for Passes {
             demand: Mutex::new(None),
             driven: Mutex::new(BTreeMap::new()),
             lost_track: AtomicBool::new(false),
+            counted: Counted::default(),
         }
     }
 }
@@ -81,6 +112,10 @@ impl Passes {
 
     /// A tenant took a pool entry and so many are left, or found none.
     pub(crate) fn claimed(&self, left: Option<u32>) {
+        count(match left {
+            Some(_) => &self.counted.claims,
+            None => &self.counted.claims_missed,
+        });
         let now = Instant::now();
         let mut demand = self.demand();
         match (demand.as_mut(), left) {
@@ -92,6 +127,19 @@ impl Passes {
         match left {
             Some(_) => self.taken.notify_one(),
             None => self.wake(),
+        }
+    }
+
+    pub(crate) fn counts(&self) -> PassCounts {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        PassCounts {
+            working: self.driven().len(),
+            passes: read(&self.counted.passes),
+            passes_failed: read(&self.counted.passes_failed),
+            steps: read(&self.counted.steps),
+            steps_failed: read(&self.counted.steps_failed),
+            claims: read(&self.counted.claims),
+            claims_missed: read(&self.counted.claims_missed),
         }
     }
 
@@ -160,10 +208,12 @@ pub(crate) async fn run(app: Arc<App>, tasks: Tasks) {
     loop {
         let next = match pass(&app, &tasks, &permits).await {
             Ok(next) => {
+                count(&app.passes.counted.passes);
                 away = false;
                 next
             }
             Err(error) => {
+                count(&app.passes.counted.passes_failed);
                 app.passes.lost_track.store(true, Ordering::Relaxed);
                 if !std::mem::replace(&mut away, true) {
                     tracing::warn!(error = %crate::api::error::chain(&error), "passes wait for the catalog");
@@ -324,10 +374,14 @@ async fn step_once(app: &App, pid: &Pid) -> Result<Progress, (Option<Work>, ActE
     match result {
         Ok(()) => {
             tracing::debug!(pid = %pid, tenant = work.tenant.as_ref().map(|id| id.as_str()), action = ?action, "step done");
+            count(&app.passes.counted.steps);
             app.passes.changed.notify_waiters();
             Ok(Progress::Again)
         }
-        Err(error) => Err((Some(work), error)),
+        Err(error) => {
+            count(&app.passes.counted.steps_failed);
+            Err((Some(work), error))
+        }
     }
 }
 

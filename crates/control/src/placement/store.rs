@@ -198,6 +198,13 @@ pub(crate) async fn pool_size(
     })
 }
 
+/// Placements that are not where they should be.
+pub(crate) async fn count_unsettled(client: &impl GenericClient) -> Result<u64, CatalogError> {
+    let sql = "SELECT count(*) FROM placement WHERE due_at IS NOT NULL";
+    let row = catalog::query_one(client, sql, &[]).await?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
 /// The pool's entries that count as complete.
 pub(crate) async fn pool_entries(
     client: &impl GenericClient,

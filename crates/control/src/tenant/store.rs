@@ -224,6 +224,19 @@ pub(crate) async fn count(
     Ok(row.get(0))
 }
 
+/// How many tenants there are in each state; a state without any may be missing.
+pub(crate) async fn count_by_state(
+    client: &impl GenericClient,
+) -> Result<Vec<(TenantState, u64)>, CatalogError> {
+    let sql = "SELECT state, count(*) FROM tenant GROUP BY state";
+    let rows = catalog::query(client, sql, &[]).await?;
+    let counts = rows.iter().filter_map(|row| {
+        let count = row.get::<_, i64>(1).unsigned_abs();
+        Some((TenantState::parse(row.get(0))?, count))
+    });
+    Ok(counts.collect())
+}
+
 /// Which tenants to list.
 #[derive(Default)]
 pub(crate) struct Filter<'a> {

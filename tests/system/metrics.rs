@@ -1,0 +1,97 @@
+//! `/metrics` and the log of sessions, as whoever operates an installation finds them.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use kit::{Stack, StackConfig, api::Api, program::psql, program::run, program::wait_for};
+
+/// Samples by name and labels. Every line is one, or a comment of the format.
+fn samples(page: &str) -> BTreeMap<String, f64> {
+    let mut samples = BTreeMap::new();
+    for line in page.lines() {
+        if line.starts_with("# HELP tenantry_") || line.starts_with("# TYPE tenantry_") {
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        assert!(name.starts_with("tenantry_"), "{line}");
+        let before = samples.insert(name.to_owned(), value.parse().unwrap());
+        assert!(before.is_none(), "{name} is there twice");
+    }
+    samples
+}
+
+async fn read(api: &Api) -> BTreeMap<String, f64> {
+    let answer = api.get("/metrics").await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(
+        answer.headers["content-type"],
+        "text/plain; version=0.0.4; charset=utf-8"
+    );
+    samples(&answer.text)
+}
+
+/// Numbers of both halves of the process, for the operator; a line in the log for each session.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operator_reads_numbers_and_sessions() {
+    let stack = Stack::start();
+    let made = stack.create("one");
+    let address = made["connection_string"].as_str().unwrap();
+    let id = made["id"].as_str().unwrap();
+    let query = "SELECT n FROM generate_series(1, 5) n";
+    run(psql(address).args(["-c", query])).ok();
+    stack.nobody().get("/metrics").await.code(401);
+    let owner = Api::new(
+        stack.api_url(),
+        Some(stack.cli(&["token", "show"]).ok().to_owned()),
+    );
+    assert_eq!(owner.get("/metrics").await.code(403), "operator_only");
+
+    let seen = read(&stack.operator()).await;
+    assert_eq!(seen["tenantry_catalog_up"], 1.0);
+    assert_eq!(seen["tenantry_tenants{state=\"ACTIVE\"}"], 1.0);
+    let claims = |result: &str| seen[&format!("tenantry_pool_claims_total{{result=\"{result}\"}}")];
+    assert_eq!(claims("found") + claims("missed"), 1.0);
+    assert!(seen["tenantry_placement_passes_total{result=\"done\"}"] >= 1.0);
+    assert!(seen["tenantry_placement_steps_total{result=\"done\"}"] >= 3.0);
+    assert_eq!(seen["tenantry_logins_total"], 1.0);
+    assert_eq!(seen["tenantry_rows_total"], 5.0);
+    assert_eq!(seen["tenantry_login_seconds_count"], 1.0);
+    assert_eq!(
+        seen[&format!("tenantry_tenant_logins_total{{tenant=\"{id}\"}}")],
+        0.0,
+        "its series begins when it is first looked at"
+    );
+    assert_eq!(seen["tenantry_tenant_logins_total{tenant=\"other\"}"], 1.0);
+
+    let lines = wait_for("the line of the session", Duration::from_secs(20), || {
+        let log = stack.log();
+        let lines = log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let of_session: Vec<_> = lines
+            .filter(|line| line["tenant"] == id && line["target"] == "proxy::journal")
+            .collect();
+        (!of_session.is_empty()).then_some(of_session)
+    });
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!(lines[0]["message"], "session ended");
+    assert_eq!(lines[0]["application"], "psql");
+    assert_eq!(
+        (&lines[0]["rows"], &lines[0]["ended"]),
+        (&5.into(), &"left".into())
+    );
+}
+
+/// For a scraper that cannot hold a secret; and numbers of the proxy do not need the catalog.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_can_be_open_and_are_there_without_the_catalog() {
+    let stack = Stack::start_with(StackConfig::default().arg("--metrics-open"));
+    let nobody = stack.nobody();
+    assert_eq!(read(&nobody).await["tenantry_catalog_up"], 1.0);
+    nobody.get("/operator/check").await.code(401);
+    stack.kill_postgres();
+    // PostgreSQL comes back by itself; meanwhile a page says that it was away, or the whole of it.
+    let seen = read(&nobody).await;
+    assert!(seen.contains_key("tenantry_catalog_up"));
+    assert_eq!(seen["tenantry_clients"], 0.0);
+    assert!(seen.contains_key("tenantry_login_seconds_bucket{le=\"+Inf\"}"));
+}
