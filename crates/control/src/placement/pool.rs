@@ -11,8 +11,9 @@ const QUIET_AFTER: Duration = Duration::from_secs(60);
 /// How long after a claim nothing is made for the pool: making a database takes the disk and a
 /// core for as long as a create and its first login take, of which there may be many at that moment.
 pub(super) const YIELD_FOR: Duration = Duration::from_millis(300);
-/// For how long claims without a pause hold the filling up.
-const YIELD_MAX: Duration = Duration::from_secs(2);
+/// For how long claims without a pause hold the filling up: a burst is over by then, and one caller
+/// after the other would otherwise empty the pool.
+const YIELD_MAX: Duration = Duration::from_millis(500);
 
 /// Follows the demand: grows when creates come faster than the pool is refilled, shrinks by one
 /// for every quiet minute. What was made is not unmade; it waits.
