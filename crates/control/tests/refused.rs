@@ -26,7 +26,7 @@ const OWN: &[(&str, &str)] = &[
 ];
 
 /// Routes for the operator alone.
-const OPERATOR_ONLY: &[(&str, &str)] = &[("GET", "/operator/check")];
+const OPERATOR_ONLY: &[(&str, &str)] = &[("GET", "/operator/check"), ("GET", "/metrics")];
 
 /// Routes that a token which may only read may use.
 const READABLE: &[(&str, &str)] = &[

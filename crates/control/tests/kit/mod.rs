@@ -316,6 +316,8 @@ async fn start(
         node,
         routes,
         door,
+        // No proxy is there to answer.
+        pages: tokio::sync::mpsc::channel(1).0,
         keys: Keys::derive(&SECRET),
     };
     let control = control::start(config, parts)
