@@ -16,8 +16,10 @@ pub(crate) struct Driver {
     pub(crate) runtime: Runtime,
     /// Steps it must show, separated by spaces, beside those of its kind.
     shows: &'static str,
-    /// Whether it is a library, of which the usual steps are expected too.
-    is_library: bool,
+    /// Whether the usual steps are expected too.
+    is_usual: bool,
+    /// Whether another driver of this list is below it.
+    pub(crate) is_above: bool,
 }
 
 /// What a driver runs in.
@@ -49,7 +51,8 @@ const fn library(name: &'static str, runtime: Runtime, shows: &'static str) -> D
         name,
         runtime,
         shows,
-        is_library: true,
+        is_usual: true,
+        is_above: false,
     }
 }
 
@@ -58,23 +61,35 @@ const fn program(name: &'static str, shows: &'static str) -> Driver {
         name,
         runtime: Bash,
         shows,
-        is_library: false,
+        is_usual: false,
+        is_above: false,
     }
 }
 
-/// Something above another driver: its steps are told for each driver below.
-const fn above(name: &'static str, runtime: Runtime, shows: &'static str) -> Driver {
+const fn orm(name: &'static str, runtime: Runtime, shows: &'static str) -> Driver {
     Driver {
         name,
         runtime,
         shows,
-        is_library: false,
+        is_usual: true,
+        is_above: true,
+    }
+}
+
+/// An ORM over several drivers, or in several ways: its steps are told for each.
+const fn orm_over(name: &'static str, runtime: Runtime, shows: &'static str) -> Driver {
+    Driver {
+        name,
+        runtime,
+        shows,
+        is_usual: false,
+        is_above: true,
     }
 }
 
 /// The slowest first: then two of them do not end up alone at the end.
 pub(crate) const DRIVERS: &[Driver] = &[
-    above(
+    orm_over(
         "django",
         Python,
         "verify-full migrate default/types default/batch default/transaction default/errors default/cancel \
@@ -82,7 +97,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
          bound/reconnect bound/threads pooled/types pooled/batch pooled/transaction pooled/errors pooled/cancel \
          pooled/reconnect pooled/threads big-value notify wrong-password migrate-back",
     ),
-    above(
+    orm_over(
         "sqlalchemy",
         Python,
         "psycopg2/verify-full psycopg2/types psycopg2/prepared psycopg2/batch psycopg2/transaction psycopg2/errors \
@@ -107,7 +122,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
         "pgbench",
         "verify-full simple extended prepared connect pipeline transaction",
     ),
-    above(
+    orm_over(
         "drizzle",
         Node,
         "node-postgres/verify-full node-postgres/migrate node-postgres/types node-postgres/prepared node-postgres/batch \
@@ -144,10 +159,10 @@ pub(crate) const DRIVERS: &[Driver] = &[
         Python,
         "require plain-refused batch cursors settings copy large-object asynchronous",
     ),
-    library("sequelize", Node, "plain-refused batch"),
-    library("typeorm", Node, "plain-refused migrate batch"),
-    library("knex", Node, "plain-refused migrate batch"),
-    library("prisma", Node, "plain-refused batch"),
+    orm("sequelize", Node, "plain-refused batch"),
+    orm("typeorm", Node, "plain-refused migrate batch"),
+    orm("knex", Node, "plain-refused migrate batch"),
+    orm("prisma", Node, "plain-refused batch"),
     library(
         "pgx-v4",
         Go,
@@ -164,7 +179,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
 impl Driver {
     /// What it must say and `stdout` does not: a step, or that all of them are done.
     pub(crate) fn missing(&self, stdout: &str) -> Vec<String> {
-        let common = if self.is_library { LIBRARY } else { "" };
+        let common = if self.is_usual { LIBRARY } else { "" };
         let steps = common
             .split_whitespace()
             .chain(self.shows.split_whitespace());

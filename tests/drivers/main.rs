@@ -4,8 +4,10 @@
 //! own: what a driver does; that is in its own folder, in its own language, and [`list`] names them.
 //!
 //! ```text
-//! drivers [--mode MODE] [--on system|18] [NAME…]
+//! drivers [--mode MODE…] [--on system|18…] [NAME…]
 //! ```
+//!
+//! With neither mode nor version: both versions, one of them asking for `session`.
 //!
 //! Prints `ok NAME/VERSION` and one line of what the driver showed, `not ok …` with all that it
 //! said, or `skip NAME reason`.
@@ -17,7 +19,6 @@ mod list;
 mod tokio_postgres_driver;
 
 use std::{
-    collections::BTreeSet,
     fs::{self, File},
     io,
     path::{Path, PathBuf},
@@ -40,41 +41,88 @@ const AT_ONCE: usize = 2;
 /// What to run.
 struct Plan {
     drivers: Vec<&'static Driver>,
-    on: Vec<Postgres>,
+    passes: Vec<Pass>,
+}
+
+/// All drivers once.
+struct Pass {
+    on: Postgres,
     /// The pool mode that drivers ask for; `None` asks for nothing.
     mode: Option<String>,
+    /// What is above other drivers is left out: below, it is the same.
+    is_short: bool,
 }
 
 impl Plan {
     fn of(mut arguments: impl Iterator<Item = String>) -> Result<Self, String> {
-        let mut plan = Self {
-            drivers: Vec::new(),
-            on: Vec::new(),
-            mode: None,
-        };
+        let (mut drivers, mut versions, mut modes) = (Vec::new(), Vec::new(), Vec::new());
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
             match argument.as_str() {
-                "--mode" => plan.mode = Some(value()?),
-                "--on" => plan.on.push(match value()?.as_str() {
+                "--mode" => modes.push(Some(value()?)),
+                "--on" => versions.push(match value()?.as_str() {
                     "system" => Postgres::System,
                     "18" => Postgres::V18,
                     other => return Err(format!("--on {other}: system or 18")),
                 }),
                 name => {
                     let driver = DRIVERS.iter().find(|driver| driver.name == name);
-                    plan.drivers
-                        .push(driver.ok_or(format!("there is no driver {name}"))?);
+                    drivers.push(driver.ok_or(format!("there is no driver {name}"))?);
                 }
             }
         }
-        if plan.drivers.is_empty() {
-            plan.drivers.extend(DRIVERS);
+        if drivers.is_empty() {
+            drivers.extend(DRIVERS);
         }
-        if plan.on.is_empty() {
-            plan.on.extend(Postgres::ALL);
+        if versions.is_empty() && modes.is_empty() {
+            return Ok(Self {
+                drivers,
+                passes: Pass::usual(),
+            });
         }
-        Ok(plan)
+        if versions.is_empty() {
+            versions.extend(Postgres::ALL);
+        }
+        if modes.is_empty() {
+            modes.push(None);
+        }
+        let passes = versions.iter().flat_map(|on| {
+            modes.iter().map(|mode| Pass {
+                on: *on,
+                mode: mode.clone(),
+                is_short: false,
+            })
+        });
+        Ok(Self {
+            drivers,
+            passes: passes.collect(),
+        })
+    }
+}
+
+impl Pass {
+    /// Each version and each mode that has to stay once, instead of all pairs.
+    fn usual() -> Vec<Self> {
+        let with = |on, mode: Option<&str>, is_short| Self {
+            on,
+            mode: mode.map(str::to_owned),
+            is_short,
+        };
+        vec![
+            with(Postgres::System, None, false),
+            with(Postgres::V18, Some("session"), true),
+        ]
+    }
+
+    fn takes(&self, driver: &Driver) -> bool {
+        // pg_dump refuses a server newer than itself, and the one of 18 has no TLS.
+        let is_too_new = driver.name == "pg_dump" && self.on != Postgres::System;
+        !is_too_new && (!self.is_short || !driver.is_above)
+    }
+
+    fn name(&self) -> String {
+        let mode = self.mode.iter().map(|mode| format!("-{mode}"));
+        format!("{}{}", version(self.on), mode.collect::<String>())
     }
 }
 
@@ -83,6 +131,7 @@ struct Run<'a> {
     driver: &'static Driver,
     stack: &'a Stack,
     name: String,
+    mode: Option<&'a str>,
 }
 
 /// How a driver ended.
@@ -127,40 +176,34 @@ fn main() -> ExitCode {
 
 fn run_all(plan: &Plan) -> bool {
     let tools = tools();
+    let mut versions: Vec<_> = plan.passes.iter().map(|pass| pass.on).collect();
+    versions.dedup();
     let stacks: Vec<(Postgres, Stack)> = thread::scope(|scope| {
-        let starting: Vec<_> = plan
-            .on
-            .iter()
-            .map(|on| (*on, scope.spawn(|| Stack::start_with(StackConfig::on(*on)))))
-            .collect();
+        let start = |on| {
+            (
+                on,
+                scope.spawn(move || Stack::start_with(StackConfig::on(on))),
+            )
+        };
+        let starting: Vec<_> = versions.into_iter().map(start).collect();
         starting
             .into_iter()
             .map(|(on, stack)| (on, stack.join().expect("the stack starts")))
             .collect()
     });
     let mut runs = Vec::new();
-    let mut skipped = BTreeSet::new();
     for driver in &plan.drivers {
         if let Err(lacks) = driver.command(&tools) {
-            skipped.insert(driver.name);
             println!("skip {} {lacks}", driver.name);
             continue;
         }
-        for (on, stack) in &stacks {
-            // pg_dump refuses a server newer than itself, and the one of 18 has no TLS.
-            if driver.name == "pg_dump" && *on != Postgres::System {
-                continue;
-            }
-            let mode = plan
-                .mode
-                .as_ref()
-                .map(|mode| format!("-{mode}"))
-                .unwrap_or_default();
-            let name = format!("{}/{}{mode}", driver.name, version(*on));
+        for pass in plan.passes.iter().filter(|pass| pass.takes(driver)) {
+            let stack = stacks.iter().find(|(on, _)| *on == pass.on);
             runs.push(Run {
                 driver,
-                stack,
-                name,
+                stack: &stack.expect("all are started").1,
+                name: format!("{}/{}", driver.name, pass.name()),
+                mode: pass.mode.as_deref(),
             });
         }
     }
@@ -172,7 +215,7 @@ fn run_all(plan: &Plan) -> bool {
             let (told, queue, tools) = (told.clone(), &queue, &tools);
             scope.spawn(move || {
                 while let Some(run) = { queue.lock().expect("nobody panics with it").next() } {
-                    let outcome = run.drive(tools, plan.mode.as_deref());
+                    let outcome = run.drive(tools);
                     let outcome = outcome.unwrap_or_else(|error| Ended::never(&error));
                     told.send((run, outcome)).expect("somebody listens");
                 }
@@ -225,7 +268,7 @@ fn version(on: Postgres) -> String {
 }
 
 impl Run<'_> {
-    fn drive(&self, tools: &Path, mode: Option<&str>) -> anyhow::Result<Ended> {
+    fn drive(&self, tools: &Path) -> anyhow::Result<Ended> {
         let started = Instant::now();
         let scratch = self.stack.scratch().join(self.name.replace('/', "-"));
         fs::create_dir(&scratch)?;
@@ -233,7 +276,7 @@ impl Run<'_> {
         let mut command = self.driver.command(tools).map_err(anyhow::Error::msg)?;
         command
             .env_clear()
-            .envs(self.environment(tools, &scratch, mode)?)
+            .envs(self.environment(tools, &scratch)?)
             .stdin(Stdio::null())
             .stdout(File::create(&out)?)
             .stderr(File::create(&err)?);
@@ -272,7 +315,6 @@ impl Run<'_> {
         &self,
         tools: &Path,
         scratch: &Path,
-        mode: Option<&str>,
     ) -> anyhow::Result<Vec<(&'static str, String)>> {
         let home = scratch.join("home").display().to_string();
         let name = self.driver.name.replace('.', "-");
@@ -305,7 +347,7 @@ impl Run<'_> {
             ("PGPASSWORD_", text("admin_password")?),
             ("ROOT_CERT", self.stack.certificate().display().to_string()),
         ];
-        if let Some(mode) = mode {
+        if let Some(mode) = self.mode {
             all.push(("PGOPTIONS", format!("-c tenantry.pool_mode={mode}")));
         }
         Ok(all)

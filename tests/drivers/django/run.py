@@ -38,6 +38,8 @@ settings.configure(
     },
     INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth", "django.contrib.postgres"],
     USE_TZ=True,
+    # The usual one is meant to be slow.
+    PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
 )
 django.setup()
