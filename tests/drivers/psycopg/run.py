@@ -81,9 +81,16 @@ def prepared():
         for i in range(20):
             assert c.execute("select %s::int + 1", [i], prepare=True).fetchone() == (i + 1,)
         assert c.execute("select count(*) from pg_prepared_statements").fetchone()[0] >= 1
+        [name] = c._prepared._names.values()
+        assert c.execute("select statement from pg_prepared_statements where statement = 'select $1::int + 1'").fetchone()
     with connect() as c:
-        # Whoever is served next by the same server connection does not see them.
-        assert c.execute("select count(*) from pg_prepared_statements").fetchone() == (0,)
+        # Whoever is served next by the same server connection has none of that name.
+        try:
+            c.execute(f'execute "{name.decode()}" (1)')
+        except psycopg.errors.InvalidSqlStatementName:
+            c.rollback()
+        else:
+            raise AssertionError("somebody else's statement")
     print("ok prepared")
 
 
