@@ -8,6 +8,7 @@ mod cold;
 mod create;
 mod idle;
 mod logins;
+mod queries;
 mod session;
 
 use std::{fs, path::PathBuf};
@@ -31,6 +32,8 @@ enum Command {
     Create(create::Args),
     /// Log in and out, again and again.
     Logins(logins::Args),
+    /// Ask `select 1`, again and again.
+    Queries(queries::Args),
     /// One login and some queries on each database in turn.
     Cold(cold::Args),
     /// Log in and stay until standard input ends.
@@ -80,6 +83,7 @@ fn main() -> anyhow::Result<()> {
         match Args::parse().command {
             Command::Create(args) => create::run(args).await,
             Command::Logins(args) => logins::run(args).await,
+            Command::Queries(args) => queries::run(args).await,
             Command::Cold(args) => cold::run(args).await,
             Command::Idle(args) => idle::run(args).await,
         }
