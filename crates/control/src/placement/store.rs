@@ -114,7 +114,8 @@ pub(crate) async fn renew(
     Ok(())
 }
 
-/// How long until the next placement is due, of the pool's only if `pool`; `None` when none ever is.
+/// How long until the next placement is due; `None` when none ever is. Without `pool`, what the pool
+/// has that is due already does not count: it is held back.
 pub(crate) async fn next_due(
     client: &impl GenericClient,
     pool: bool,
@@ -122,7 +123,8 @@ pub(crate) async fn next_due(
     let row = catalog::query_one(
         client,
         "SELECT extract(epoch FROM min(greatest(due_at, leased_until)) - now())::float8
-         FROM placement WHERE due_at IS NOT NULL AND ($1 OR owner <> 'pool')",
+         FROM placement
+         WHERE due_at IS NOT NULL AND ($1 OR owner <> 'pool' OR due_at > now())",
         &[&pool],
     )
     .await?;
