@@ -104,7 +104,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         door: parts.door,
         pages: parts.pages,
         metrics: api::metrics::Last::default(),
-        passes: placement::job::Passes::default(),
+        passes: placement::passes::Passes::default(),
         one_use: routes::one_use::OneUse::default(),
         used: credential::used::Used::default(),
         working: api::idempotency::Working::default(),

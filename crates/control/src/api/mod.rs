@@ -32,7 +32,7 @@ use crate::{
     catalog::{Catalog, changes::Changes},
     credential::used::Used,
     limits,
-    placement::job::Passes,
+    placement::passes::Passes,
     project, routes, sql, tenant,
 };
 

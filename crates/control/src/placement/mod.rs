@@ -5,6 +5,7 @@
 //! asked for; that is the state of the [`crate::tenant`].
 
 pub(crate) mod job;
+pub(crate) mod passes;
 pub(crate) mod pool;
 pub(crate) mod step;
 pub(crate) mod store;
