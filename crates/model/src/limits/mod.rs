@@ -2,7 +2,7 @@
 //!
 //! Two parties set limits: the operator, and the owner of the tenant. An owner can hold itself to less
 //! than the operator allows, never to more. Owns: what follows from both parties' wishes
-//! ([`Limits::of`]); names, units and bounds are next door ([`set`]). Does not own: keeping limits
+//! ([`Limits::of`]); names, units and bounds are next door (`set`). Does not own: keeping limits
 //! (`proxy`).
 
 mod set;

@@ -193,7 +193,7 @@ impl LimitSet {
     /// # Errors
     ///
     /// The first that is more than the operator allows. What is kept from an earlier time does not
-    /// grow by it either: [`Limits::of`] holds it to what is allowed now.
+    /// grow by it either: [`Limits::of`](super::Limits::of) holds it to what is allowed now.
     pub fn check_owner(&self, operator: &Self) -> Result<(), LimitError> {
         for number in Number::ALL.iter().copied() {
             let Some(value) = self.number(number) else {

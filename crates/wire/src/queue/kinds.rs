@@ -81,7 +81,7 @@ impl Tags {
     /// Sent by us. The client gets nothing of its answer, but for an error where it comes in answer
     /// to an extended-query message, which stands for the client's own message behind it.
     pub const OURS: Self = Self(OURS);
-    /// The caller keeps a note about it: [`Queue::take_notes`] says what became of it.
+    /// The caller keeps a note about it: [`Queue::take_notes`](super::Queue::take_notes) says what became of it.
     pub const NOTED: Self = Self(NOTED);
     /// Its ReadyForQuery goes the other way: kept back from the client, or, of ours, passed on. A
     /// client's request and what we add behind it are one to the client.

@@ -1,6 +1,6 @@
 //! What a handler has of the reserved key: it keeps its answer together with what it did.
 //!
-//! Owns: the encryption of kept answers. Does not own: whose turn a key is ([`super::reserve`]).
+//! Owns: the encryption of kept answers. Does not own: whose turn a key is ([`mod@super::reserve`]).
 
 use std::{
     sync::{
