@@ -29,7 +29,8 @@ async fn read(api: &Api) -> BTreeMap<String, f64> {
     samples(&answer.text)
 }
 
-/// Numbers of both halves of the process, for the operator; a line in the log for each session.
+/// Numbers of both halves of the process, for the operator, also on the console; a line in the log for
+/// each session.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_operator_reads_numbers_and_sessions() {
     let stack = Stack::start();
@@ -75,6 +76,15 @@ async fn the_operator_reads_numbers_and_sessions() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     assert_eq!(lines[0]["message"], "session ended");
     assert_eq!(lines[0]["application"], "psql");
+    let console = format!(
+        "postgresql://operator:{}@{}/tenantry?sslmode=require",
+        stack.operator_key(),
+        stack.pg_address()
+    );
+    let shown = run(psql(&console).args(["-c", "SHOW STATS_TOTALS"]));
+    assert!(shown.ok().contains(id), "{shown:?}");
+    let refused = run(psql(&console.replace("tnt_", "tnx_")).args(["-c", "SHOW POOLS"]));
+    assert!(refused.failed(2).contains("password authentication failed"));
     assert_eq!(
         (&lines[0]["rows"], &lines[0]["ended"]),
         (&5.into(), &"left".into())

@@ -81,6 +81,17 @@ pub enum PoolMode {
 #[error("a pool mode is auto, session or transaction")]
 pub struct PoolModeError;
 
+impl PoolMode {
+    /// Its name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Session => "session",
+            Self::Transaction => "transaction",
+        }
+    }
+}
+
 impl std::str::FromStr for PoolMode {
     type Err = PoolModeError;
 

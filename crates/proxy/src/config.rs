@@ -33,6 +33,9 @@ pub struct Config {
     pub require_tls: bool,
     /// Secret from which the SCRAM salt of every login name is made.
     pub installation_key: [u8; 32],
+    /// What opens the console: SCRAM keys of the operator's secret, made with the salt of
+    /// [`crate::OPERATOR`] and `scram_iterations`. `None`: nothing opens it.
+    pub operator: Option<wire::scram::Keys>,
     /// Rounds of hashing, as the stored secrets were made.
     pub scram_iterations: u32,
     /// Limits.
@@ -114,6 +117,7 @@ impl Config {
             tls: None,
             require_tls: true,
             installation_key,
+            operator: None,
             scram_iterations: wire::scram::ITERATIONS_DEFAULT,
             limits: Limits::default(),
         }

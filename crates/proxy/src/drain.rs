@@ -19,6 +19,7 @@ const LAST_WORDS_MAX: Duration = Duration::from_secs(2);
 /// Lets nobody in any more, ends idle sessions and marks the others.
 pub(crate) fn begin(worker: &Rc<Worker>) {
     worker.state.set(State::Draining);
+    worker.draining.notify_waiters();
     for handle in worker.sessions.borrow().values() {
         handle.end(When::AtRest, Refusal::Draining);
     }
@@ -33,7 +34,7 @@ pub(crate) async fn finished(worker: &Rc<Worker>, deadline: Option<Instant>) {
     let all_left = async {
         loop {
             let left = worker.left.notified();
-            if worker.sessions.borrow().is_empty() {
+            if worker.is_left() {
                 return;
             }
             left.await;
@@ -50,7 +51,7 @@ pub(crate) async fn finished(worker: &Rc<Worker>, deadline: Option<Instant>) {
         () = async {
             loop {
                 let left = worker.left.notified();
-                if worker.sessions.borrow().is_empty() {
+                if worker.is_left() {
                     return;
                 }
                 left.await;

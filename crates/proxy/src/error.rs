@@ -83,6 +83,9 @@ pub enum Refusal {
     /// Too many statements wait for a server connection already.
     #[error("too many statements are waiting for a server connection")]
     QueueFull,
+    /// An operator holds the tenant's new transactions, for longer than a statement waits.
+    #[error("the database is paused")]
+    Paused,
     /// The client cancelled a statement that waited for a server connection.
     #[error("canceling statement due to user request")]
     Cancelled,
@@ -134,9 +137,9 @@ impl Public for Refusal {
             Self::Replication => "0A000",                      // feature_not_supported
             Self::Options(_) => "42601",                       // syntax_error
             Self::Setting { .. } => "42501",                   // insufficient_privilege
-            Self::CannotCheck | Self::NotReady | Self::ServerLogin => "57P03", // cannot_connect_now
-            Self::Suspended => "55000",                        // object_not_in_prerequisite_state
-            Self::ServerDown => "08006",                       // connection_failure
+            Self::CannotCheck | Self::NotReady | Self::Paused | Self::ServerLogin => "57P03", // cannot_connect_now
+            Self::Suspended => "55000", // object_not_in_prerequisite_state
+            Self::ServerDown => "08006", // connection_failure
             Self::ServerLost | Self::Revoked | Self::Replaced | Self::Closed | Self::Draining => {
                 "57P01" // admin_shutdown
             }
@@ -178,6 +181,7 @@ impl Public for Refusal {
             Self::Busy { .. } | Self::QueueFull => {
                 "Close idle connections or use fewer of them, or raise the limits."
             }
+            Self::Paused => "Try again when the operator has resumed it.",
             Self::ServerDown | Self::ServerLogin => "Try again in a few seconds.",
             Self::ServerLost => {
                 "Reconnect. A transaction that was committing may have been committed."
@@ -194,7 +198,10 @@ impl Public for Refusal {
 impl Refusal {
     /// Whether a session that is told so during a statement goes on behind it.
     pub fn ends_only_a_statement(&self) -> bool {
-        matches!(self, Self::Busy { .. } | Self::QueueFull | Self::Cancelled)
+        matches!(
+            self,
+            Self::Busy { .. } | Self::QueueFull | Self::Paused | Self::Cancelled
+        )
     }
 
     /// One of every kind, for `docs/errors.md`.
@@ -227,6 +234,7 @@ impl Refusal {
             Self::Deleted,
             Self::Busy { waited_ms: 10_000 },
             Self::QueueFull,
+            Self::Paused,
             Self::Cancelled,
             Self::ServerDown,
             Self::ServerLogin,

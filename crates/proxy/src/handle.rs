@@ -146,6 +146,11 @@ impl Handle {
         .await;
     }
 
+    /// Its server connection.
+    pub(crate) fn target(&self) -> Option<Rc<CancelTarget>> {
+        self.target.borrow().clone()
+    }
+
     /// Where to cancel what it runs, if it runs something.
     pub(crate) fn busy_target(&self) -> Option<Rc<CancelTarget>> {
         self.target.borrow().clone().filter(|_| self.is_busy.get())

@@ -34,6 +34,8 @@ pub(crate) struct About {
     /// As the client calls itself: whatever it likes, in printable ASCII.
     pub(crate) application: Box<str>,
     pub(crate) counters: Counters,
+    /// Since when it waits for a server connection.
+    pub(crate) waits_since: Cell<Option<Instant>>,
     /// Since when the server owes it an answer.
     busy_since: Cell<Option<Instant>>,
 }
@@ -50,6 +52,7 @@ impl About {
             application: application[..application.floor_char_boundary(APPLICATION_BYTES_MAX)]
                 .into(),
             counters: Counters::default(),
+            waits_since: Cell::new(None),
             busy_since: Cell::new(None),
         }
     }

@@ -9,7 +9,9 @@ mod accept;
 mod budget;
 mod cancel;
 mod config;
+mod console;
 mod drain;
+mod errand;
 mod error;
 mod handle;
 mod journal;
@@ -18,6 +20,7 @@ mod login;
 mod metrics;
 mod pace;
 mod parting;
+mod pause;
 mod pool;
 mod relay;
 mod route;
@@ -45,6 +48,7 @@ use tokio::{
 };
 
 pub use config::{Config, Limits, StartError, TlsConfig, TlsError};
+pub use console::USER as OPERATOR;
 pub use error::Refusal;
 pub use metrics::{Reader, Times, Words, WorkerCounts};
 pub use stats::{NodeStats, Snapshot, TenantStats, Totals};
@@ -93,6 +97,7 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
         inboxes,
         clients: AtomicUsize::new(0),
         clients_max: config.limits.clients_max,
+        consoles: console::Places::default(),
         connections: AtomicU64::new(0),
         entrance: crate::accept::Entrance::default(),
         idle: (0..config.workers).map(|_| AtomicUsize::new(0)).collect(),

@@ -22,8 +22,8 @@ use wire::{
 };
 
 use crate::{
-    accept::{Peer, Slot},
-    cancel,
+    accept::{self, Peer, Slot},
+    cancel, console,
     error::{Refusal, write_fatal},
     session::{self, Arrived},
     stream::Stream,
@@ -129,6 +129,12 @@ struct Entered {
     asked: Instant,
 }
 
+/// Who came in.
+enum In {
+    Client(Box<Entered>),
+    Operator(Box<Proved>, Match),
+}
+
 impl Login<'_> {
     async fn serve(
         mut self,
@@ -148,16 +154,29 @@ impl Login<'_> {
             Err(failed) => Err(failed),
         };
         match result {
-            Ok(entered) => {
+            Ok(In::Client(entered)) => {
                 slot.entered();
-                self.move_home(entered, slot, began).await;
+                self.move_home(*entered, slot, began).await;
+            }
+            Ok(In::Operator(proved, right)) => {
+                slot.entered();
+                self.open_console(*proved, &right, slot);
             }
             Err(failed) => self.turn_away(failed).await,
         }
     }
 
-    async fn run(&mut self, is_too_many: bool) -> Result<Entered, Failed> {
+    async fn run(&mut self, is_too_many: bool) -> Result<In, Failed> {
         let asked = self.startup().await?;
+        if asked.startup.user == console::USER {
+            // Also when there are too many clients: that is when somebody has to look.
+            return self.operator(asked).await;
+        }
+        let entered = self.client(asked, is_too_many).await?;
+        Ok(In::Client(Box::new(entered)))
+    }
+
+    async fn client(&mut self, asked: Asked, is_too_many: bool) -> Result<Entered, Failed> {
         if is_too_many {
             return Err(Refusal::TooManyClients.into());
         }
@@ -179,6 +198,32 @@ impl Login<'_> {
             },
             Err(_) => Err(Refusal::CannotCheck.into()),
         }
+    }
+
+    /// By the same steps as everybody, and refused with the same words. Only the operator's own secret
+    /// opens the console; no tenant's route is looked at.
+    async fn operator(&mut self, asked: Asked) -> Result<In, Failed> {
+        let proved = self.exchange(asked).await?;
+        let keys = self.worker.config.operator.as_slice();
+        match proved.evaluate(keys) {
+            Some(right) => Ok(In::Operator(Box::new(proved), right)),
+            None => Err(wrong(&proved)),
+        }
+    }
+
+    fn open_console(self, proved: Proved, right: &Match, slot: Slot) {
+        let mut unsent = Vec::new();
+        let logged_in = proved.accept(right, &mut unsent);
+        let arrived = console::Arrived {
+            stream: self.stream,
+            read: self.read,
+            unsent,
+            peer: self.peer,
+            slot,
+            logged_in,
+        };
+        let worker = self.worker.clone();
+        accept::spawn(self.worker.clone(), console::serve(worker, arrived));
     }
 
     /// First packets, until the client says who it is.

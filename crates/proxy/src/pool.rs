@@ -25,7 +25,8 @@ use crate::{
     error::Refusal,
     handle::{Handle, When},
     metrics::micros,
-    server::{self, Opening, Parameters, Server},
+    pause::Pause,
+    server::{self, CancelTarget, Opening, Parameters, Server},
     stats::{Counters, add},
     worker::Worker,
 };
@@ -38,6 +39,7 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Tenant {
     pub(crate) id: TenantId,
     pub(crate) counters: Counters,
+    pub(crate) pause: Pause,
     /// Clients logged in.
     pub(crate) clients: Cell<u32>,
     /// Whether it was at rest when the worker last looked.
@@ -111,6 +113,7 @@ impl Tenant {
         Self {
             id,
             counters: Counters::default(),
+            pause: Pause::default(),
             clients: Cell::new(0),
             was_at_rest: Cell::new(false),
             reviews: Cell::new(0),
@@ -134,7 +137,7 @@ impl Tenant {
 
     /// Whether nothing of it is in use.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.clients.get() == 0 && self.servers.get() == 0
+        self.clients.get() == 0 && self.servers.get() == 0 && !self.pause.is_on()
     }
 
     pub(crate) fn roles_in_use(&self) -> Vec<Role> {
@@ -143,6 +146,18 @@ impl Tenant {
             .into_iter()
             .filter(|role| pools.contains_key(role))
             .collect()
+    }
+
+    /// Its roles in use, where they lead, and their idle connections.
+    pub(crate) fn look(&self) -> Vec<(Role, Resolved, Vec<Rc<CancelTarget>>)> {
+        let pools = self.pools.borrow();
+        let look = pools.iter().map(|(role, pool)| {
+            let idle = pool.idle.iter().map(|(_, server)| server.cancel.clone());
+            (*role, pool.resolved.clone(), idle.collect())
+        });
+        let mut look: Vec<_> = look.collect();
+        look.sort_by_key(|(role, ..)| *role);
+        look
     }
 
     /// What servers of a role report at login, once one was there.
@@ -210,6 +225,7 @@ impl Tenant {
         worker: &Rc<Worker>,
         role: Role,
     ) -> Result<Box<Server>, Refusal> {
+        self.pause.over().await?;
         if let Some(server) = self.take_idle(worker, role) {
             return Ok(server);
         }
@@ -432,7 +448,8 @@ impl Tenant {
         let is_wanted = self
             .budget()
             .is_some_and(|budget| budget.is_wanted_by_others(&self.id));
-        if !fits || is_wanted || worker.is_closing() {
+        let is_last = server.cancel.is_last.get() || self.pause.is_on();
+        if !fits || is_wanted || is_last || worker.is_closing() {
             tokio::task::spawn_local(close(server));
             return;
         }

@@ -254,7 +254,8 @@ pub(crate) async fn follow(worker: Rc<Worker>) {
     }
 }
 
-fn doubt_everything(worker: &Rc<Worker>) {
+/// Counts on nothing that is known, and asks again about every tenant that is in use.
+pub(crate) fn doubt_everything(worker: &Rc<Worker>) {
     worker.routes.forget_all();
     for tenant in worker.all_tenants() {
         review(worker, &tenant);

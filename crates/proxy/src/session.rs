@@ -460,7 +460,9 @@ impl Session {
     async fn wait_for_server(&mut self, worker: &Rc<Worker>) -> Result<Box<Server>, Ended> {
         let (tenant, role) = (self.tenant.clone(), self.handle.role);
         let asked = Instant::now();
+        self.handle.about.waits_since.set(Some(asked));
         let got = self.unless_gone(tenant.server(worker, role)).await;
+        self.handle.about.waits_since.set(None);
         let waited_us = micros(asked.elapsed());
         add(&self.handle.about.counters.waits, 1);
         add(&self.handle.about.counters.waited_us, waited_us);

@@ -28,7 +28,8 @@ use crate::{
     budget::{Budget, Budgets},
     cancel::{self, Keys},
     config::Config,
-    drain,
+    console, drain,
+    errand::Errand,
     handle::Handle,
     learn::Learning,
     metrics::{Counted, WorkerCounts},
@@ -56,6 +57,7 @@ pub(crate) struct Shared {
     pub(crate) inboxes: Vec<mpsc::Sender<Inbox>>,
     pub(crate) clients: AtomicUsize,
     pub(crate) clients_max: usize,
+    pub(crate) consoles: console::Places,
     /// Connections accepted since the start.
     pub(crate) connections: AtomicU64,
     pub(crate) entrance: accept::Entrance,
@@ -79,6 +81,8 @@ pub(crate) enum Inbox {
     },
     /// Close an idle server connection of a node: another worker's tenant waits.
     Evict { budget: Arc<Budget> },
+    /// Do something for an operator.
+    Errand(Errand),
     /// Tell the numbers.
     Snapshot(oneshot::Sender<Share>),
     /// End all sessions, running transactions by the deadline.
@@ -111,8 +115,12 @@ pub(crate) struct Worker {
     pub(crate) cancels: Semaphore,
     pub(crate) scratch: RefCell<Box<[u8]>>,
     pub(crate) state: Cell<State>,
-    /// Told when a session ends.
+    /// Operators who are served here.
+    pub(crate) consoles: Cell<u32>,
+    /// Told when a session or a console ends.
     pub(crate) left: Notify,
+    /// Told when the worker lets nobody in any more.
+    pub(crate) draining: Notify,
     tenants: RefCell<HashMap<TenantId, Rc<Tenant>>>,
     this: Weak<Worker>,
 }
@@ -144,7 +152,9 @@ impl Worker {
             cancels: Semaphore::new(config.limits.cancels_max),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             state: Cell::new(State::Serving),
+            consoles: Cell::new(0),
             left: Notify::new(),
+            draining: Notify::new(),
             tenants: RefCell::default(),
             this: this.clone(),
             config,
@@ -183,6 +193,11 @@ impl Worker {
 
     pub(crate) fn all_tenants(&self) -> Vec<Rc<Tenant>> {
         self.tenants.borrow().values().cloned().collect()
+    }
+
+    /// Whether no session and no console is left.
+    pub(crate) fn is_left(&self) -> bool {
+        self.sessions.borrow().is_empty() && self.consoles.get() == 0
     }
 
     /// Whether nothing is to be begun or kept any more.
@@ -450,6 +465,7 @@ fn handle(worker: &Rc<Worker>, message: Inbox) {
         Inbox::Evict { budget } => {
             worker.evict_here(&budget);
         }
+        Inbox::Errand(errand) => errand.run(worker),
         Inbox::Snapshot(reply) => {
             let _ = reply.send(worker.share());
         }

@@ -202,6 +202,11 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
     wanted.workers = config.workers as usize;
     wanted.require_tls = !config.plain_pg;
     wanted.limits.clients_max = config.clients_max as usize;
+    wanted.operator = Some(wire::scram::Keys::from_password(
+        operator_key.reveal(),
+        &wire::scram::login_salt(keys.login_salt(), proxy::OPERATOR),
+        wanted.scram_iterations,
+    ));
     wanted.tls = Some(
         TlsConfig::from_pem(&identity.chain_pem, identity.key_pem.reveal().as_bytes())
             .map_err(|error| told::machine(told::chain(&error), "see --tls-cert and --tls-key"))?,

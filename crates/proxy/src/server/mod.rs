@@ -84,6 +84,8 @@ pub(crate) struct CancelTarget {
     /// Cancels under way. While there are any, the connection serves nobody else.
     pub(crate) in_flight: Cell<u32>,
     pub(crate) settled: Notify,
+    /// When whoever has it gives it back, it is closed.
+    pub(crate) is_last: Cell<bool>,
 }
 
 /// What the server said against a request of ours.

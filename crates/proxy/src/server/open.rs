@@ -163,6 +163,7 @@ async fn connect_and_log_in(
             key: session.cancel_key,
             in_flight: Cell::new(0),
             settled: Notify::new(),
+            is_last: Cell::new(false),
         }),
         used: false,
         known: true,

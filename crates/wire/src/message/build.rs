@@ -207,6 +207,85 @@ pub fn close_complete(out: &mut Vec<u8>) {
     message(server::CLOSE_COMPLETE, out, |_| {});
 }
 
+/// BindComplete.
+pub fn bind_complete(out: &mut Vec<u8>) {
+    message(server::BIND_COMPLETE, out, |_| {});
+}
+
+/// NoData.
+pub fn no_data(out: &mut Vec<u8>) {
+    message(server::NO_DATA, out, |_| {});
+}
+
+/// PortalSuspended.
+pub fn portal_suspended(out: &mut Vec<u8>) {
+    message(server::PORTAL_SUSPENDED, out, |_| {});
+}
+
+/// ParameterDescription of a statement without parameters.
+pub fn no_parameters(out: &mut Vec<u8>) {
+    message(server::PARAMETER_DESCRIPTION, out, |out| {
+        out.extend_from_slice(&[0; 2]);
+    });
+}
+
+/// A column of a result that is of no table.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Column<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Object id of its type.
+    pub type_id: u32,
+    /// Bytes of a value; -1: it varies.
+    pub size: i16,
+    /// 0: text, 1: binary.
+    pub format: i16,
+}
+
+/// RowDescription.
+pub fn row_description<'a>(columns: impl Iterator<Item = Column<'a>>, out: &mut Vec<u8>) {
+    counted(server::ROW_DESCRIPTION, columns, out, |column, out| {
+        text(column.name.as_bytes(), out);
+        // Of no table.
+        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&column.type_id.to_be_bytes());
+        out.extend_from_slice(&column.size.to_be_bytes());
+        out.extend_from_slice(&(-1_i32).to_be_bytes());
+        out.extend_from_slice(&column.format.to_be_bytes());
+    });
+}
+
+/// DataRow; `None` is NULL.
+pub fn data_row(values: impl Iterator<Item = Option<Vec<u8>>>, out: &mut Vec<u8>) {
+    counted(server::DATA_ROW, values, out, |value, out| match value {
+        None => out.extend_from_slice(&(-1_i32).to_be_bytes()),
+        Some(value) => {
+            let length = i32::try_from(value.len()).expect("a value of ours is below 2 GiB");
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(&value);
+        }
+    });
+}
+
+/// A message of so many things of one kind.
+fn counted<T>(
+    tag: u8,
+    things: impl Iterator<Item = T>,
+    out: &mut Vec<u8>,
+    write: impl Fn(T, &mut Vec<u8>),
+) {
+    message(tag, out, |out| {
+        let count = out.len();
+        out.extend_from_slice(&[0; 2]);
+        let mut number = 0_u16;
+        for thing in things {
+            write(thing, out);
+            number += 1;
+        }
+        out[count..count + 2].copy_from_slice(&number.to_be_bytes());
+    });
+}
+
 // To servers.
 
 /// StartupMessage, the parameters in the order given.

@@ -1,0 +1,536 @@
+//! What an operator can see.
+//!
+//! Owns: the columns of every SHOW, and gathering what stands in them from all workers. Names are
+//! PgBouncer's where they mean the same, so that what reads its console reads this one; what it has
+//! and we do not count is not there. `docs/console.md` says what they mean.
+
+use std::{rc::Rc, sync::atomic::Ordering, time::SystemTime};
+
+use model::{
+    Role, TenantId,
+    route::{NodeAddress, Resolved},
+};
+use tokio::time::Instant;
+
+use super::{
+    command::{Act, Show},
+    table::{Cell, Holds, Holds::Number, Holds::Text, Table},
+};
+use crate::{
+    accept::Peer,
+    config::Limits,
+    errand,
+    metrics::micros,
+    pool::Tenant,
+    stats::{TenantStats, Totals},
+    worker::Worker,
+};
+
+/// The table of a SHOW without its rows.
+pub(super) fn columns(what: Show) -> Table {
+    const CLIENTS: &[(&str, Holds)] = &[
+        ("type", Text),
+        ("user", Text),
+        ("database", Text),
+        ("state", Text),
+        ("addr", Text),
+        ("port", Number),
+        ("connect_time", Text),
+        ("wait", Number),
+        ("wait_us", Number),
+        ("remote_pid", Number),
+        ("tls", Text),
+        ("application_name", Text),
+        ("id", Number),
+        ("credential", Text),
+        ("statements", Number),
+        ("errors", Number),
+        ("bytes_received", Number),
+        ("bytes_sent", Number),
+    ];
+    const SERVERS: &[(&str, Holds)] = &[
+        ("type", Text),
+        ("user", Text),
+        ("database", Text),
+        ("state", Text),
+        ("addr", Text),
+        ("port", Number),
+        ("remote_pid", Number),
+        ("link", Number),
+        ("tenant", Text),
+        ("node", Text),
+    ];
+    const POOLS: &[(&str, Holds)] = &[
+        ("database", Text),
+        ("user", Text),
+        ("cl_active", Number),
+        ("cl_waiting", Number),
+        ("sv_active", Number),
+        ("sv_active_cancel", Number),
+        ("sv_idle", Number),
+        ("maxwait", Number),
+        ("maxwait_us", Number),
+        ("pool_mode", Text),
+    ];
+    const STATS: &[(&str, Holds)] = &[
+        ("database", Text),
+        ("total_server_assignment_count", Number),
+        ("total_xact_count", Number),
+        ("total_query_count", Number),
+        ("total_received", Number),
+        ("total_sent", Number),
+        ("total_query_time", Number),
+        ("total_wait_time", Number),
+        ("total_rows", Number),
+        ("total_errors", Number),
+        ("total_logins", Number),
+    ];
+    const STATS_TOTALS: &[(&str, Holds)] = &[
+        ("database", Text),
+        ("server_assignment_count", Number),
+        ("xact_count", Number),
+        ("query_count", Number),
+        ("bytes_received", Number),
+        ("bytes_sent", Number),
+        ("query_time", Number),
+        ("wait_time", Number),
+        ("rows", Number),
+        ("errors", Number),
+        ("logins", Number),
+    ];
+    const DATABASES: &[(&str, Holds)] = &[
+        ("name", Text),
+        ("host", Text),
+        ("port", Text),
+        ("database", Text),
+        ("force_user", Text),
+        ("pool_size", Number),
+        ("pool_mode", Text),
+        ("max_connections", Number),
+        ("current_connections", Number),
+        ("max_client_connections", Number),
+        ("current_client_connections", Number),
+        ("paused", Number),
+        ("disabled", Number),
+    ];
+    const TENANTS: &[(&str, Holds)] = &[
+        ("tenant", Text),
+        ("placement", Text),
+        ("node", Text),
+        ("state", Text),
+        ("clients", Number),
+        ("clients_max", Number),
+        ("waiting", Number),
+        ("servers", Number),
+        ("servers_max", Number),
+        ("statements", Number),
+        ("errors", Number),
+    ];
+    Table::new(match what {
+        Show::Clients => CLIENTS,
+        Show::Servers => SERVERS,
+        Show::Pools => POOLS,
+        Show::Stats => STATS,
+        Show::StatsTotals => STATS_TOTALS,
+        Show::Databases => DATABASES,
+        Show::Tenants => TENANTS,
+        Show::Lists => &[("list", Text), ("items", Number)],
+        Show::Config => &[
+            ("key", Text),
+            ("value", Text),
+            ("default", Text),
+            ("changeable", Text),
+        ],
+        Show::Version => &[("version", Text)],
+        Show::Help => &[("command", Text), ("what", Text)],
+    })
+}
+
+/// The table of a SHOW as things are now.
+pub(super) async fn show(worker: &Rc<Worker>, what: Show) -> Table {
+    let mut table = columns(what);
+    match what {
+        Show::Version => {
+            table.add([concat!("Tenantry ", env!("CARGO_PKG_VERSION")).into()]);
+        }
+        Show::Help => help(&mut table),
+        Show::Config => config(worker, &mut table),
+        _ => {
+            let mut tenants = errand::on_all(&worker.shared, look).await.concat();
+            tenants.sort_by(|a, b| a.stats.tenant.cmp(&b.stats.tenant));
+            match what {
+                Show::Lists => lists(worker, &tenants, &mut table),
+                Show::Clients => clients(&tenants, &mut table),
+                Show::Servers => servers(&tenants, &mut table),
+                Show::Pools => pools(&tenants, &mut table),
+                Show::Stats | Show::StatsTotals => stats(&tenants, &mut table),
+                Show::Databases => databases(&tenants, &mut table),
+                _ => list_tenants(&tenants, &mut table),
+            }
+        }
+    }
+    table
+}
+
+/// A tenant as its home worker sees it at one moment.
+#[derive(Clone)]
+struct Seen {
+    stats: TenantStats,
+    roles: Vec<RoleSeen>,
+    sessions: Vec<SessionSeen>,
+    is_paused: bool,
+}
+
+#[derive(Clone)]
+struct RoleSeen {
+    role: Role,
+    resolved: Resolved,
+    /// Numbers of the server processes of idle connections.
+    idle: Vec<Option<i32>>,
+}
+
+#[derive(Clone)]
+struct SessionSeen {
+    id: i32,
+    role: Role,
+    peer: Peer,
+    began: Instant,
+    tls: Option<&'static str>,
+    application: Box<str>,
+    credential: String,
+    is_busy: bool,
+    waits_since: Option<Instant>,
+    /// Its server connection: the number of the process, and whether it is being cancelled.
+    server: Option<(Option<i32>, bool)>,
+    did: Totals,
+}
+
+/// All tenants of a worker that are in use.
+fn look(worker: &Rc<Worker>) -> Vec<Seen> {
+    let tenants = worker.all_tenants();
+    tenants.iter().map(look_at).collect()
+}
+
+fn look_at(tenant: &Rc<Tenant>) -> Seen {
+    let sessions = tenant.sessions.borrow();
+    let sessions = sessions.iter().map(|(id, handle)| {
+        let about = &handle.about;
+        let target = handle.target();
+        SessionSeen {
+            id: *id,
+            role: handle.role,
+            peer: about.peer,
+            began: about.began,
+            tls: about.tls,
+            application: about.application.clone(),
+            credential: handle.credential.to_string(),
+            is_busy: handle.is_busy.get(),
+            waits_since: about.waits_since.get(),
+            server: target.map(|target| {
+                let process = target.key.as_ref().map(|key| key.process_id());
+                (process, target.in_flight.get() > 0)
+            }),
+            did: about.counters.totals(),
+        }
+    });
+    let roles = tenant
+        .look()
+        .into_iter()
+        .map(|(role, resolved, idle)| RoleSeen {
+            role,
+            resolved,
+            idle: idle
+                .iter()
+                .map(|target| target.key.as_ref().map(|key| key.process_id()))
+                .collect(),
+        });
+    Seen {
+        stats: tenant.stats(),
+        roles: roles.collect(),
+        sessions: sessions.collect(),
+        is_paused: tenant.pause.is_on(),
+    }
+}
+
+fn user(tenant: &TenantId, role: Role) -> String {
+    format!("{tenant}.{role}")
+}
+
+/// As PgBouncer writes times.
+fn clock(at: Instant) -> String {
+    let at = SystemTime::now() - at.elapsed();
+    let text = humantime::format_rfc3339_seconds(at).to_string();
+    text.replace('T', " ").replace('Z', " UTC")
+}
+
+/// Whole seconds, and the microseconds beyond them.
+fn waits(since: Option<Instant>) -> (Cell, Cell) {
+    let waits_us = since.map_or(0, |since| micros(since.elapsed()));
+    ((waits_us / 1_000_000).into(), (waits_us % 1_000_000).into())
+}
+
+fn clients(tenants: &[Seen], table: &mut Table) {
+    for tenant in tenants {
+        for session in &tenant.sessions {
+            let state = match (session.waits_since, session.is_busy) {
+                (Some(_), _) => "waiting",
+                (None, true) => "active",
+                (None, false) => "idle",
+            };
+            let (wait, wait_us) = waits(session.waits_since);
+            let (address, port) = match session.peer {
+                Peer::Tcp(peer) => (peer.ip().to_string(), Cell::from(u32::from(peer.port()))),
+                Peer::Door => ("door".to_owned(), Cell::Null),
+            };
+            table.add([
+                "C".into(),
+                user(&tenant.stats.tenant, session.role).into(),
+                tenant.stats.tenant.as_str().into(),
+                state.into(),
+                address.into(),
+                port,
+                clock(session.began).into(),
+                wait,
+                wait_us,
+                session
+                    .server
+                    .and_then(|(process, _)| process)
+                    .map(i64::from)
+                    .into(),
+                session.tls.map(|version| format!("TLSv{version}")).into(),
+                String::from(session.application.clone()).into(),
+                i64::from(session.id).into(),
+                session.credential.clone().into(),
+                session.did.statements.into(),
+                session.did.errors.into(),
+                session.did.bytes_from_clients.into(),
+                session.did.bytes_to_clients.into(),
+            ]);
+        }
+    }
+}
+
+fn servers(tenants: &[Seen], table: &mut Table) {
+    for tenant in tenants {
+        for role in &tenant.roles {
+            let idle = role.idle.iter().map(|process| (*process, "idle", None));
+            let used = tenant.sessions.iter().filter(|own| own.role == role.role);
+            let used = used.filter_map(|session| {
+                let (process, is_cancelled) = session.server?;
+                let state = if is_cancelled {
+                    "active_cancel"
+                } else {
+                    "active"
+                };
+                Some((process, state, Some(i64::from(session.id))))
+            });
+            let (address, port) = address(&role.resolved);
+            for (process, state, link) in idle.chain(used) {
+                let server = &role.resolved.route.server;
+                table.add([
+                    "S".into(),
+                    server.user.clone().into(),
+                    server.database.clone().into(),
+                    state.into(),
+                    address.clone().into(),
+                    port.into(),
+                    process.map(i64::from).into(),
+                    link.into(),
+                    tenant.stats.tenant.as_str().into(),
+                    role.resolved.node.name.clone().into(),
+                ]);
+            }
+        }
+    }
+}
+
+fn address(resolved: &Resolved) -> (String, Option<u32>) {
+    match &resolved.node.address {
+        NodeAddress::Unix(path) => (path.display().to_string(), None),
+        NodeAddress::Tcp { host, port, .. } => (host.clone(), Some((*port).into())),
+    }
+}
+
+fn pools(tenants: &[Seen], table: &mut Table) {
+    for tenant in tenants {
+        for role in &tenant.roles {
+            let own = || tenant.sessions.iter().filter(|own| own.role == role.role);
+            let waiting = own().filter_map(|session| session.waits_since);
+            let (wait, wait_us) = waits(waiting.clone().min());
+            let waiting = waiting.count();
+            let used = own().filter_map(|session| session.server);
+            table.add([
+                tenant.stats.tenant.as_str().into(),
+                user(&tenant.stats.tenant, role.role).into(),
+                (own().count() - waiting).into(),
+                waiting.into(),
+                used.clone().count().into(),
+                used.filter(|(_, is_cancelled)| *is_cancelled)
+                    .count()
+                    .into(),
+                role.idle.len().into(),
+                wait,
+                wait_us,
+                mode(&role.resolved).into(),
+            ]);
+        }
+    }
+}
+
+fn mode(resolved: &Resolved) -> &'static str {
+    resolved.route.pool_mode.as_str()
+}
+
+fn stats(tenants: &[Seen], table: &mut Table) {
+    for Seen { stats, .. } in tenants {
+        let did = stats.totals;
+        table.add([
+            stats.tenant.as_str().into(),
+            did.waits.into(),
+            did.transactions.into(),
+            did.statements.into(),
+            did.bytes_from_clients.into(),
+            did.bytes_to_clients.into(),
+            did.busy_us.into(),
+            did.waited_us.into(),
+            did.rows.into(),
+            did.errors.into(),
+            did.logins.into(),
+        ]);
+    }
+}
+
+fn databases(tenants: &[Seen], table: &mut Table) {
+    for tenant in tenants {
+        // Limits and place are the same for every role.
+        let Some(role) = tenant.roles.first() else {
+            continue;
+        };
+        let (address, port) = address(&role.resolved);
+        let limits = &role.resolved.route.limits;
+        table.add([
+            tenant.stats.tenant.as_str().into(),
+            address.into(),
+            port.map(|port| port.to_string()).into(),
+            role.resolved.route.server.database.clone().into(),
+            Cell::Null,
+            limits.server_connections_max.into(),
+            mode(&role.resolved).into(),
+            limits.server_connections_max.into(),
+            tenant.stats.servers.into(),
+            limits.client_connections_max.into(),
+            tenant.stats.clients.into(),
+            u32::from(tenant.is_paused).into(),
+            0_u32.into(),
+        ]);
+    }
+}
+
+fn list_tenants(tenants: &[Seen], table: &mut Table) {
+    for tenant in tenants {
+        let resolved = tenant.roles.first().map(|role| &role.resolved);
+        let limits = resolved.map(|resolved| &resolved.route.limits);
+        let waiting = tenant.sessions.iter();
+        let waiting = waiting.filter(|session| session.waits_since.is_some());
+        table.add([
+            tenant.stats.tenant.as_str().into(),
+            resolved
+                .map(|resolved| resolved.route.server.pid.as_str())
+                .into(),
+            resolved.map(|resolved| resolved.node.name.as_str()).into(),
+            if tenant.is_paused { "paused" } else { "open" }.into(),
+            tenant.stats.clients.into(),
+            limits.map(|limits| limits.client_connections_max).into(),
+            waiting.count().into(),
+            tenant.stats.servers.into(),
+            limits.map(|limits| limits.server_connections_max).into(),
+            tenant.stats.totals.statements.into(),
+            tenant.stats.totals.errors.into(),
+        ]);
+    }
+}
+
+fn lists(worker: &Rc<Worker>, tenants: &[Seen], table: &mut Table) {
+    let shared = &worker.shared;
+    let clients = shared.clients.load(Ordering::Relaxed);
+    let sessions: usize = tenants.iter().map(|tenant| tenant.sessions.len()).sum();
+    let pools: usize = tenants.iter().map(|tenant| tenant.roles.len()).sum();
+    let idle: usize = tenants
+        .iter()
+        .flat_map(|tenant| &tenant.roles)
+        .map(|role| role.idle.len())
+        .sum();
+    let servers: usize = tenants
+        .iter()
+        .map(|tenant| tenant.stats.servers as usize)
+        .sum();
+    for (list, items) in [
+        ("databases", tenants.len()),
+        ("users", pools),
+        ("pools", pools),
+        ("free_clients", shared.clients_max.saturating_sub(clients)),
+        ("used_clients", sessions),
+        ("login_clients", clients.saturating_sub(sessions)),
+        ("free_servers", idle),
+        ("used_servers", servers.saturating_sub(idle)),
+    ] {
+        table.add([list.into(), items.into()]);
+    }
+}
+
+fn config(worker: &Rc<Worker>, table: &mut Table) {
+    let (own, default) = (&worker.config.limits, Limits::default());
+    type Get = fn(&Limits) -> String;
+    let rows: [(&str, Get); 18] = [
+        // As PgBouncer calls it.
+        ("max_client_conn", |l| l.clients_max.to_string()),
+        ("clients_max", |l| l.clients_max.to_string()),
+        ("login_time_max", |l| seconds(l.login_time_max)),
+        ("login_steps_max", |l| l.login_steps_max.to_string()),
+        ("server_idle_max", |l| seconds(l.server_idle_max)),
+        ("tenant_idle_max", |l| seconds(l.tenant_idle_max)),
+        ("budget_wait_max", |l| seconds(l.budget_wait_max)),
+        ("waiting_max", |l| l.waiting_max.to_string()),
+        ("connects_max", |l| l.connects_max.to_string()),
+        ("connect_time_max", |l| seconds(l.connect_time_max)),
+        ("reset_time_max", |l| seconds(l.reset_time_max)),
+        ("abandoned_time_max", |l| seconds(l.abandoned_time_max)),
+        ("stale_max", |l| seconds(l.stale_max)),
+        ("fresh_max", |l| seconds(l.fresh_max)),
+        ("routes_max", |l| l.routes_max.to_string()),
+        ("cancels_max", |l| l.cancels_max.to_string()),
+        ("cancel_time_max", |l| seconds(l.cancel_time_max)),
+        ("consoles_max", |_| super::CONSOLES_MAX.to_string()),
+    ];
+    for (key, get) in rows {
+        table.add([
+            key.into(),
+            get(own).into(),
+            get(&default).into(),
+            "no".into(),
+        ]);
+    }
+    let workers = worker.shared.inboxes.len().to_string();
+    table.add(["workers".into(), workers.into(), "1".into(), "no".into()]);
+    let tls = if worker.config.require_tls {
+        "yes"
+    } else {
+        "no"
+    };
+    table.add(["require_tls".into(), tls.into(), "yes".into(), "no".into()]);
+}
+
+fn seconds(time: std::time::Duration) -> String {
+    time.as_secs_f64().to_string()
+}
+
+fn help(table: &mut Table) {
+    for (_, name, what) in Show::ALL {
+        table.add([format!("SHOW {name}").into(), what.into()]);
+    }
+    for (_, name, what) in Act::ALL {
+        table.add([format!("{name} <database id>").into(), what.into()]);
+    }
+    let what = "ask again what every database may do, and where it is";
+    table.add(["RELOAD".into(), what.into()]);
+}
