@@ -109,7 +109,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
         "psycopg",
         Python,
         "copy plain-refused channel-binding direct-tls direct-tls-verify-full protocol-3.2 protocol-3.0 all-at-once \
-         pipeline asynchronous pool",
+         pipeline asynchronous pool console",
     ),
     library(
         "jdbc",
@@ -157,7 +157,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
     library(
         "psycopg2",
         Python,
-        "require plain-refused batch cursors settings copy large-object asynchronous",
+        "require plain-refused batch cursors settings copy large-object asynchronous console",
     ),
     orm("sequelize", Node, "plain-refused batch"),
     orm("typeorm", Node, "plain-refused migrate batch"),

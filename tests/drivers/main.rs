@@ -345,6 +345,7 @@ impl Run<'_> {
             ("PGPORT_", port.to_owned()),
             ("PGUSER_", text("admin_user")?),
             ("PGPASSWORD_", text("admin_password")?),
+            ("OPERATOR_KEY", self.stack.operator_key()),
             ("ROOT_CERT", self.stack.certificate().display().to_string()),
         ];
         if let Some(mode) = self.mode {

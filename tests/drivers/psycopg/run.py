@@ -287,9 +287,52 @@ def reconnect():
     print("ok reconnect")
 
 
+def console():
+    operator = {"user": "operator", "password": os.environ["OPERATOR_KEY"], "dbname": "tenantry"}
+    tenant = ADDRESS["user"].split(".")[0]
+    with connect() as busy:
+        busy.execute("select 1")
+        # With a transaction around it, as this driver does unless told otherwise; and without.
+        for autocommit in (False, True):
+            with connect(**operator, autocommit=autocommit, row_factory=psycopg.rows.dict_row) as c:
+                for binary in (False, True):
+                    rows = c.execute("SHOW CLIENTS", binary=binary).fetchall()
+                    own = [row for row in rows if row["database"] == tenant]
+                    assert [row["user"] for row in own] == [ADDRESS["user"]], rows
+                    assert own[0]["statements"] >= 1 and own[0]["port"] > 0, own
+                    pools = c.execute("SHOW POOLS", binary=binary, prepare=True).fetchall()
+                    assert tenant in [row["database"] for row in pools], pools
+                c.execute("RELOAD")
+                try:
+                    c.execute("SELECT 1")
+                except psycopg.errors.SyntaxError as error:
+                    assert "SHOW" in str(error), error
+                else:
+                    raise AssertionError("the console is no database")
+                c.rollback()
+                c.execute("KILL " + tenant)
+            try:
+                busy.execute("select 1")
+            except psycopg.OperationalError as error:
+                assert error.sqlstate in ("57P01", None), error
+            else:
+                raise AssertionError("not ended")
+            busy = connect()
+            busy.execute("select 1")
+        busy.close()
+    for who in ({**operator, "password": ADDRESS["password"]}, {"dbname": "tenantry"}):
+        try:
+            connect(**who)
+        except psycopg.OperationalError:
+            pass
+        else:
+            raise AssertionError("the console let in somebody else")
+    print("ok console")
+
+
 if __name__ == "__main__":
     for part in (ways_in, types, prepared, transaction, errors, cancel, pipeline, copy, big_value,
-                 notify, asynchronous, reconnect, wrong_password):
+                 notify, asynchronous, reconnect, wrong_password, console):
         part()
     with connect(autocommit=True) as c:
         c.execute("drop table psycopg_t; drop table if exists psycopg_copy")

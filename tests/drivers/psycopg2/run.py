@@ -346,6 +346,24 @@ def wrong_password():
     ok("wrong-password")
 
 
+def console():
+    operator = {"user": "operator", "password": os.environ["OPERATOR_KEY"], "dbname": "tenantry"}
+    for autocommit in (False, True):
+        c = connect(**operator)
+        c.autocommit = autocommit
+        with c.cursor() as cursor:
+            cursor.execute("SHOW LISTS")
+            lists = dict(cursor.fetchall())
+            assert lists["used_clients"] >= 1 and lists["databases"] >= 1, lists
+            with Raises(psycopg2.errors.SyntaxError):
+                cursor.execute("SELECT 1")
+        c.commit()
+        c.close()
+    with Raises(psycopg2.OperationalError):
+        connect(**{**operator, "password": ADDRESS["password"]})
+    ok("console")
+
+
 if __name__ == "__main__":
     ways_in()
     connection = connect()
@@ -355,4 +373,5 @@ if __name__ == "__main__":
     asynchronous()
     reconnect()
     wrong_password()
+    console()
     print("all psycopg2", psycopg2.__version__.split()[0], "libpq", psycopg2.extensions.libpq_version())
