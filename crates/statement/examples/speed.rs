@@ -1,8 +1,8 @@
-//! How long a reading takes: `cargo run --release -p statement --example speed`.
+//! How long a reading takes, and writing the shape: `cargo run --release -p statement --example speed`.
 
 use std::{hint::black_box, time::Instant};
 
-use statement::{Context, Encoding, Strings, read};
+use statement::{Context, Encoding, Excerpt, Strings, normalise, read};
 
 const TEXTS: [&str; 7] = [
     "SELECT 1",
@@ -22,19 +22,32 @@ fn main() {
         strings: Strings::Standard,
         encoding: Encoding::AsciiSafe,
     };
+    let mut shape = Vec::new();
     for text in TEXTS {
-        let took = (0..TRIES).map(|_| {
-            let started = Instant::now();
-            for _ in 0..ROUNDS {
-                black_box(read(black_box(text.as_bytes()), context));
-            }
-            started.elapsed()
+        let reading = best(|| {
+            black_box(read(black_box(text.as_bytes()), context));
         });
-        let each = took.min().unwrap_or_default() / ROUNDS;
-        println!(
-            "{:>5} ns for {:>3} bytes: {text}",
-            each.as_nanos(),
-            text.len()
-        );
+        let normalising = best(|| {
+            let excerpt = Excerpt {
+                bytes: black_box(text.as_bytes()),
+                is_whole: true,
+                encoding: Encoding::AsciiSafe,
+            };
+            black_box(normalise(excerpt, &mut shape));
+        });
+        let length = text.len();
+        println!("{reading:>5} and {normalising:>5} ns for {length:>3} bytes: {text}");
     }
+}
+
+/// Nanoseconds that one call takes.
+fn best(mut call: impl FnMut()) -> u128 {
+    let took = (0..TRIES).map(|_| {
+        let started = Instant::now();
+        for _ in 0..ROUNDS {
+            call();
+        }
+        started.elapsed()
+    });
+    (took.min().unwrap_or_default() / ROUNDS).as_nanos()
 }

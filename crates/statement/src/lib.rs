@@ -1,7 +1,8 @@
 //! What the text of a statement may do to a session of PostgreSQL.
 //!
-//! Owns: reading SQL text token by token as PostgreSQL's own scanner does, and saying which kinds
-//! of session state it may change, touch or depend on. Does not own: a grammar (text that
+//! Owns: reading SQL text token by token as PostgreSQL's own scanner does, saying which kinds of
+//! session state it may change, touch or depend on, and its shape without constants
+//! ([`normalise`]). Does not own: a grammar (text that
 //! PostgreSQL refuses may be read as anything), what the reader does about it (`proxy`), or what
 //! the objects of a database do when they are used ([`read_body`] reads one body; who looks the
 //! bodies up is elsewhere).
@@ -18,6 +19,7 @@ mod effects;
 mod encoding;
 mod functions;
 mod lexer;
+mod normal;
 mod scan;
 mod session;
 mod words;
@@ -26,6 +28,7 @@ pub use body::{Body, body_is_harmless, read_body};
 pub use effects::Effects;
 pub use encoding::Encoding;
 pub use functions::{is_catalog_function, lasting_functions};
+pub use normal::{Excerpt, SHAPE_BYTES_MAX, normalise};
 
 /// How the connection reads `'…'` without a prefix: `standard_conforming_strings`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
