@@ -7,8 +7,7 @@
 pub mod api;
 pub mod postgres;
 pub mod program;
-mod scratch;
 pub mod stack;
 
-pub use scratch::Scratch;
+pub use ::scratch::Scratch;
 pub use stack::{Stack, StackConfig};

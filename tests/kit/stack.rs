@@ -481,35 +481,23 @@ impl Drop for Stack {
             let _ = child.kill();
             let _ = child.wait();
         }
-        let cluster = postgres::cluster(&self.data_dir());
-        if let Some(pid) = postgres::postmaster(&cluster) {
-            // Immediate: its data goes anyway.
-            signal(pid, Signal::QUIT);
-            if !ends_soon(pid) {
-                signal(pid, Signal::KILL);
-            }
-        }
+        scratch::end_processes(&postgres::cluster(&self.data_dir()));
         if std::thread::panicking() {
             eprintln!(
                 "---- end of the log of tenantry\n{}----",
                 tail(&self.log_file())
             );
         }
-        // A cluster that did not fit into the directory lies beside it.
-        if let Ok(base) = fs::read_to_string(self.data_dir().join("postgres.base")) {
-            let _ = fs::remove_dir_all(base.trim_end());
+        // A cluster, or a socket, that did not fit into the directory lies elsewhere.
+        let cluster = postgres::cluster(&self.data_dir());
+        let base = cluster.parent().expect("the cluster lies in its base");
+        if let Ok(socket) = fs::read_to_string(base.join("socket.dir")) {
+            let _ = fs::remove_dir_all(socket.trim_end());
+        }
+        if !base.starts_with(self.scratch.path()) {
+            let _ = fs::remove_dir_all(base);
         }
     }
-}
-
-fn ends_soon(pid: u32) -> bool {
-    for _ in 0..1000 {
-        if !is_running(pid) {
-            return true;
-        }
-        std::thread::park_timeout(Duration::from_millis(10));
-    }
-    false
 }
 
 /// The last lines of a file that may be large.

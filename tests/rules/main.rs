@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, process::Command, sync::LazyLock};
 use serde_json::Value;
 
 /// Who may depend on whom. A crate that is not here fails the test: somebody has to decide.
-const DIRECTION: [(&str, &[&str]); 10] = [
+const DIRECTION: [(&str, &[&str]); 11] = [
     ("wire", &[]),
     ("model", &[]),
     ("statement", &[]),
@@ -21,7 +21,8 @@ const DIRECTION: [(&str, &[&str]); 10] = [
         "cli",
         &["wire", "model", "statement", "proxy", "node", "control"],
     ),
-    ("tests", &["wire", "model"]),
+    ("tests", &["wire", "model", "scratch"]),
+    ("scratch", &[]),
     ("load", &["wire"]),
 ];
 

@@ -174,14 +174,12 @@ mod tests {
 
     #[test]
     fn a_key_is_kept() {
-        let dir = std::env::temp_dir().join(format!("tenantry-key-{}", hex(&random_bytes::<8>())));
-        fs::create_dir(&dir).unwrap();
+        let dir = scratch::Scratch::new();
         let path = dir.join("node.key");
         let first = NodeKey::load_or_create(&path).unwrap();
         let second = NodeKey::load_or_create(&path).unwrap();
         assert_eq!(*first.0, *second.0);
         fs::write(&path, "something else").unwrap();
         assert!(NodeKey::load_or_create(&path).is_err());
-        fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -6,7 +6,7 @@ mod kit;
 
 use std::os::unix::{fs::MetadataExt, process::CommandExt};
 
-use kit::{MAJORS, STOP, TempDir, create, login, start, superuser};
+use kit::{MAJORS, STOP, Scratch, create, login, start, superuser};
 use model::Role;
 use node::{
     NodeError, TEMPLATE_AGE_MAX,
@@ -18,8 +18,8 @@ const XACT_FILE: u32 = 1 << 20;
 
 /// Makes the next transaction of a stopped server the first of a file. The numbers in between were
 /// never used, which is all that ages care about.
-fn set_next_transaction(major: u32, dir: &TempDir, file: u32) {
-    let cluster = dir.0.join("data/postgres/data");
+fn set_next_transaction(major: u32, dir: &Scratch, file: u32) {
+    let cluster = dir.path().join("data/postgres/data");
     let owner = std::fs::metadata(&cluster).unwrap();
     let mut command = std::process::Command::new(kit::bin(major).join("pg_resetwal"));
     command
@@ -43,7 +43,7 @@ async fn age(client: &tokio_postgres::Client, database: &str) -> i32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_template_is_frozen_again_and_very_old_databases_are_reported() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let before = create(&node).await;
@@ -51,7 +51,7 @@ async fn an_old_template_is_frozen_again_and_very_old_databases_are_reported() {
         server.stop(STOP).await;
         // Autovacuum would freeze at once what is meant to stay old.
         std::fs::write(
-            dir.0.join("data/postgres/conf/operator.conf"),
+            dir.path().join("data/postgres/conf/operator.conf"),
             "autovacuum = off\nautovacuum_freeze_max_age = 2000000000\n",
         )
         .unwrap();

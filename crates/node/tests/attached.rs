@@ -66,7 +66,7 @@ async fn handshakes_end_as_sslmode_says() {
     let (chain, key) = certificate(&ca, false);
     let server = Foreign::start(15, TLS_ONLY, "", Some((&chain, &key))).await;
     let file = |name: &str, text: &str| {
-        let path = server.dir.0.join(name);
+        let path = server.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
         path.display().to_string()
     };
@@ -132,7 +132,7 @@ async fn an_expired_certificate_and_a_server_without_tls_are_refused() {
     let ca = authority();
     let (chain, key) = certificate(&ca, true);
     let server = Foreign::start(15, TLS_ONLY, "", Some((&chain, &key))).await;
-    let roots = server.dir.0.join("ca.pem");
+    let roots = server.dir.path().join("ca.pem");
     std::fs::write(&roots, ca.pem()).unwrap();
     for mode in ["verify-ca", "verify-full"] {
         let options = format!("sslmode={mode} sslrootcert='{}'", roots.display());

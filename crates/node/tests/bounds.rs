@@ -6,7 +6,7 @@ mod kit;
 
 use std::time::Duration;
 
-use kit::{MAJORS, STOP, TempDir, create, login, start};
+use kit::{MAJORS, STOP, Scratch, create, login, start};
 use model::Role;
 use node::{
     NodeError,
@@ -29,7 +29,7 @@ fn data_limit(process: u32) -> [u64; 2] {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_takes_too_much_memory_fails_alone_and_the_cache_is_not_counted() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = managed::start(ManagedConfig {
             memory_bytes: Some(4 << 30),
             ..kit::config(major, &dir)
@@ -83,14 +83,14 @@ async fn a_statement_that_takes_too_much_memory_fails_alone_and_the_cache_is_not
             .await
             .unwrap();
         server.stop(STOP).await;
-        let log = std::fs::read_to_string(dir.0.join("data/log/postgres.log")).unwrap();
+        let log = std::fs::read_to_string(dir.path().join("data/log/postgres.log")).unwrap();
         assert!(!log.contains("terminated by signal"), "{log}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn closing_says_busy_when_sessions_do_not_end_in_time() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     let server = start(15, &dir).await;
     let node = server.node();
     let a = create(&node).await;
@@ -120,7 +120,7 @@ async fn closing_says_busy_when_sessions_do_not_end_in_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_budget_is_there_for_tenants_whatever_the_platform_has_open() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let config = kit::config(major, &dir);
         let (budget, reserved) = (config.budget, config.reserved);
         let server = managed::start(config).await.unwrap();

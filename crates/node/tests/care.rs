@@ -6,7 +6,7 @@ mod kit;
 
 use std::time::Duration;
 
-use kit::{MAJORS, STOP, TempDir, create, login, start, superuser, until};
+use kit::{MAJORS, STOP, Scratch, create, login, start, superuser, until};
 use model::{Pid, Role, Secret};
 use node::{
     Care, ClonePath, NodeKey, Template,
@@ -16,7 +16,7 @@ use node::{
 #[tokio::test(flavor = "multi_thread")]
 async fn tables_that_changed_are_vacuumed_and_others_are_left() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let (busy, idle) = (create(&node).await, create(&node).await);
@@ -76,10 +76,10 @@ async fn transactions(platform: &tokio_postgres::Client, pids: &[Pid]) -> Vec<i6
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_autovacuum_is_told_its_databases_once() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         start(major, &dir).await.stop(STOP).await;
         std::fs::write(
-            dir.0.join("data/postgres/conf/operator.conf"),
+            dir.path().join("data/postgres/conf/operator.conf"),
             "autovacuum_naptime = 4s\n",
         )
         .unwrap();
@@ -144,7 +144,7 @@ async fn after_a_crash_autovacuum_is_told_its_databases_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_fills_the_lock_table_is_ended_alone() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let (a, b) = (create(&node).await, create(&node).await);
@@ -186,14 +186,14 @@ async fn a_session_that_fills_the_lock_table_is_ended_alone() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attached_server_is_used_by_its_dsn_and_refused_with_what_is_missing() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
-        let password = std::fs::read_to_string(dir.0.join("data/superuser.password")).unwrap();
+        let password = std::fs::read_to_string(dir.path().join("data/superuser.password")).unwrap();
         let host = kit::socket_dir(&server.node()).display().to_string();
         let config = |user: &str, password: &str, budget| AttachConfig {
             name: "attached".to_owned(),
             dsn: Secret::new(format!("host='{host}' user={user} password={password}")),
-            key: NodeKey::load_or_create(&dir.0.join("data/node.key")).unwrap(),
+            key: NodeKey::load_or_create(&dir.path().join("data/node.key")).unwrap(),
             budget,
         };
         let node = attach(config("tenantry", &password, 10)).await.unwrap();
@@ -226,9 +226,9 @@ async fn an_attached_server_is_used_by_its_dsn_and_refused_with_what_is_missing(
 /// On a file system without reflinks the kernel copies; the way is the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_files_can_be_cloned_they_are() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     start(18, &dir).await.stop(STOP).await;
-    let operator = dir.0.join("data/postgres/conf/operator.conf");
+    let operator = dir.path().join("data/postgres/conf/operator.conf");
     std::fs::write(operator, "file_copy_method = clone\n").unwrap();
     let server = start(18, &dir).await;
     let node = server.node();

@@ -4,7 +4,7 @@
 
 mod kit;
 
-use kit::{MAJORS, STOP, TempDir, create, login, start, superuser};
+use kit::{MAJORS, STOP, Scratch, create, login, start, superuser};
 use model::{Pid, Role};
 use node::{
     Node,
@@ -58,7 +58,7 @@ async fn plant(node: &Node, a: &Pid, kind: Kind, place: &str, defect: &str, mend
 #[tokio::test(flavor = "multi_thread")]
 async fn every_planted_defect_is_found() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let a = create(&node).await;
@@ -281,7 +281,7 @@ async fn every_planted_defect_is_found() {
         assert!(kinds(&node, &closed).await.contains(&Kind::WrongAccess));
 
         // The configuration.
-        let hba = dir.0.join("data/postgres/conf/pg_hba.conf");
+        let hba = dir.path().join("data/postgres/conf/pg_hba.conf");
         let text = std::fs::read_to_string(&hba).unwrap();
         std::fs::write(&hba, format!("local all all trust\n{text}")).unwrap();
         assert!(
@@ -297,7 +297,7 @@ async fn every_planted_defect_is_found() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_walls_around_closed_databases_are_checked() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let (closed, fresh) = (create(&node).await, kit::pid());
@@ -345,7 +345,7 @@ async fn the_walls_around_closed_databases_are_checked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_tenant_changes_on_its_roles_is_repaired() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let (a, b) = (create(&node).await, create(&node).await);

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use kit::{MAJORS, STOP, TempDir, config, create, login, start, until};
+use kit::{MAJORS, STOP, Scratch, config, create, login, start, until};
 use model::Role;
 use node::managed::{self, ManagedConfig, ManagedError, ServerState};
 use rustix::process::{Pid as ProcessId, Signal, kill_process, test_kill_process};
@@ -27,7 +27,7 @@ fn is_alive(pid: u32) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn data_stays_and_restarts_are_clean() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         assert_eq!(*server.state().borrow(), ServerState::Up);
         let a = create(&server.node()).await;
@@ -46,7 +46,7 @@ async fn data_stays_and_restarts_are_clean() {
         let client = login(&server.node(), &a, Role::Read).await.unwrap();
         let row = client.query_one("SELECT v FROM t", &[]).await.unwrap();
         assert_eq!(row.get::<_, &str>(0), "kept");
-        let log = fs::read_to_string(dir.0.join("data/log/postgres.log")).unwrap();
+        let log = fs::read_to_string(dir.path().join("data/log/postgres.log")).unwrap();
         assert!(!log.contains("not properly shut down"), "{log}");
 
         let rows = kit::superuser(&server.node(), "postgres")
@@ -71,7 +71,7 @@ async fn data_stays_and_restarts_are_clean() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_server_comes_back_by_itself() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let a = create(&node).await;
@@ -107,7 +107,7 @@ async fn a_killed_server_comes_back_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_start_on_the_same_directory_is_refused() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     let server = start(18, &dir).await;
     let error = managed::start(config(18, &dir)).await.unwrap_err();
     assert!(
@@ -125,7 +125,7 @@ async fn a_second_start_on_the_same_directory_is_refused() {
 #[test]
 fn an_orphan_is_stopped_by_the_next_start() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let runtime = || tokio::runtime::Runtime::new().unwrap();
         let first = runtime();
         let (postmaster, tenant) = first.block_on(async {
@@ -140,8 +140,8 @@ fn an_orphan_is_stopped_by_the_next_start() {
         first.shutdown_background();
         assert!(is_alive(postmaster));
         // The lock is released by the end of a process, which cannot be shown inside one.
-        let lock = dir.0.join("data/tenantry.lock");
-        let base_lock = dir.0.join("data/postgres/tenantry.lock");
+        let lock = dir.path().join("data/tenantry.lock");
+        let base_lock = dir.path().join("data/postgres/tenantry.lock");
         for lock in [&lock, &base_lock] {
             fs::remove_file(lock).unwrap();
         }
@@ -160,7 +160,7 @@ fn an_orphan_is_stopped_by_the_next_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn data_of_another_major_is_refused() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     start(15, &dir).await.stop(STOP).await;
     let error = managed::start(config(18, &dir)).await.unwrap_err();
     assert!(
@@ -172,8 +172,8 @@ async fn data_of_another_major_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_path_too_long_for_a_socket_works() {
-    let dir = TempDir::new();
-    let long = dir.0.join("d".repeat(60)).join("e".repeat(60));
+    let dir = Scratch::new();
+    let long = dir.path().join("d".repeat(60)).join("e".repeat(60));
     let config = ManagedConfig {
         data_dir: long.clone(),
         ..config(18, &dir)
@@ -202,8 +202,8 @@ async fn a_path_that_postgres_cannot_enter_works_and_keeps_its_permissions() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let dir = TempDir::new();
-    let closed = dir.0.join("closed");
+    let dir = Scratch::new();
+    let closed = dir.path().join("closed");
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
     let config = ManagedConfig {
@@ -214,7 +214,9 @@ async fn a_path_that_postgres_cannot_enter_works_and_keeps_its_permissions() {
     assert_eq!(fs::metadata(&closed).unwrap().mode() & 0o777, 0o700);
     let pointer = fs::read_to_string(closed.join("data/postgres.base")).unwrap();
     let base = PathBuf::from(pointer.trim());
-    assert!(base.starts_with(dir.0.join("elsewhere")) && base.join("data/PG_VERSION").exists());
+    assert!(
+        base.starts_with(dir.path().join("elsewhere")) && base.join("data/PG_VERSION").exists()
+    );
     let tenant = create(&server.node()).await;
     server.stop(STOP).await;
     let server = managed::start(config).await.unwrap();
@@ -224,9 +226,9 @@ async fn a_path_that_postgres_cannot_enter_works_and_keeps_its_permissions() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_for_postgresql_can_only_be_read_by_us() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     let server = start(18, &dir).await;
-    let data = dir.0.join("data");
+    let data = dir.path().join("data");
     let mode = |path: &str| fs::metadata(data.join(path)).unwrap().mode() & 0o777;
     for secret in ["node.key", "superuser.password", "log/postgres.log"] {
         assert_eq!(mode(secret), 0o600, "{secret}");
@@ -244,7 +246,7 @@ async fn what_is_not_for_postgresql_can_only_be_read_by_us() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_has_no_text_of_a_tenant() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let a = create(&node).await;
@@ -288,7 +290,7 @@ async fn the_log_has_no_text_of_a_tenant() {
         slept.expect_err("its server crashed");
         until("recovered", async || node.ping().await.is_ok()).await;
         server.stop(STOP).await;
-        let log = fs::read_to_string(dir.0.join("data/log/postgres.log")).unwrap();
+        let log = fs::read_to_string(dir.path().join("data/log/postgres.log")).unwrap();
         assert!(log.contains("was terminated by signal 11"), "{log}");
         let told: Vec<&str> = log.lines().filter(|line| line.contains("canary")).collect();
         assert!(told.is_empty(), "{told:#?}");
@@ -297,7 +299,7 @@ async fn the_log_has_no_text_of_a_tenant() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mistakes_of_the_operator_are_said_before_anything_is_made() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     let nowhere = ManagedConfig {
         bin: Some("/nonexistent".into()),
         ..config(15, &dir)
@@ -314,15 +316,15 @@ async fn mistakes_of_the_operator_are_said_before_anything_is_made() {
         managed::start(nobody).await,
         Err(ManagedError::Setup(_))
     ));
-    assert!(!dir.0.join("data").exists());
+    assert!(!dir.path().join("data").exists());
 }
 
 /// The configuration of the operator wins over ours, and ours over nothing it rests on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mistake_in_the_operators_settings_is_told_with_the_servers_words() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     start(15, &dir).await.stop(STOP).await;
-    let operator = dir.0.join("data/postgres/conf/operator.conf");
+    let operator = dir.path().join("data/postgres/conf/operator.conf");
     write_readable(&operator, "work_mem = '9MB'\nlisten_addresses = '*'\n");
     let server = start(15, &dir).await;
     let platform = kit::superuser(&server.node(), "postgres").await;
@@ -346,7 +348,7 @@ fn write_readable(path: &Path, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_pace_follows_the_number_of_databases() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     let server = start(18, &dir).await;
     let platform = kit::superuser(&server.node(), "postgres").await;
     server.pace(1500).await.unwrap();

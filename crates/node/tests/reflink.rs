@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use kit::{STOP, TempDir, create, login, start, superuser};
+use kit::{STOP, Scratch, create, login, start, superuser};
 use model::Role;
 use node::{ClonePath, Node, Template};
 
@@ -59,13 +59,13 @@ fn why_not() -> Option<String> {
 /// An XFS of its own, gone with the value.
 struct Mounted {
     dir: PathBuf,
-    _parent: TempDir,
+    _parent: Scratch,
 }
 
 impl Mounted {
     fn new() -> Result<Self, String> {
-        let parent = TempDir::new();
-        let (image, dir) = (parent.0.join("image"), parent.0.join("mounted"));
+        let parent = Scratch::new();
+        let (image, dir) = (parent.path().join("image"), parent.path().join("mounted"));
         let file = std::fs::File::create(&image).unwrap();
         file.set_len(1536 * MB).unwrap();
         std::fs::create_dir(&dir).unwrap();
@@ -80,6 +80,8 @@ impl Mounted {
 
 impl Drop for Mounted {
     fn drop(&mut self) {
+        // Those of a test that failed.
+        scratch::end_processes(&self.dir);
         run("umount", &[], &[&self.dir]).expect("nothing uses it any more");
     }
 }
@@ -118,7 +120,7 @@ async fn filled(node: &Node) -> model::Pid {
 
 async fn copies_share_their_blocks() {
     let disk = Mounted::new().unwrap();
-    let dir = TempDir::below(&disk.dir);
+    let dir = Scratch::below(&disk.dir);
     let server = start(18, &dir).await;
     let node = server.node();
     let platform = superuser(&node, "postgres").await;
@@ -134,14 +136,14 @@ async fn copies_share_their_blocks() {
         node.prepare_copy(&copy).await.unwrap(),
         ClonePath::FileClone
     );
-    let before = used(&dir.0);
+    let before = used(dir.path());
     let branch = kit::pid();
     node.create_logins(&branch).await.unwrap();
     let report = node.create_database(&branch, &copy).await.unwrap();
     assert_eq!(report.path, ClonePath::FileClone);
     node.open(&branch).await.unwrap();
     node.open(&source).await.unwrap();
-    let grown = used(&dir.0).saturating_sub(before);
+    let grown = used(dir.path()).saturating_sub(before);
     let bytes = node.database_bytes(&branch).await.unwrap().unwrap();
     println!(
         "cloned {} MB in {:?}, {} MB of disk",
@@ -176,15 +178,15 @@ async fn copies_share_their_blocks() {
         ((149, 1_000_000), (150, 7))
     );
     // The template's copies share, too.
-    let before = used(&dir.0);
+    let before = used(dir.path());
     create(&node).await;
-    let grown = used(&dir.0).saturating_sub(before);
+    let grown = used(dir.path()).saturating_sub(before);
     assert!(grown < 4 * MB, "an empty database took {grown} B");
     drop((a, b, platform));
     server.stop(STOP).await;
 
     // 15 has no such way on the same disk.
-    let dir = TempDir::below(&disk.dir);
+    let dir = Scratch::below(&disk.dir);
     let server = start(15, &dir).await;
     let way = server.node().prepare_copy(&Template::Empty).await.unwrap();
     assert_eq!(way, ClonePath::WalLog);

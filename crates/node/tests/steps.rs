@@ -4,7 +4,7 @@
 
 mod kit;
 
-use kit::{MAJORS, STOP, TempDir, code, create, login, login_to, pid, start, superuser};
+use kit::{MAJORS, STOP, Scratch, code, create, login, login_to, pid, start, superuser};
 use model::{Pid, Role};
 use node::{ClonePath, DatabaseState, Node, Template};
 
@@ -21,7 +21,7 @@ async fn has_cache_file(node: &Node, pid: &Pid) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_step_run_twice_is_run_once() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         node.bootstrap().await.unwrap();
@@ -94,7 +94,7 @@ async fn every_step_run_twice_is_run_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_login_reaches_its_own_database_only() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let (a, b) = (create(&node).await, create(&node).await);
@@ -130,7 +130,7 @@ async fn a_login_reaches_its_own_database_only() {
 /// A crash after any step: repeating all of them from the first gives the same as one straight run.
 #[tokio::test(flavor = "multi_thread")]
 async fn stopping_after_any_step_converges() {
-    let dir = TempDir::new();
+    let dir = Scratch::new();
     let server = start(18, &dir).await;
     let node = server.node();
     type Step =
@@ -176,7 +176,7 @@ async fn stopping_after_any_step_converges() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_is_a_tenant_of_its_own() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let source = create(&node).await;
@@ -217,7 +217,7 @@ async fn a_copy_is_a_tenant_of_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_grant_in_another_database_does_not_keep_a_login_alive() {
     for major in MAJORS {
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let server = start(major, &dir).await;
         let node = server.node();
         let (a, b) = (create(&node).await, create(&node).await);

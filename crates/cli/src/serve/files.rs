@@ -154,17 +154,14 @@ mod tests {
 
     use super::*;
 
-    fn in_scratch(name: &str, test: impl FnOnce(&Path)) {
-        let dir =
-            std::env::temp_dir().join(format!("tenantry-files-{name}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        test(&dir.join("key"));
-        fs::remove_dir_all(dir).unwrap();
+    fn in_scratch(test: impl FnOnce(&Path)) {
+        let scratch = scratch::Scratch::new();
+        test(&scratch.join("key"));
     }
 
     #[test]
     fn a_key_is_made_once_and_read_ever_after() {
-        in_scratch("once", |path| {
+        in_scratch(|path| {
             let first = installation_key(path).unwrap();
             assert_eq!(first, installation_key(path).unwrap());
             assert_ne!(first, [0; 32]);
@@ -174,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_damaged_key_is_never_replaced() {
-        in_scratch("damaged", |path| {
+        in_scratch(|path| {
             write_once(path, b"abc\n", 0o600).unwrap();
             assert!(installation_key(path).is_err());
             assert_eq!(fs::read(path).unwrap(), b"abc\n");
@@ -183,7 +180,7 @@ mod tests {
 
     #[test]
     fn a_key_that_others_can_read_is_refused() {
-        in_scratch("open", |path| {
+        in_scratch(|path| {
             operator_key(path).unwrap();
             fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
             assert!(operator_key(path).is_err());

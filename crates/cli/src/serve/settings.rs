@@ -472,15 +472,11 @@ mod tests {
 
     /// Reads `text` as a file and tells line and text of each mistake.
     fn mistakes(text: &str) -> Vec<(usize, String)> {
-        let path = std::env::temp_dir().join(format!(
-            "tenantry-settings-{}-{:?}.toml",
-            std::process::id(),
-            std::thread::current().id()
-        ));
+        let scratch = scratch::Scratch::new();
+        let path = scratch.join("settings.toml");
         std::fs::write(&path, text).unwrap();
         let mut raw = Raw::default();
         read_file(&path, &mut raw);
-        std::fs::remove_file(&path).unwrap();
         raw.mistakes
             .into_iter()
             .map(|mistake| match mistake.source {
@@ -512,14 +508,10 @@ mod tests {
                 assert_eq!(raw.values[setting.name].0, value, "{words:?}");
             }
             let mut raw = Raw::default();
-            let path = std::env::temp_dir().join(format!(
-                "tenantry-switch-{}-{}.toml",
-                setting.name,
-                std::process::id()
-            ));
+            let scratch = scratch::Scratch::new();
+            let path = scratch.join("switch.toml");
             std::fs::write(&path, format!("{} = true\n", setting.name)).unwrap();
             read_file(&path, &mut raw);
-            std::fs::remove_file(&path).unwrap();
             assert_eq!(
                 (raw.values[setting.name].0.as_str(), raw.mistakes),
                 ("true", vec![])

@@ -246,7 +246,8 @@ mod tests {
 
     #[test]
     fn a_certificate_is_made_once_and_serves() {
-        let dir = std::env::temp_dir().join(format!("tenantry-tls-{}", std::process::id()));
+        let scratch = scratch::Scratch::new();
+        let dir = scratch.join("tls");
         let first = Identity::read_or_make(&dir, &["db.example.org".into()]).unwrap();
         let again = Identity::read_or_make(&dir, &[]).unwrap();
         assert!(first.fresh && !again.fresh);
@@ -256,13 +257,11 @@ mod tests {
         let (key, cert) = (dir.join("server.key"), dir.join("server.crt"));
         let wrong = Identity::read(&key, &cert).unwrap_err();
         assert!(wrong.cert.is_some() && wrong.key.is_some(), "{wrong:?}");
-        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]
     fn a_certificate_that_no_client_will_accept_is_told() {
-        let dir = std::env::temp_dir().join(format!("tenantry-doubt-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        let dir = scratch::Scratch::new();
         let mut authority = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
         authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let mut expired = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -287,6 +286,5 @@ mod tests {
             let said = wrong.key.expect("the key does not fit");
             assert!(said.contains("is not the key of the certificate"), "{said}");
         }
-        fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -561,8 +561,7 @@ mod tests {
     #[tokio::test]
     async fn a_refused_certificate_says_what_to_do() {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-        let dir = std::env::temp_dir().join(format!("tenantry-api-ca-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
+        let dir = scratch::Scratch::new();
         let file = dir.join("ca.pem");
         let of = |name: &str| CertificateParams::new([name.to_owned()]).unwrap();
         let (mut authority, mut expired) = (of("127.0.0.1"), of("127.0.0.1"));
@@ -584,7 +583,7 @@ mod tests {
                 file: Some(file.clone()),
                 data_dir: None,
             };
-            let api = Api::new(&url, &trust, Home::at(dir.clone())).unwrap();
+            let api = Api::new(&url, &trust, Home::at(dir.path().to_owned())).unwrap();
             let failure = api.get_public("/healthz").await.unwrap_err();
             let Failure::Here { exit, hint, .. } = failure else {
                 panic!("{word}: {failure:?}")
@@ -592,7 +591,6 @@ mod tests {
             assert_eq!(exit, Exit::Unavailable);
             assert!(hint.contains(word), "{word}: {hint}");
         }
-        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -263,30 +263,18 @@ mod tests {
 
     use super::*;
 
-    /// A directory that is gone when the test is.
-    struct Scratch(PathBuf);
-
-    impl Scratch {
-        fn new(name: &str) -> (Self, Home) {
-            let dir = std::env::temp_dir().join(format!("tenantry-{name}-{}", std::process::id()));
-            let home = Home {
-                dir: dir.join("home"),
-            };
-            (Self(dir), home)
-        }
-    }
-
-    impl Drop for Scratch {
-        fn drop(&mut self) {
-            let _ = fs::remove_dir_all(&self.0);
-        }
+    /// A home that is gone when the test is.
+    fn scratch() -> (scratch::Scratch, Home) {
+        let scratch = scratch::Scratch::new();
+        let dir = scratch.join("home");
+        (scratch, Home { dir })
     }
 
     const URL: &str = "http://127.0.0.1:1";
 
     #[test]
     fn what_was_kept_is_found_by_server_and_by_nobody_else() {
-        let (_scratch, home) = Scratch::new("kept");
+        let (_scratch, home) = scratch();
         home.change(URL, |server| {
             server
                 .connection_strings
@@ -308,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_file_that_others_can_read_is_refused() {
-        let (_scratch, home) = Scratch::new("open");
+        let (_scratch, home) = scratch();
         home.change(URL, |_| {}).unwrap();
         fs::set_permissions(home.file(), fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(home.server(URL).unwrap_err().exit(), Exit::Machine);
@@ -316,7 +304,7 @@ mod tests {
 
     #[test]
     fn a_broken_file_is_named_by_line_without_its_text() {
-        let (_scratch, home) = Scratch::new("broken");
+        let (_scratch, home) = scratch();
         home.change(URL, |_| {}).unwrap();
         fs::write(home.file(), "[servers]\nsecret = \"hunter2\n").unwrap();
         let Failure::Here { message, .. } = home.server(URL).unwrap_err() else {
@@ -328,7 +316,7 @@ mod tests {
 
     #[test]
     fn set_aside_keeps_everything_in_another_file() {
-        let (_scratch, home) = Scratch::new("aside");
+        let (_scratch, home) = scratch();
         home.change(URL, |server| server.default_database = Some("hello".into()))
             .unwrap();
         let aside = home.set_aside(URL).unwrap().unwrap();

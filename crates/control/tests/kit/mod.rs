@@ -9,39 +9,20 @@
 
 pub mod door;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use control::{Config, Control, Keys, Parts, WarmPool};
 use model::{
-    LoginName, Pid,
+    LoginName,
     route::{self, Door, RouteClient},
 };
 use node::managed::{Managed, ManagedConfig, StopLimit};
 use reqwest::{Method, StatusCode};
+use scratch::Scratch;
 use serde_json::{Value, json};
 
 pub const OPERATOR: &str = "tno_operator-token-of-the-tests";
 pub const SECRET: [u8; 32] = [42; 32];
-
-/// A directory that goes away with the value.
-struct TempDir(PathBuf);
-
-impl TempDir {
-    fn new() -> Self {
-        use std::os::unix::fs::PermissionsExt;
-        let name = format!("tenantry-control-{}", Pid::random(&mut rand::rng()));
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir).unwrap();
-        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self(dir)
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
 
 /// A PostgreSQL server and a control plane.
 pub struct Stack {
@@ -51,7 +32,7 @@ pub struct Stack {
     pub base: String,
     pub http: reqwest::Client,
     change: fn(&mut Config),
-    _dir: TempDir,
+    _dir: Scratch,
 }
 
 /// An answer of the API.
@@ -111,13 +92,13 @@ impl Stack {
             .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()))
             .with_test_writer()
             .try_init();
-        let dir = TempDir::new();
+        let dir = Scratch::new();
         let managed = node::managed::start(ManagedConfig {
             bin: Some("/usr/lib/postgresql/15/bin".into()),
             memory_bytes: Some(512 << 20),
             budget: 20,
-            fallback_root: dir.0.join("elsewhere"),
-            ..ManagedConfig::new(dir.0.join("data"))
+            fallback_root: dir.path().join("elsewhere"),
+            ..ManagedConfig::new(dir.path().join("data"))
         })
         .await
         .unwrap_or_else(|error| panic!("{error:#}"));

@@ -184,13 +184,11 @@ impl Rotated {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::{hex, random_bytes};
 
     #[test]
     fn files_are_rotated_and_the_oldest_is_dropped() {
-        let dir = std::env::temp_dir().join(format!("tenantry-log-{}", hex(&random_bytes::<8>())));
-        fs::create_dir(&dir).unwrap();
-        let mut file = Rotated::open(&dir).unwrap();
+        let dir = scratch::Scratch::new();
+        let mut file = Rotated::open(dir.path()).unwrap();
         for n in 0..=OLD_FILES_MAX + 1 {
             file.write_line(format!("file {n}").as_bytes()).unwrap();
             file.bytes = FILE_BYTES_MAX;
@@ -202,10 +200,9 @@ mod tests {
         );
         assert_eq!(read("postgres.log.1"), format!("file {OLD_FILES_MAX}\n"));
         assert_eq!(
-            fs::read_dir(&dir).unwrap().count(),
+            fs::read_dir(dir.path()).unwrap().count(),
             OLD_FILES_MAX as usize + 1
         );
-        fs::remove_dir_all(dir).unwrap();
     }
 
     #[test]

@@ -115,11 +115,8 @@ mod tests {
 
     #[test]
     fn the_probe_leaves_nothing_behind() {
-        let dir =
-            std::env::temp_dir().join(format!("tenantry-probe-{}", hex(&random_bytes::<8>())));
-        fs::create_dir(&dir).unwrap();
-        probe_reflink(&dir).unwrap();
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 0);
-        fs::remove_dir(&dir).unwrap();
+        let dir = scratch::Scratch::new();
+        probe_reflink(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 }

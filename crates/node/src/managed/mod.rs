@@ -10,6 +10,7 @@ mod orphan;
 mod place;
 mod server;
 mod settings;
+mod socket;
 mod user;
 
 use std::{
@@ -321,7 +322,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
     let pid = Arc::new(AtomicU32::new(0));
     let mut connect = Config::new();
     connect
-        .host_path(&place.socket_dir)
+        .host_path(place.socket.path())
         .port(5432)
         .user(SUPERUSER)
         .password(password.reveal())
@@ -329,7 +330,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
     let node = Node::new(NodeParts {
         target: NodeTarget {
             name: "local".to_owned(),
-            address: NodeAddress::Unix(place.socket()),
+            address: NodeAddress::Unix(place.socket.socket()),
             server_connections_max: config.budget,
         },
         key,

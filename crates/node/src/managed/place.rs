@@ -6,8 +6,7 @@
 //!   postgres/              base: belongs to us; PostgreSQL's user may pass through and read conf/
 //!     conf/                written by us at every start; operator.conf is the operator's
 //!     data/                the cluster; belongs to PostgreSQL's user
-//!     run/                 the socket, unless its path would be too long: then `socket.dir` names
-//!                          another directory, which goes away with the server
+//!     run/                 the socket, unless its path would be too long (see [`super::socket`])
 //! ```
 //!
 //! When we are root and PostgreSQL's user cannot reach the data directory (it lies below `/root`,
@@ -17,16 +16,15 @@
 use std::{
     fs,
     io::{self, Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     process::Stdio,
 };
 
 use rustix::fs::FlockOperation;
-use sha2::{Digest, Sha256};
 use tokio::process::Command;
 
-use super::{ManagedError, io_error, user::RunAs};
+use super::{ManagedError, io_error, socket::SocketDir, user::RunAs};
 use crate::key::{hex, random_bytes, write_secret};
 
 /// The directories of a managed node. Holds the locks.
@@ -36,33 +34,14 @@ pub(crate) struct Place {
     pub(crate) data_dir: PathBuf,
     /// See the head of this file.
     pub(crate) base: PathBuf,
-    /// Where the socket is.
-    pub(crate) socket_dir: PathBuf,
+    /// Where the socket is. Before the locks, so that it goes first.
+    pub(crate) socket: SocketDir,
     _locks: Vec<fs::File>,
 }
 
-/// Longest path of a unix socket, in bytes, without the NUL that ends it.
-const SOCKET_PATH_MAX: usize = 107;
-/// Name of the socket file. The port is only a part of its name: nothing listens on TCP.
-pub(crate) const SOCKET_FILE: &str = ".s.PGSQL.5432";
 const LOCK_FILE: &str = "tenantry.lock";
 const POINTER_FILE: &str = "postgres.base";
 const OWNER_FILE: &str = "data-dir";
-const SOCKET_POINTER_FILE: &str = "socket.dir";
-
-impl Drop for Place {
-    /// After the server has ended, while the locks are still held.
-    fn drop(&mut self) {
-        if self.socket_dir.starts_with(&self.base) {
-            return;
-        }
-        // A server that was killed leaves both; a running one, left behind, needs neither to be stopped.
-        for file in [SOCKET_FILE.to_owned(), format!("{SOCKET_FILE}.lock")] {
-            let _ = fs::remove_file(self.socket_dir.join(file));
-        }
-        let _ = fs::remove_dir(&self.socket_dir);
-    }
-}
 
 impl Place {
     /// The cluster.
@@ -83,11 +62,6 @@ impl Place {
     /// Logs of the server.
     pub(crate) fn logs(&self) -> PathBuf {
         self.data_dir.join("log")
-    }
-
-    /// The socket.
-    pub(crate) fn socket(&self) -> PathBuf {
-        self.socket_dir.join(SOCKET_FILE)
     }
 
     /// Makes what is missing and takes the locks. `probe` is a program that `user` can run.
@@ -111,7 +85,7 @@ impl Place {
             set_mode(&base, 0o710)?;
         }
         let place = Self {
-            socket_dir: socket_dir(&base, user)?,
+            socket: SocketDir::take(&base, user)?,
             data_dir,
             base,
             _locks: locks,
@@ -289,83 +263,6 @@ pub(crate) async fn can_run(program: &Path, user: Option<&RunAs>) -> bool {
     reaches(Path::new("/"), user, program).await
 }
 
-/// A directory for the socket whose path is short enough and that only PostgreSQL's user (and root) can enter.
-fn socket_dir(base: &Path, user: Option<&RunAs>) -> Result<PathBuf, ManagedError> {
-    let near = base.join("run");
-    if fits(&near) {
-        make_dir(&near, 0o700)?;
-        own(&near, user)?;
-        return Ok(near);
-    }
-    let uid = user.map_or_else(|| rustix::process::geteuid().as_raw(), |user| user.uid);
-    // After a kill it is still there. What is in a directory already is only used when nobody else could
-    // have put it there.
-    let pointer = base.join(SOCKET_POINTER_FILE);
-    let noted = fs::read_to_string(&pointer).unwrap_or_default();
-    let noted = Path::new(noted.trim_end_matches('\n'));
-    if noted.is_absolute() && fits(noted) && make_private(noted, uid, user).is_ok() {
-        return Ok(noted.to_owned());
-    }
-    let dir = far_socket_dir(base, uid, user)?;
-    write_secret(&pointer, &format!("{}\n", dir.display()))
-        .map_err(|error| io_error("write", &pointer, error))?;
-    Ok(dir)
-}
-
-/// One with a short path.
-fn far_socket_dir(base: &Path, uid: u32, user: Option<&RunAs>) -> Result<PathBuf, ManagedError> {
-    let name = format!(
-        "tenantry-{}",
-        &hex(&Sha256::digest(base.as_os_str().as_encoded_bytes()))[..12]
-    );
-    for parent in runtime_parents() {
-        let dir = parent.join(&name);
-        if fits(&dir) && make_private(&dir, uid, user).is_ok() {
-            return Ok(dir);
-        }
-    }
-    // Anybody may write here: a name nobody can have guessed.
-    let dir = Path::new("/tmp").join(format!("tenantry-{}", hex(&random_bytes::<8>())));
-    make_private(&dir, uid, user).map_err(|error| io_error("make", &dir, error))?;
-    Ok(dir)
-}
-
-fn fits(dir: &Path) -> bool {
-    dir.join(SOCKET_FILE).as_os_str().len() <= SOCKET_PATH_MAX
-}
-
-/// Directories in which only we can make something.
-fn runtime_parents() -> Vec<PathBuf> {
-    if rustix::process::geteuid().is_root() {
-        return vec![PathBuf::from("/run")];
-    }
-    std::env::var_os("XDG_RUNTIME_DIR")
-        .map(PathBuf::from)
-        .into_iter()
-        .collect()
-}
-
-fn make_private(dir: &Path, uid: u32, user: Option<&RunAs>) -> io::Result<()> {
-    match fs::DirBuilder::new().mode(0o700).create(dir) {
-        Ok(()) => {
-            if let Some(user) = user {
-                std::os::unix::fs::lchown(dir, Some(user.uid), Some(user.gid))?;
-            }
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error),
-    }
-    let found = fs::symlink_metadata(dir)?;
-    if found.is_dir() && found.uid() == uid && found.mode() & 0o077 == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "not a private directory of ours",
-        ))
-    }
-}
-
 /// Takes the lock of `dir` until the process ends, however it ends.
 fn lock(dir: &Path, data_dir: &Path) -> Result<fs::File, ManagedError> {
     let path = dir.join(LOCK_FILE);
@@ -436,38 +333,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_path_of_108_bytes_is_too_long() {
-        let dir = |length: usize| PathBuf::from(format!("/{}", "d".repeat(length - 1)));
-        let longest = SOCKET_PATH_MAX - SOCKET_FILE.len() - 1;
-        assert!(fits(&dir(longest)));
-        assert!(!fits(&dir(longest + 1)));
-    }
-
-    #[test]
-    fn a_socket_directory_elsewhere_is_found_again_unless_it_is_somebody_elses() {
-        let root =
-            std::env::temp_dir().join(format!("tenantry-socket-{}", hex(&random_bytes::<8>())));
-        let base = root.join("d".repeat(100));
-        fs::create_dir_all(&base).unwrap();
-        let noted = root.join("run");
-        fs::write(
-            base.join(SOCKET_POINTER_FILE),
-            format!("{}\n", noted.display()),
-        )
-        .unwrap();
-        assert_eq!(socket_dir(&base, None).unwrap(), noted);
-        set_mode(&noted, 0o755).unwrap();
-        let other = socket_dir(&base, None).unwrap();
-        assert_ne!(other, noted);
-        assert_eq!(socket_dir(&base, None).unwrap(), other);
-        fs::remove_dir(other).unwrap();
-        fs::remove_dir_all(root).unwrap();
-    }
-
-    #[test]
     fn leftovers_are_told_and_what_never_held_databases_is_removed() {
-        let root =
-            std::env::temp_dir().join(format!("tenantry-leftover-{}", hex(&random_bytes::<8>())));
+        let root = scratch::Scratch::new();
         let data_dir = root.join("data-dir");
         fs::create_dir_all(&data_dir).unwrap();
         let elsewhere = root.join("elsewhere");
@@ -505,24 +372,5 @@ mod tests {
                 .collect::<Vec<_>>()
         );
         assert!(elsewhere.join("used/data").exists());
-        fs::remove_dir_all(root).unwrap();
-    }
-
-    #[test]
-    fn a_prepared_link_is_not_a_private_directory() {
-        let root =
-            std::env::temp_dir().join(format!("tenantry-place-{}", hex(&random_bytes::<8>())));
-        fs::create_dir(&root).unwrap();
-        let link = root.join("link");
-        std::os::unix::fs::symlink("/root", &link).unwrap();
-        let us = rustix::process::geteuid().as_raw();
-        assert!(make_private(&link, us, None).is_err());
-        let open = root.join("open");
-        fs::create_dir(&open).unwrap();
-        set_mode(&open, 0o755).unwrap();
-        assert!(make_private(&open, us, None).is_err());
-        assert!(make_private(&root.join("new"), us, None).is_ok());
-        assert!(make_private(&root.join("new"), us, None).is_ok());
-        fs::remove_dir_all(root).unwrap();
     }
 }

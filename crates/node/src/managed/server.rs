@@ -69,7 +69,7 @@ impl Launch {
             .args(arguments(
                 &self.place.cluster(),
                 &self.place.conf(),
-                &self.place.socket_dir,
+                self.place.socket.path(),
             ))
             .current_dir(&self.place.base)
             .env_clear()

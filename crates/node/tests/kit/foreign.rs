@@ -10,14 +10,14 @@ use std::{
 use rustix::process::{Pid as ProcessId, Signal, kill_process};
 use tokio_postgres::{Client, Config, NoTls};
 
-use super::{TempDir, bin, until};
+use super::{Scratch, bin, until};
 
 pub const BOSS: &str = "boss";
 pub const PASSWORD: &str = "boss's own";
 
 pub struct Foreign {
     pub port: u16,
-    pub dir: TempDir,
+    pub dir: Scratch,
     server: Child,
     data: PathBuf,
 }
@@ -26,11 +26,11 @@ impl Foreign {
     /// `hba` is the whole file; `conf` is added to the settings. A `server.pem` and `server.key` in
     /// `tls` are used.
     pub async fn start(major: u32, hba: &str, conf: &str, tls: Option<(&str, &str)>) -> Self {
-        let dir = TempDir::new();
-        let data = dir.0.join("theirs");
+        let dir = Scratch::new();
+        let data = dir.path().join("theirs");
         std::fs::create_dir(&data).unwrap();
         own(&data);
-        let password_file = dir.0.join("password");
+        let password_file = dir.path().join("password");
         std::fs::write(&password_file, PASSWORD).unwrap();
         let output = as_postgres(Command::new(bin(major).join("initdb")))
             .args(["--username", BOSS, "--auth=scram-sha-256", "--no-sync"])
@@ -67,7 +67,7 @@ impl Foreign {
             data.display()
         ));
         std::fs::write(data.join("postgresql.auto.conf"), settings).unwrap();
-        let log = std::fs::File::create(dir.0.join("log")).unwrap();
+        let log = std::fs::File::create(dir.path().join("log")).unwrap();
         let server = as_postgres(Command::new(bin(major).join("postgres")))
             .arg("-D")
             .arg(&data)

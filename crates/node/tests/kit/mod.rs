@@ -21,6 +21,7 @@ use node::{
     Node, Template,
     managed::{Managed, ManagedConfig, StopLimit},
 };
+pub use scratch::Scratch;
 use tokio_postgres::{Client, Config};
 
 /// Both majors that every test runs on.
@@ -46,38 +47,13 @@ pub fn bin(major: u32) -> PathBuf {
     }
 }
 
-/// A directory that goes away with the value.
-pub struct TempDir(pub PathBuf);
-
-impl TempDir {
-    /// Where every user may pass through.
-    pub fn new() -> Self {
-        Self::below(&std::env::temp_dir())
-    }
-
-    pub fn below(parent: &Path) -> Self {
-        let name = format!("tenantry-node-{}", Pid::random(&mut rand::rng()));
-        let dir = parent.join(name);
-        std::fs::create_dir(&dir).unwrap();
-        use std::os::unix::fs::PermissionsExt;
-        std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o755)).unwrap();
-        Self(dir)
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-pub fn config(major: u32, dir: &TempDir) -> ManagedConfig {
+pub fn config(major: u32, dir: &Scratch) -> ManagedConfig {
     ManagedConfig {
         bin: Some(bin(major)),
         memory_bytes: Some(512 << 20),
         budget: 20,
-        fallback_root: dir.0.join("elsewhere"),
-        ..ManagedConfig::new(dir.0.join("data"))
+        fallback_root: dir.path().join("elsewhere"),
+        ..ManagedConfig::new(dir.path().join("data"))
     }
 }
 
@@ -85,7 +61,7 @@ pub const STOP: StopLimit = StopLimit {
     fast: Duration::from_secs(20),
 };
 
-pub async fn start(major: u32, dir: &TempDir) -> Managed {
+pub async fn start(major: u32, dir: &Scratch) -> Managed {
     node::managed::start(config(major, dir))
         .await
         .unwrap_or_else(|error| panic!("{error:#}"))

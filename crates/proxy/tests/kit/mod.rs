@@ -27,6 +27,7 @@ use model::{
     },
 };
 use proxy::{Config, Proxy, TlsConfig};
+use scratch::Scratch;
 use tokio::sync::broadcast;
 use wire::scram::{Keys, login_salt};
 
@@ -70,20 +71,18 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
 /// A PostgreSQL server of its own, reached by unix socket.
 pub struct Postgres {
     bin: PathBuf,
-    directory: PathBuf,
+    directory: Scratch,
     server: Child,
     port: u16,
 }
 
 impl Postgres {
     pub fn start(bin: PathBuf) -> Self {
-        let name = format!("tenantry-proxy-{}", Pid::random(&mut rand::rng()).as_str());
-        let directory = std::env::temp_dir().join(name);
-        std::fs::create_dir(&directory).unwrap();
+        let directory = Scratch::new();
         if rustix::process::geteuid().is_root() {
             let owner = Command::new("chown")
                 .arg("postgres")
-                .arg(&directory)
+                .arg(directory.path())
                 .status();
             assert!(owner.unwrap().success());
         }
@@ -110,7 +109,7 @@ impl Postgres {
         )
         .unwrap();
         let port = 5432;
-        let server = Self::spawn(&bin, &directory, port, &["listen_addresses="]);
+        let server = Self::spawn(&bin, directory.path(), port, &["listen_addresses="]);
         let postgres = Self {
             bin,
             directory,
@@ -150,7 +149,7 @@ impl Postgres {
     fn psql(&self, database: &str, sql: &str) -> Command {
         let mut psql = Command::new("psql");
         psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "platform", "-h"])
-            .arg(&self.directory)
+            .arg(self.directory.path())
             .args(["-p", &self.port.to_string(), "-d", database, "-c", sql]);
         psql
     }
@@ -168,7 +167,7 @@ impl Postgres {
     }
 
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.directory.path()
     }
 
     /// Lets it listen on TCP as well, with TLS only, under this certificate. Returns the port.
@@ -197,7 +196,7 @@ impl Postgres {
         self.port = free.local_addr().unwrap().port();
         drop(free);
         let settings = ["listen_addresses=127.0.0.1", "ssl=on"];
-        self.server = Self::spawn(&self.bin, &self.directory, self.port, &settings);
+        self.server = Self::spawn(&self.bin, self.directory.path(), self.port, &settings);
         self.wait();
         self.port
     }
@@ -213,7 +212,7 @@ impl Postgres {
         let _ = std::fs::remove_file(self.directory.join("data/postmaster.pid"));
         self.server = Self::spawn(
             &self.bin,
-            &self.directory,
+            self.directory.path(),
             self.port,
             &["listen_addresses="],
         );
@@ -230,7 +229,6 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         self.signal("QUIT");
         let _ = self.server.wait();
-        let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 

@@ -6,16 +6,16 @@ use std::{
     os::unix::{fs::chown, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
 };
 
+use scratch::Scratch;
 use tokio_postgres::{Client, Config, NoTls};
 
 /// Both majors that statements are read for the oldest and the newest of.
 pub(crate) const MAJORS: [u32; 2] = [15, 18];
 
 pub(crate) struct Server {
-    dir: PathBuf,
+    dir: Scratch,
     bin: PathBuf,
     /// Only names the socket.
     port: u16,
@@ -24,11 +24,7 @@ pub(crate) struct Server {
 impl Server {
     /// Makes a cluster and starts it.
     pub(crate) fn start(major: u32) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tenantry-statement-{}-{count}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir(&dir).unwrap();
+        let dir = Scratch::new();
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             dir,
@@ -36,7 +32,7 @@ impl Server {
             port: port.local_addr().unwrap().port(),
         };
         if let Some((user, group)) = postgres_user() {
-            chown(&server.dir, Some(user), Some(group)).unwrap();
+            chown(server.dir.path(), Some(user), Some(group)).unwrap();
         }
         let data = server.path("data");
         server.run(
@@ -72,7 +68,7 @@ impl Server {
     pub(crate) async fn session(&self, database: &str) -> Client {
         let mut config = Config::new();
         config
-            .host_path(&self.dir)
+            .host_path(self.dir.path())
             .port(self.port)
             .user("postgres")
             .dbname(database);
@@ -89,7 +85,7 @@ impl Server {
         let mut command = Command::new(self.bin.join(program));
         command
             .args(arguments)
-            .current_dir(&self.dir)
+            .current_dir(self.dir.path())
             .env("LC_ALL", "C");
         // Not a pipe: the server inherits it and would keep it open.
         let output = fs::File::create(self.dir.join(format!("{program}.out"))).unwrap();
@@ -103,28 +99,6 @@ impl Server {
         let status = command.status().unwrap();
         let said = fs::read_to_string(self.dir.join(format!("{program}.out"))).unwrap();
         assert!(status.success(), "{program}: {said}");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let data = self.path("data");
-        if !std::thread::panicking() {
-            self.run("pg_ctl", &["stop", "-w", "-m", "immediate", "-D", &data]);
-        } else {
-            let mut stop = Command::new(self.bin.join("pg_ctl"));
-            stop.args(["stop", "-m", "immediate", "-D", &data])
-                .current_dir("/");
-            if let Some((user, group)) = postgres_user() {
-                stop.uid(user).gid(group);
-            }
-            let _ = stop
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .status();
-        }
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 

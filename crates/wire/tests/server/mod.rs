@@ -6,11 +6,11 @@ use std::{
     os::unix::{fs::chown, net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
 use rustls::pki_types::{CertificateDer, pem::PemObject};
+use scratch::Scratch;
 
 /// Of the superuser `postgres`. SASLprep changes it.
 pub(crate) const PASSWORD: &str = "s\u{e9}cret\u{a0}\u{2168}";
@@ -52,7 +52,7 @@ impl Version {
 
 /// A running server.
 pub(crate) struct Server {
-    dir: PathBuf,
+    dir: Scratch,
     bin: PathBuf,
     port: u16,
 }
@@ -60,11 +60,7 @@ pub(crate) struct Server {
 impl Server {
     /// Makes a cluster and starts it.
     pub(crate) fn start(version: Version) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("tenantry-wire-{}-{count}", std::process::id());
-        let dir = std::env::temp_dir().join(name);
-        fs::create_dir(&dir).unwrap();
+        let dir = Scratch::new();
         let port = TcpListener::bind("127.0.0.1:0").unwrap();
         let server = Self {
             dir,
@@ -74,7 +70,7 @@ impl Server {
         drop(port);
         server.write("password", PASSWORD);
         if let Some((user, group)) = postgres_user() {
-            chown(&server.dir, Some(user), Some(group)).unwrap();
+            chown(server.dir.path(), Some(user), Some(group)).unwrap();
         }
         let data = server.path("data");
         let password = server.path("password");
@@ -149,7 +145,7 @@ impl Server {
 
     fn run(&self, program: &str, arguments: &[&str]) {
         let mut command = Command::new(self.bin.join(program));
-        command.args(arguments).current_dir(&self.dir);
+        command.args(arguments).current_dir(self.dir.path());
         // Not a pipe: the server inherits it and would keep it open.
         let output = fs::File::create(self.dir.join(format!("{program}.out"))).unwrap();
         command
@@ -162,16 +158,6 @@ impl Server {
         let status = command.status().unwrap();
         let said = fs::read_to_string(self.dir.join(format!("{program}.out"))).unwrap();
         assert!(status.success(), "{program}: {said}");
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let data = self.path("data");
-        if Path::new(&data).join("postmaster.pid").exists() {
-            self.run("pg_ctl", &["stop", "-w", "-m", "immediate", "-D", &data]);
-        }
-        let _ = fs::remove_dir_all(&self.dir);
     }
 }
 
