@@ -52,6 +52,17 @@ pub(crate) enum Peer {
     Door,
 }
 
+impl Peer {
+    /// Whether a tenant with these limits lets it in. What the platform runs for a user has been let in
+    /// by the platform.
+    pub(crate) fn is_admitted(&self, limits: &model::Limits) -> bool {
+        match self {
+            Self::Tcp(address) => limits.admits(address.ip()),
+            Self::Door => true,
+        }
+    }
+}
+
 impl std::fmt::Display for Peer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

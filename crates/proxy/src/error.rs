@@ -74,6 +74,9 @@ pub enum Refusal {
     /// The tenant was deleted.
     #[error("the database was deleted")]
     Deleted,
+    /// `allowed_addresses` of the tenant.
+    #[error("connections from this address are not allowed")]
+    Address,
     /// No server connection became free in time.
     #[error("no server connection became free within {waited_ms} ms")]
     Busy {
@@ -126,17 +129,17 @@ impl Public for Refusal {
         match self {
             Self::Startup(error) => error.sqlstate(),
             Self::Login(error) => error.sqlstate(),
-            Self::LoginName(_) | Self::TlsRequired => "28000", // invalid_authorization_specification
-            Self::WrongPassword { .. } => "28P01",             // invalid_password
-            Self::LoginTimeout | Self::Cancelled => "57014",   // query_canceled, as PostgreSQL
+            Self::LoginName(_) | Self::TlsRequired | Self::Address => "28000", // invalid_authorization_specification
+            Self::WrongPassword { .. } => "28P01",                             // invalid_password
+            Self::LoginTimeout | Self::Cancelled => "57014", // query_canceled, as PostgreSQL
             Self::TooManyClients
             | Self::TooManyClientsOfTenant
             | Self::Busy { .. }
             | Self::QueueFull => "53300", // too_many_connections
             Self::NoSuchDatabase { .. } | Self::Deleted => "3D000", // invalid_catalog_name
-            Self::Replication => "0A000",                      // feature_not_supported
-            Self::Options(_) => "42601",                       // syntax_error
-            Self::Setting { .. } => "42501",                   // insufficient_privilege
+            Self::Replication => "0A000",                    // feature_not_supported
+            Self::Options(_) => "42601",                     // syntax_error
+            Self::Setting { .. } => "42501",                 // insufficient_privilege
             Self::CannotCheck | Self::NotReady | Self::Paused | Self::ServerLogin => "57P03", // cannot_connect_now
             Self::Suspended => "55000", // object_not_in_prerequisite_state
             Self::ServerDown => "08006", // connection_failure
@@ -167,7 +170,7 @@ impl Public for Refusal {
             Self::LoginTimeout | Self::Cancelled => "",
             Self::TooManyClients => "Close unused connections, or try again later.",
             Self::TooManyClientsOfTenant => {
-                "Close unused connections, or raise the limit of this database."
+                "Close unused connections, or raise the database's client_connections_max (tenantry db limits)."
             }
             Self::WrongPassword { .. } => "",
             Self::CannotCheck => "Try again in a few seconds.",
@@ -178,6 +181,9 @@ impl Public for Refusal {
             Self::NotReady => "Try again in a few seconds.",
             Self::Suspended => "Resume the database first.",
             Self::Deleted => "Undelete the database within its retention.",
+            Self::Address => {
+                "Connect from a network that is in the database's allowed_addresses (tenantry db limits)."
+            }
             Self::Busy { .. } | Self::QueueFull => {
                 "Close idle connections or use fewer of them, or raise the limits."
             }
@@ -232,6 +238,7 @@ impl Refusal {
             Self::NotReady,
             Self::Suspended,
             Self::Deleted,
+            Self::Address,
             Self::Busy { waited_ms: 10_000 },
             Self::QueueFull,
             Self::Paused,

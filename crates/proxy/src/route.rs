@@ -325,6 +325,8 @@ fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role, resolved: Option<
         } else if !listed && !handle.one_use {
             // A one-use credential is gone because this session used it.
             Refusal::Revoked
+        } else if !handle.about.peer.is_admitted(&route.limits) {
+            Refusal::Address
         } else {
             return None;
         };

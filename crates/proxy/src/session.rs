@@ -195,6 +195,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
     // It is kept as long as the client, and nearly always empty.
     read.shrink_to_fit();
     let entry = Entry {
+        peer,
         name: &name,
         startup: &startup,
         credential: &credential,
@@ -246,6 +247,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
 }
 
 struct Entry<'a> {
+    peer: Peer,
     name: &'a LoginName,
     startup: &'a Startup,
     credential: &'a CredentialId,
@@ -276,6 +278,9 @@ impl Entry<'_> {
         }
         if let Some(refusal) = refusal_of(resolved.route.access) {
             return Err(refusal);
+        }
+        if !self.peer.is_admitted(&resolved.route.limits) {
+            return Err(Refusal::Address);
         }
         // A client that names none asks for one named like its user.
         let database = &self.startup.database;
