@@ -143,7 +143,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
     library(
         "tokio-postgres",
         Inside,
-        "channel-binding direct-tls plain-refused pipeline copy",
+        "channel-binding direct-tls plain-refused pipeline copy changed-table",
     ),
     program(
         "pg_dump",
@@ -212,7 +212,13 @@ impl Driver {
                 tools.join("venv/bin/python3"),
                 &[&folder.join("run.py")],
             )),
-            Node => Ok(command("node".into(), &[&folder.join("run.js")])),
+            Node => {
+                // Written by `fetch`, with the reason.
+                match std::fs::read_to_string(tools.join(format!("node/{}.lacks", self.name))) {
+                    Ok(lacks) => Err(lacks.trim().to_owned()),
+                    Err(_) => Ok(command("node".into(), &[&folder.join("run.js")])),
+                }
+            }
             Cargo => Ok(command(tools.join("sqlx/debug/sqlx-driver"), &[])),
             Inside => {
                 let this = std::env::current_exe().map_err(|error| error.to_string())?;

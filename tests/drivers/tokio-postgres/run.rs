@@ -86,6 +86,7 @@ async fn run(address: &Address) {
     ways_in(address).await;
     let mut client = connect(address, &config(address)).await;
     types_and_prepared(&client).await;
+    changed_under_a_statement(address, &client).await;
     transactions_and_errors(&mut client).await;
     cancel(address, &client).await;
     copy(&client).await;
@@ -160,6 +161,38 @@ async fn types_and_prepared(client: &Client) {
     });
     futures_util::future::join_all(queries).await;
     println!("ok pipeline");
+}
+
+/// A driver that described a statement reads its rows as described. When they would be others now, it
+/// has to be told, whichever server connection the statement runs on.
+async fn changed_under_a_statement(address: &Address, client: &Client) {
+    client
+        .batch_execute("create table tokio_changing as select 7 as n")
+        .await
+        .unwrap();
+    let statement = client
+        .prepare("select * from tokio_changing")
+        .await
+        .unwrap();
+    let row = client.query_one(&statement, &[]).await.unwrap();
+    assert_eq!(row.get::<_, i32>(0), 7);
+    let other = connect(address, &config(address)).await;
+    other
+        .batch_execute("alter table tokio_changing alter n type text using 'changed'")
+        .await
+        .unwrap();
+    let error = client.query_one(&statement, &[]).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED));
+    let row = client
+        .query_one("select * from tokio_changing", &[])
+        .await
+        .unwrap();
+    assert_eq!(row.get::<_, &str>(0), "changed");
+    client
+        .batch_execute("drop table tokio_changing")
+        .await
+        .unwrap();
+    println!("ok changed-table");
 }
 
 async fn transactions_and_errors(client: &mut Client) {
