@@ -64,6 +64,8 @@ class Node(product.Product):
         """As `pg_regress` makes its database. What an earlier run left on the server is gone."""
         name = self.one.database
         with self.platform() as c:
+            if c.query("SELECT FROM pg_subscription"):
+                self._unsubscribe()
             c.query(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             for _, sql in sorted(self._shared(c) - self.before):
                 c.query(sql)
@@ -71,6 +73,14 @@ class Node(product.Product):
             left = self._shared(c) - self.before
         if left:
             raise RuntimeError(f"still there: {left}")
+
+    def _unsubscribe(self):
+        """A test that was ended may have left a subscription, with which no database can be dropped."""
+        with self.platform(self.one.database) as c:
+            for (name,) in c.query("SELECT quote_ident(subname) FROM pg_subscription"):
+                for what in ("DISABLE", "SET (slot_name = NONE)"):
+                    c.query(f"ALTER SUBSCRIPTION {name} {what}")
+                c.query(f"DROP SUBSCRIPTION {name}")
 
     @staticmethod
     def _shared(c):
@@ -102,10 +112,12 @@ class Node(product.Product):
                 "PGUSER": f"{self.one.database}_admin", "PGPASSWORD": self.one.passwords["admin"],
                 "PGDATABASE": self.one.database, "PGOPTIONS": " ".join([*words, OPTIONS])}
 
-    def through(self, mode):
-        """psql at the proxy, as a customer."""
+    def through(self, mode, servers):
+        """psql at the proxy, as a customer who has so many server connections."""
+        limits = f"/customer/databases/{self.one.id}/limits"
+        self.call("PATCH", limits, {"server_connections_max": servers}, token=self.operator)
         host, port = self.address
-        options = OPTIONS if mode == "session" else f"{OPTIONS} -c tenantry.pool_mode={mode}"
+        options = f"{OPTIONS} -c tenantry.pool_mode={mode}"
         return {**self.environment(), "PGHOST": host, "PGPORT": str(port), "PGUSER": f"{self.one.id}.admin",
                 "PGPASSWORD": self.one.secrets["admin"], "PGDATABASE": "postgres", "PGSSLMODE": "require",
                 "PGOPTIONS": options}
