@@ -103,7 +103,7 @@ pub(crate) async fn at_home(worker: &Rc<Worker>, session: i32) {
         let Some(handle) = sessions.get(&session) else {
             return;
         };
-        if handle.cancel_wait() {
+        if handle.cancel_wait() || handle.takes_cancel() {
             return;
         }
         // With nothing asked, the server may be somebody else's a moment later.

@@ -40,6 +40,18 @@ pub struct Config {
     pub scram_iterations: u32,
     /// Limits.
     pub limits: Limits,
+    /// Which server connection a session gets.
+    pub lending: LendingRule,
+}
+
+/// Which server connection a session gets.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum LendingRule {
+    /// The one it had last, or one with the same settings.
+    #[default]
+    Usual,
+    /// For tests: never the one it had last, unless that was made as new.
+    NeverTheSameTwice,
 }
 
 /// Limits of one proxy process.
@@ -120,6 +132,7 @@ impl Config {
             operator: None,
             scram_iterations: wire::scram::ITERATIONS_DEFAULT,
             limits: Limits::default(),
+            lending: LendingRule::default(),
         }
     }
 }

@@ -65,6 +65,9 @@ pub enum Refusal {
         /// Which.
         name: String,
     },
+    /// `tenantry.pool_mode` with a value that is none.
+    #[error("invalid value for parameter \"tenantry.pool_mode\"")]
+    PoolMode,
     /// The tenant's database is being made.
     #[error("the database is not ready yet")]
     NotReady,
@@ -101,6 +104,9 @@ pub enum Refusal {
     /// The server hung up.
     #[error("terminating connection because the database server went away")]
     ServerLost,
+    /// A setting of the session could not be made again on another server connection.
+    #[error("terminating connection because a setting of the session could not be restored")]
+    StateLost,
     /// The server said what nobody asked for, or the client did not speak the protocol.
     #[error("terminating connection because protocol synchronization was lost")]
     OutOfStep,
@@ -140,10 +146,16 @@ impl Public for Refusal {
             Self::Replication => "0A000",                    // feature_not_supported
             Self::Options(_) => "42601",                     // syntax_error
             Self::Setting { .. } => "42501",                 // insufficient_privilege
+            Self::PoolMode => "22023",                       // invalid_parameter_value
             Self::CannotCheck | Self::NotReady | Self::Paused | Self::ServerLogin => "57P03", // cannot_connect_now
             Self::Suspended => "55000", // object_not_in_prerequisite_state
             Self::ServerDown => "08006", // connection_failure
-            Self::ServerLost | Self::Revoked | Self::Replaced | Self::Closed | Self::Draining => {
+            Self::ServerLost
+            | Self::StateLost
+            | Self::Revoked
+            | Self::Replaced
+            | Self::Closed
+            | Self::Draining => {
                 "57P01" // admin_shutdown
             }
             Self::Alpn | Self::OutOfStep | Self::ClientMessage(_) => "08P01", // protocol_violation
@@ -178,6 +190,7 @@ impl Public for Refusal {
             Self::Replication => "Connect without the parameter \"replication\".",
             Self::Options(_) => "Use options=-c name=value.",
             Self::Setting { .. } => "Log in with a role that has the rights you need.",
+            Self::PoolMode => "It is auto, session or transaction.",
             Self::NotReady => "Try again in a few seconds.",
             Self::Suspended => "Resume the database first.",
             Self::Deleted => "Undelete the database within its retention.",
@@ -192,6 +205,7 @@ impl Public for Refusal {
             Self::ServerLost => {
                 "Reconnect. A transaction that was committing may have been committed."
             }
+            Self::StateLost => "Reconnect. The last transaction may have been committed.",
             Self::OutOfStep | Self::Internal => "Reconnect, and report it if it happens again.",
             Self::ClientMessage(_) => "",
             Self::Revoked => "Reconnect with the new one.",
@@ -235,6 +249,7 @@ impl Refusal {
             Self::Setting {
                 name: "role".to_owned(),
             },
+            Self::PoolMode,
             Self::NotReady,
             Self::Suspended,
             Self::Deleted,
@@ -246,6 +261,7 @@ impl Refusal {
             Self::ServerDown,
             Self::ServerLogin,
             Self::ServerLost,
+            Self::StateLost,
             Self::OutOfStep,
             Self::ClientMessage(0),
             Self::Revoked,

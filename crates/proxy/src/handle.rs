@@ -1,7 +1,8 @@
 //! A session as others see it: whoever revokes, drains or cancels.
 //!
-//! Owns: asking a session to end, and ending its wait for a server connection. Does not own: the
-//! session, which looks here whenever it is polled.
+//! Owns: asking a session to end or to give up its server connection, ending its wait for one, and
+//! keeping a cancel from what we say for the session. Does not own: the session, which looks here
+//! whenever it is polled.
 
 use std::{
     cell::{Cell, RefCell},
@@ -12,7 +13,13 @@ use std::{
 
 use model::{CredentialId, Pid, Role};
 
-use crate::{error::Refusal, journal::About, server::CancelTarget};
+use crate::{
+    cancel::{self},
+    error::Refusal,
+    journal::About,
+    server::CancelTarget,
+    worker::Worker,
+};
 
 /// When a session is to end.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, PartialOrd, Ord)]
@@ -32,9 +39,20 @@ enum Wait {
     Cancelled,
 }
 
+/// Whether a cancel would hit what we say for the session rather than its statement.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Shield {
+    Down,
+    Up,
+    /// The client asked to cancel its statement meanwhile.
+    Hit,
+}
+
 /// A session as others see it.
 #[derive(Debug)]
 pub(crate) struct Handle {
+    /// The number in the key for cancelling.
+    pub(crate) id: i32,
     pub(crate) role: Role,
     pub(crate) credential: CredentialId,
     pub(crate) one_use: bool,
@@ -43,6 +61,8 @@ pub(crate) struct Handle {
     /// Whether the server owes it an answer.
     pub(crate) is_busy: Cell<bool>,
     wait: Cell<Wait>,
+    shield: Cell<Shield>,
+    recalled: Cell<bool>,
     target: RefCell<Option<Rc<CancelTarget>>>,
     ending: RefCell<Option<(When, Refusal)>>,
     waker: RefCell<Option<Waker>>,
@@ -51,6 +71,7 @@ pub(crate) struct Handle {
 impl Handle {
     /// Of a session that begins.
     pub(crate) fn new(
+        id: i32,
         role: Role,
         credential: CredentialId,
         one_use: bool,
@@ -58,6 +79,7 @@ impl Handle {
         about: About,
     ) -> Self {
         Self {
+            id,
             role,
             credential,
             one_use,
@@ -65,6 +87,8 @@ impl Handle {
             about,
             is_busy: Cell::new(false),
             wait: Cell::new(Wait::No),
+            shield: Cell::new(Shield::Down),
+            recalled: Cell::new(false),
             target: RefCell::new(None),
             ending: RefCell::new(None),
             waker: RefCell::new(None),
@@ -149,6 +173,51 @@ impl Handle {
     /// Its server connection.
     pub(crate) fn target(&self) -> Option<Rc<CancelTarget>> {
         self.target.borrow().clone()
+    }
+
+    /// Asks the session to give up the server connection that it keeps between transactions.
+    pub(crate) fn recall(&self) {
+        self.recalled.set(true);
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether it was asked to.
+    #[inline]
+    pub(crate) fn is_recalled(&self) -> bool {
+        self.recalled.get()
+    }
+
+    /// It did, or it cannot.
+    pub(crate) fn answer_recall(&self) {
+        self.recalled.set(false);
+    }
+
+    /// What the server does next is ours. A cancel waits until it is done.
+    pub(crate) fn shield(&self) {
+        self.shield.set(Shield::Up);
+    }
+
+    /// What the server does next is the client's.
+    #[inline]
+    pub(crate) fn unshield(&self, worker: &Rc<Worker>) {
+        if self.shield.get() == Shield::Down {
+            return;
+        }
+        if self.shield.replace(Shield::Down) == Shield::Hit {
+            let (worker, id) = (worker.clone(), self.id);
+            tokio::task::spawn_local(async move { cancel::at_home(&worker, id).await });
+        }
+    }
+
+    /// Whether a cancel has to wait; it is sent then as soon as it can.
+    pub(crate) fn takes_cancel(&self) -> bool {
+        if self.shield.get() == Shield::Down {
+            return false;
+        }
+        self.shield.set(Shield::Hit);
+        true
     }
 
     /// Where to cancel what it runs, if it runs something.

@@ -6,6 +6,7 @@
 //! `route`, `drain`, `parting`). What it may do comes from the control plane through `model::route`.
 
 mod accept;
+mod ask;
 mod budget;
 mod cancel;
 mod config;
@@ -14,19 +15,27 @@ mod drain;
 mod errand;
 mod error;
 mod handle;
+mod hazard;
 mod journal;
+mod knowledge;
 mod learn;
+mod lend;
+mod lending;
 mod login;
 mod metrics;
 mod pace;
 mod parting;
 mod pause;
+mod pins;
 mod pool;
+mod prepared;
 mod relay;
 mod route;
 mod server;
 mod session;
 mod settings;
+mod state;
+mod statements;
 mod stats;
 mod stream;
 mod worker;
@@ -47,10 +56,11 @@ use tokio::{
     time::Instant,
 };
 
-pub use config::{Config, Limits, StartError, TlsConfig, TlsError};
+pub use config::{Config, LendingRule, Limits, StartError, TlsConfig, TlsError};
 pub use console::USER as OPERATOR;
 pub use error::Refusal;
 pub use metrics::{Reader, Times, Words, WorkerCounts};
+pub use pins::Pin;
 pub use stats::{NodeStats, Snapshot, TenantStats, Totals};
 
 use worker::{Inbox, Shared, Start};

@@ -13,7 +13,7 @@ use std::{
 };
 
 use model::{
-    Role, TenantId,
+    CredentialId, Role, TenantId,
     route::{Report, Resolved},
 };
 use tokio::{sync::oneshot, time::timeout};
@@ -22,15 +22,22 @@ use wire::scram::ClientKeys;
 use crate::{
     budget::{Budget, Permit},
     cancel,
+    config::LendingRule,
     error::Refusal,
     handle::{Handle, When},
+    knowledge::{Custom, Knowledge},
     metrics::micros,
     pause::Pause,
     server::{self, CancelTarget, Opening, Parameters, Server},
+    state::{State, States},
+    statements::Statements,
     stats::{Counters, add},
     worker::Worker,
 };
 
+/// A server connection that was used so short a time ago is not looked at before it is used again: one
+/// that broke meanwhile is as one that breaks while it is used.
+const QUIET_FOR: Duration = Duration::from_millis(50);
 /// How long an idle server may take to go away once told. It needs a millisecond.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -56,6 +63,50 @@ pub(crate) struct Tenant {
     waiting: RefCell<VecDeque<Waiting>>,
     /// Whether it stands in the budget's round.
     queued: Cell<bool>,
+    /// Settings of its sessions.
+    pub(crate) states: States,
+    /// What its sessions prepared.
+    pub(crate) statements: Statements,
+    pub(crate) knowledge: Knowledge,
+    pub(crate) custom: RefCell<Custom>,
+    pub(crate) credentials: RefCell<HashMap<CredentialId, u32>>,
+}
+
+/// What a session that needs a server connection would like best.
+#[derive(Clone, Debug)]
+pub(crate) struct Want {
+    pub(crate) role: Role,
+    pub(crate) session: u64,
+    pub(crate) credential: u32,
+    pub(crate) state: Rc<State>,
+    /// One that nobody used.
+    pub(crate) is_blank: bool,
+}
+
+/// Fits only when there is no other, and made as new.
+const NEVER: u8 = 9;
+
+impl Want {
+    /// How well a server connection fits. Less is better.
+    fn misfit(&self, server: &Server, rule: LendingRule) -> u8 {
+        let Some(last) = server.last else {
+            // All its settings have to be made, but nothing has to go.
+            return if self.is_blank { 0 } else { 2 };
+        };
+        if last.session == self.session {
+            return if rule == LendingRule::NeverTheSameTwice {
+                NEVER
+            } else {
+                0
+            };
+        }
+        match (self.is_blank, last.credential == self.credential) {
+            (true, _) => 3,
+            (false, false) => 4,
+            (false, true) if Rc::ptr_eq(&server.has, &self.state) => 1,
+            (false, true) => 3,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -97,6 +148,16 @@ impl Lease {
             tenant: tenant.clone(),
         }
     }
+
+    /// Settings of whoever may use it.
+    pub(crate) fn states(&self) -> &States {
+        &self.tenant.states
+    }
+
+    /// A number that nothing else of the tenant has.
+    pub(crate) fn next_serial(&self) -> u64 {
+        self.tenant.next_serial()
+    }
 }
 
 impl Drop for Lease {
@@ -125,6 +186,11 @@ impl Tenant {
             budget: RefCell::new(None),
             waiting: RefCell::default(),
             queued: Cell::new(false),
+            states: States::default(),
+            statements: Statements::new(),
+            knowledge: Knowledge::default(),
+            custom: RefCell::default(),
+            credentials: RefCell::default(),
         }
     }
 
@@ -225,13 +291,38 @@ impl Tenant {
         worker: &Rc<Worker>,
         role: Role,
     ) -> Result<Box<Server>, Refusal> {
+        let want = Want {
+            role,
+            session: 0,
+            credential: u32::MAX,
+            state: self.states.nothing().clone(),
+            is_blank: true,
+        };
+        self.server_for(worker, &want).await
+    }
+
+    /// The same, the one that fits best if there are several, and in whatever state it is.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::server`].
+    pub(crate) async fn server_for(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        want: &Want,
+    ) -> Result<Box<Server>, Refusal> {
         self.pause.over().await?;
-        if let Some(server) = self.take_idle(worker, role) {
+        if let Some(server) = self.take_idle(worker, want, false) {
             return Ok(server);
         }
         let lease = match self.try_lease() {
             Some(lease) => lease,
-            None => match self.wait(worker, role).await? {
+            None if worker.config.lending == LendingRule::NeverTheSameTwice
+                && let Some(server) = self.take_idle(worker, want, true) =>
+            {
+                return Ok(server);
+            }
+            None => match self.wait(worker, want.role).await? {
                 Grant::Lease(lease) => lease,
                 Grant::Server(mut server) => {
                     if server.stream.is_quiet() {
@@ -241,15 +332,42 @@ impl Tenant {
                 }
             },
         };
-        self.open(worker, role, lease).await
+        self.open(worker, want.role, lease).await
     }
 
-    fn take_idle(&self, worker: &Rc<Worker>, role: Role) -> Option<Box<Server>> {
+    /// The idle server connection that fits best; `again`: be it one that it must not have.
+    #[inline]
+    pub(crate) fn take_idle(
+        &self,
+        worker: &Worker,
+        want: &Want,
+        again: bool,
+    ) -> Option<Box<Server>> {
+        let rule = worker.config.lending;
         loop {
-            let (number, mut server) = self.pools.borrow_mut().get_mut(&role)?.idle.pop()?;
+            let (number, mut server) = {
+                let mut pools = self.pools.borrow_mut();
+                let idle = &mut pools.get_mut(&want.role)?.idle;
+                // Of equal ones the last one back, so that the others can grow old.
+                let mut best = None;
+                for (at, (_, server)) in idle.iter().enumerate().rev() {
+                    let misfit = want.misfit(server, rule);
+                    if best.is_none_or(|(_, least)| misfit < least) {
+                        best = Some((at, misfit));
+                    }
+                    if misfit == 0 {
+                        break;
+                    }
+                }
+                let (at, misfit) = best?;
+                if misfit == NEVER && !again {
+                    return None;
+                }
+                idle.remove(at)
+            };
             worker.idle.remove(number);
             // A server that restarted has hung up on us meanwhile.
-            if server.stream.is_quiet() {
+            if server.idle_since.elapsed() < QUIET_FOR || server.stream.is_quiet() {
                 return Some(server);
             }
         }
@@ -272,11 +390,19 @@ impl Tenant {
         }
         let (grant, granted) = oneshot::channel();
         self.waiting.borrow_mut().push_back(Waiting { role, grant });
-        if self.servers.get() >= self.servers_max.get() {
-            // An idle connection of another role makes room.
-            self.evict_own(worker);
+        if self.servers.get() >= self.servers_max.get() && !self.evict_own(worker) {
+            // An idle connection of another role makes room, or one that a session keeps.
+            self.recall(worker, role);
         }
+        let stands_in_round = self.queued.get();
         self.seek();
+        if !self.waiting.borrow().is_empty() {
+            self.recall(worker, role);
+            // Since it began to stand there, one of another role may have become idle.
+            if stands_in_round && let Some(budget) = self.budget() {
+                worker.make_room(&budget);
+            }
+        }
         match timeout(limits.budget_wait_max, granted).await {
             Ok(Ok(grant)) => Ok(grant),
             _ => Err(Refusal::Busy {
@@ -311,7 +437,15 @@ impl Tenant {
                     pool.keys = keys;
                     pool.seen = Some(server.parameters.clone());
                 }
-                Ok(server)
+                let mut server = server;
+                let look = timeout(
+                    worker.config.limits.reset_time_max,
+                    self.examine(&mut server),
+                );
+                match look.await {
+                    Ok(Ok(())) => Ok(server),
+                    _ => Err(Refusal::ServerDown),
+                }
             }
             Err(error) => {
                 tracing::warn!(
@@ -437,13 +571,71 @@ impl Tenant {
         });
     }
 
+    /// Takes a server connection back at the end of a transaction, with what it holds.
+    pub(crate) fn release(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, server: Box<Server>) {
+        if server.cancel.in_flight.get() == 0 {
+            self.put(worker, role, server);
+            return;
+        }
+        // Until the cancel has reached its end it could hit whoever comes next.
+        let (worker, tenant) = (worker.clone(), self.clone());
+        tokio::task::spawn_local(async move {
+            let settled = timeout(worker.config.limits.reset_time_max, async {
+                while server.cancel.in_flight.get() > 0 {
+                    server.cancel.settled.notified().await;
+                }
+            });
+            match settled.await {
+                Ok(()) => tenant.put(&worker, role, server),
+                Err(_) => close(server).await,
+            }
+        });
+    }
+
+    /// Whether somebody waits for a server connection that a session keeps only because nobody has
+    /// asked what is on it.
+    pub(crate) fn is_wanted(&self) -> bool {
+        let mut waiting = self
+            .waiting
+            .borrow()
+            .iter()
+            .any(|waiting| !waiting.grant.is_closed());
+        waiting |= self
+            .budget()
+            .is_some_and(|budget| budget.is_wanted_by_others(&self.id));
+        waiting
+    }
+
+    /// Asks the session that has kept a server connection for longest to give it up, if somebody of
+    /// this tenant waits: first one of the same role.
+    pub(crate) fn recall(&self, worker: &Worker, role: Role) {
+        if self
+            .waiting
+            .borrow()
+            .iter()
+            .any(|waiting| !waiting.grant.is_closed())
+        {
+            worker.idle.recall(&self.id, role);
+        }
+    }
+
     /// Lends a clean connection on, or keeps it idle, or closes it for a tenant that waits: the
     /// round comes before our own clients, or a crowd would keep all others out.
     fn put(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, server: Box<Server>) {
         self.forget_who_left();
+        let mut server = server;
         let fits = self.pools.borrow().get(&role).is_some_and(|pool| {
-            pool.resolved.route.server == server.login.server
-                && pool.resolved.node.address == server.cancel.node.address
+            let (route, node) = (&pool.resolved.route, &pool.resolved.node);
+            if Arc::ptr_eq(route, &server.login) && Arc::ptr_eq(node, &server.cancel.node) {
+                return true;
+            }
+            let fits =
+                route.server == server.login.server && node.address == server.cancel.node.address;
+            if fits {
+                // The next look is a short one.
+                server.login = route.clone();
+            }
+            fits
         });
         let is_wanted = self
             .budget()
@@ -453,7 +645,6 @@ impl Tenant {
             tokio::task::spawn_local(close(server));
             return;
         }
-        let mut server = server;
         loop {
             let is_mine = match self.waiting.borrow().front() {
                 Some(first) => first.role == role,
@@ -474,7 +665,8 @@ impl Tenant {
             }
         }
         if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
-            let number = worker.idle.add(self, role);
+            let (number, since) = worker.idle.add(self, role);
+            server.idle_since = since;
             pool.idle.push((number, server));
         }
     }
@@ -495,17 +687,19 @@ impl Tenant {
         self.budget.borrow().clone()
     }
 
-    fn evict_own(self: &Rc<Self>, worker: &Rc<Worker>) {
+    fn evict_own(self: &Rc<Self>, worker: &Rc<Worker>) -> bool {
         let oldest = self
             .pools
             .borrow()
             .iter()
             .filter_map(|(role, pool)| Some((pool.idle.first()?.0, *role)))
             .min();
-        if let Some((number, role)) = oldest {
-            worker.idle.remove(number);
-            self.evict(role, number);
-        }
+        let Some((number, role)) = oldest else {
+            return false;
+        };
+        worker.idle.remove(number);
+        self.evict(role, number);
+        true
     }
 
     fn close_idle(&self, worker: &Rc<Worker>, idle: Vec<(u64, Box<Server>)>) {

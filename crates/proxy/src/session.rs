@@ -23,8 +23,10 @@ use crate::{
     handle::Handle,
     journal::{self, About},
     learn,
+    lending::Lending,
     login::refusal_of,
     metrics::micros,
+    pins::Pins,
     pool::Tenant,
     relay::{Skip, Turn},
     server::{ExchangeError, Parameters, Said, Server},
@@ -130,10 +132,18 @@ pub(crate) struct Session {
     pub(crate) is_server_leaving: bool,
     pub(crate) handle: Rc<Handle>,
     pub(crate) tenant: Rc<Tenant>,
-    /// To be set on the server it gets.
-    settings: Option<Box<Settings>>,
-    /// What the client was told at login.
-    told: Option<Rc<Parameters>>,
+    /// What it must find again on every server connection.
+    pub(crate) lending: Box<Lending>,
+    /// Of ours, to be sent before what the client sends next.
+    pub(crate) prefix: Vec<u8>,
+    /// Of ours, to be sent behind the message that is being looked at.
+    pub(crate) behind: Option<Vec<u8>>,
+    /// The rest of the last message of the server is not for the client.
+    pub(crate) is_rest_ours: bool,
+    /// The server said no to something of ours.
+    pub(crate) ours_failed: bool,
+    /// Why it keeps its server connection, as far as that was counted.
+    pub(crate) counted: Pins,
     registered: Registered,
 }
 
@@ -167,6 +177,11 @@ async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
                 }
                 Err(NoServer::Session(ended)) => break ended,
             },
+            Turn::Ask => {
+                if let Err(ended) = Box::pin(session.ask(&worker)).await {
+                    break ended;
+                }
+            }
             Turn::Ended(ended) => break ended,
         }
     };
@@ -201,6 +216,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         credential: &credential,
         one_use,
     };
+    let pool_mode = resolved.route.pool_mode;
     let result = match entry.admit(worker, resolved, asked).await {
         Ok(admitted) => {
             let about = About::new(peer, began, &client, &startup);
@@ -210,6 +226,14 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
     };
     let refusal = match result {
         Ok((settings, handle, registered)) => {
+            let tenant = &registered.tenant;
+            let lending = Lending::new(
+                settings.pool_mode.unwrap_or(pool_mode),
+                tenant.next_serial(),
+                tenant.credential(&credential),
+                tenant.states.nothing().clone(),
+                Rc::default(),
+            );
             let mut session = Session {
                 client,
                 is_parked_unseen: !read.is_empty(),
@@ -221,8 +245,12 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
                 is_server_leaving: false,
                 handle,
                 tenant: registered.tenant.clone(),
-                settings: None,
-                told: None,
+                lending: Box::new(lending),
+                prefix: Vec::new(),
+                behind: None,
+                is_rest_ours: false,
+                ours_failed: false,
+                counted: Pins::default(),
                 registered,
             };
             match session.greet(worker, settings).await {
@@ -336,14 +364,15 @@ fn register(
         .keys
         .issue(protocol, worker.index)
         .ok_or(Refusal::Internal)?;
+    let id = key.process_id();
     let handle = Rc::new(Handle::new(
+        id,
         entry.name.role,
         entry.credential.clone(),
         entry.one_use,
         admitted.pid,
         about,
     ));
-    let id = key.process_id();
     worker.sessions.borrow_mut().insert(id, handle.clone());
     tenant.sessions.borrow_mut().insert(id, handle.clone());
     tenant.clients.set(tenant.clients.get() + 1);
@@ -367,16 +396,25 @@ impl Session {
         let mut values = self.unless_gone(learned).await?;
         settings.subtract(&values);
         if !settings.are_surely_valid() {
-            let mut server = self.wait_for_server(worker).await?;
+            let server = self.wait_for_server(worker).await?;
+            let mut server = self.make_plain(worker, server).await?;
             let applied = self.unless_ended(settings.apply(&mut server)).await;
             values = server.parameters.clone();
+            let base = settings.as_state(&values, &tenant.states);
+            server.has = base;
             self.attach(server);
             match applied? {
-                Ok(()) => settings.are_set(),
+                Ok(()) => {}
                 Err(ExchangeError::Said(said)) => return Err(Ended::Setting(said)),
                 Err(ExchangeError::Broken) => return Err(Ended::Refused(Refusal::ServerLost)),
             }
         }
+        let base = settings.as_state(&values, &tenant.states);
+        self.lending.base = base.clone();
+        self.lending.wanted = base;
+        self.lending.told = values.clone();
+        // It is lent for a transaction, and there is none.
+        self.after_answers(worker)?;
         let mut out = Vec::new();
         for (name, value) in values.iter() {
             let own = settings.application_name.as_deref();
@@ -388,10 +426,6 @@ impl Session {
         }
         build::backend_key_data(&self.registered.key, &mut out);
         build::ready_for_query(TransactionStatus::Idle, &mut out);
-        self.told = Some(values);
-        if !settings.is_empty() {
-            self.settings = Some(Box::new(settings));
-        }
         match timeout(
             worker.config.limits.login_time_max,
             self.client.send_all(&out),
@@ -401,40 +435,6 @@ impl Session {
             Ok(Ok(())) => Ok(()),
             _ => Err(Ended::Lost),
         }
-    }
-
-    /// Takes a server connection for the rest of the session.
-    pub(crate) async fn take_server(&mut self, worker: &Rc<Worker>) -> Result<(), NoServer> {
-        let handle = self.handle.clone();
-        handle.set_waiting(true);
-        let waited = tokio::select! {
-            waited = self.wait_for_server(worker) => waited,
-            () = handle.wait_cancelled() => {
-                handle.set_waiting(false);
-                return Err(NoServer::Statement(Refusal::Cancelled));
-            }
-        };
-        handle.set_waiting(false);
-        let mut server = match waited {
-            Ok(server) => server,
-            Err(Ended::Refused(refusal)) if refusal.ends_only_a_statement() => {
-                return Err(NoServer::Statement(refusal));
-            }
-            Err(ended) => return Err(NoServer::Session(ended)),
-        };
-        if let Some(settings) = self.settings.take() {
-            let applied = self.unless_ended(settings.apply(&mut server)).await;
-            if !matches!(applied?, Ok(())) {
-                return Err(NoServer::Session(Ended::Refused(Refusal::ServerLost)));
-            }
-        }
-        let mut out = Vec::new();
-        if let Some(told) = self.told.take() {
-            write_differences(&told, &server.parameters, &mut out);
-        }
-        self.attach(server);
-        self.is_parked_unseen = true;
-        Ok(self.say(&out).await?)
     }
 
     /// Ends what the client asked with an error, as PostgreSQL would: a simple query is answered,
@@ -448,7 +448,7 @@ impl Session {
     }
 
     /// Says something between two messages of the server.
-    async fn say(&mut self, out: &[u8]) -> Result<(), Ended> {
+    pub(crate) async fn say(&mut self, out: &[u8]) -> Result<(), Ended> {
         let handle = self.handle.clone();
         tokio::select! {
             sent = self.client.send_all(out) => sent.map_err(|_| Ended::Lost),
@@ -456,17 +456,17 @@ impl Session {
         }
     }
 
-    fn attach(&mut self, server: Box<Server>) {
-        self.told = None;
-        self.handle.set_target(Some(server.cancel.clone()));
-        self.server = Some(server);
-    }
-
-    async fn wait_for_server(&mut self, worker: &Rc<Worker>) -> Result<Box<Server>, Ended> {
-        let (tenant, role) = (self.tenant.clone(), self.handle.role);
+    pub(crate) async fn wait_for_server(
+        &mut self,
+        worker: &Rc<Worker>,
+    ) -> Result<Box<Server>, Ended> {
+        if let Some(server) = self.lending.taken.take() {
+            return Ok(server);
+        }
+        let (tenant, want) = (self.tenant.clone(), self.want());
         let asked = Instant::now();
         self.handle.about.waits_since.set(Some(asked));
-        let got = self.unless_gone(tenant.server(worker, role)).await;
+        let got = self.unless_gone(tenant.server_for(worker, &want)).await;
         self.handle.about.waits_since.set(None);
         let waited_us = micros(asked.elapsed());
         add(&self.handle.about.counters.waits, 1);
@@ -499,7 +499,7 @@ impl Session {
         }
     }
 
-    async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
+    pub(crate) async fn unless_ended<T>(&self, work: impl Future<Output = T>) -> Result<T, Ended> {
         tokio::select! {
             done = work => Ok(done),
             why = self.handle.ended() => Err(Ended::Refused(why)),
@@ -509,6 +509,10 @@ impl Session {
     /// Gives the server connection back and tells the client why it ends.
     async fn end(mut self, worker: &Rc<Worker>, ended: Ended) {
         self.handle.set_target(None);
+        self.unlist(worker);
+        if let Some(server) = self.lending.taken.take() {
+            self.tenant.release(worker, self.handle.role, server);
+        }
         // Between two messages of the server, ours can stand; inside one it would be read as data.
         let mut can_speak = true;
         if let Some(server) = self.server.take() {
@@ -563,7 +567,7 @@ async fn last_words(client: &mut Stream, out: &[u8]) {
 }
 
 /// ParameterStatus for what the client was told and is no longer so.
-fn write_differences(told: &Parameters, now: &Parameters, out: &mut Vec<u8>) {
+pub(crate) fn write_differences(told: &Parameters, now: &Parameters, out: &mut Vec<u8>) {
     for (name, value) in now {
         let known = told.iter().find(|(own, _)| own == name);
         if **name != *b"application_name" && known.is_none_or(|(_, told)| told != value) {

@@ -4,7 +4,9 @@
 //! them. They never reach the server's startup packet: there, a few of them would take effect
 //! before anybody's rights are checked.
 
-use model::Literal;
+use std::rc::Rc;
+
+use model::{Literal, route::PoolMode};
 use wire::{
     message::build,
     queue::Request,
@@ -14,7 +16,11 @@ use wire::{
 use crate::{
     error::Refusal,
     server::{ExchangeError, Parameters, Server},
+    state::{State, States},
 };
+
+/// The startup setting that says how the session is lent server connections.
+const POOL_MODE: &str = "tenantry.pool_mode";
 
 /// Decide whose rights a session has; that was settled by the login.
 const REFUSED: [&str; 2] = ["role", "session_authorization"];
@@ -25,6 +31,8 @@ pub(crate) struct Settings {
     wanted: Vec<(String, String)>,
     /// Never sent to a server; see ARCHITECTURE.md, "What must hold".
     pub(crate) application_name: Option<String>,
+    /// How the session wants to be lent server connections.
+    pub(crate) pool_mode: Option<PoolMode>,
 }
 
 impl Settings {
@@ -42,6 +50,11 @@ impl Settings {
         for (name, value) in options.settings.iter().chain(&startup.parameters) {
             if REFUSED.iter().any(|own| own.eq_ignore_ascii_case(name)) {
                 return Err(Refusal::Setting { name: name.clone() });
+            }
+            if name.eq_ignore_ascii_case(POOL_MODE) {
+                let mode = value.parse();
+                settings.pool_mode = Some(mode.map_err(|_| Refusal::PoolMode)?);
+                continue;
             }
             if name.eq_ignore_ascii_case("application_name") {
                 settings.application_name = Some(value.clone());
@@ -68,13 +81,22 @@ impl Settings {
         });
     }
 
-    /// Notes that all of them have been set.
-    pub(crate) fn are_set(&mut self) {
-        self.wanted.clear();
+    /// Them as a value. `parameters`: what the server says, once it has them.
+    pub(crate) fn as_state(&self, parameters: &Parameters, states: &States) -> Rc<State> {
+        states.of(self.wanted.iter().map(|(name, value)| {
+            // As the server says it, where it does: `ISO` alone is no DateStyle.
+            let reported = parameters
+                .iter()
+                .find(|(own, _)| own.eq_ignore_ascii_case(name.as_bytes()))
+                .and_then(|(_, value)| str::from_utf8(value).ok());
+            let value = reported.unwrap_or(value);
+            (name.to_ascii_lowercase().into(), value.into())
+        }))
     }
 
     /// Whether nothing has to be set.
-    pub(crate) fn is_empty(&self) -> bool {
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.wanted.is_empty()
     }
 
@@ -153,6 +175,7 @@ mod tests {
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
             application_name: None,
+            pool_mode: None,
         }
     }
 

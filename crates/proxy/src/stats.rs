@@ -13,7 +13,7 @@ use std::{
 
 use model::TenantId;
 
-use crate::{metrics::WorkerCounts, pool::Tenant};
+use crate::{metrics::WorkerCounts, pins::Pin, pool::Tenant};
 
 /// Counters of a session, or of all of a tenant that ended.
 #[derive(Debug, Default)]
@@ -154,6 +154,8 @@ pub struct TenantStats {
     pub waiting: usize,
     /// Since it is in use.
     pub totals: Totals,
+    /// How often a session began to keep a server connection between transactions, for each reason.
+    pub pins: Vec<(Pin, u64)>,
 }
 
 impl Tenant {
@@ -176,6 +178,9 @@ impl Tenant {
             servers,
             waiting,
             totals: self.totals(),
+            pins: Pin::ALL
+                .map(|pin| (pin, self.knowledge.pins[pin as usize].get()))
+                .into(),
         }
     }
 }

@@ -114,6 +114,9 @@ pub(crate) struct Worker {
     pub(crate) idle: IdleList,
     pub(crate) cancels: Semaphore,
     pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// For what goes to a server, or to a client, and is not as it was read.
+    pub(crate) outgoing: RefCell<Vec<u8>>,
+    pub(crate) incoming: RefCell<Vec<u8>>,
     pub(crate) state: Cell<State>,
     /// Operators who are served here.
     pub(crate) consoles: Cell<u32>,
@@ -151,6 +154,8 @@ impl Worker {
             idle: IdleList::new(index, shared.clone()),
             cancels: Semaphore::new(config.limits.cancels_max),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
+            outgoing: RefCell::default(),
+            incoming: RefCell::default(),
             state: Cell::new(State::Serving),
             consoles: Cell::new(0),
             left: Notify::new(),
@@ -224,12 +229,10 @@ impl Worker {
     }
 
     fn evict_here(&self, budget: &Arc<Budget>) -> bool {
-        let oldest = self.idle.oldest_of(budget);
-        let Some((number, tenant, role)) = oldest else {
+        let Some(number) = self.idle.oldest_of(budget) else {
             return false;
         };
-        self.idle.remove(number);
-        tenant.evict(role, number);
+        self.idle.give_up(number);
         add(&self.counted.evicted, 1);
         true
     }
@@ -251,7 +254,8 @@ impl Worker {
     }
 }
 
-/// Idle server connections of all tenants of a worker, the oldest first.
+/// Server connections of all tenants of a worker that are idle, or that a session keeps only because
+/// nobody has asked what is on them; the oldest first.
 #[derive(Debug)]
 pub(crate) struct IdleList {
     list: RefCell<BTreeMap<u64, Idle>>,
@@ -266,6 +270,8 @@ struct Idle {
     tenant: Rc<Tenant>,
     role: Role,
     since: Instant,
+    /// Who keeps it.
+    session: Option<Rc<Handle>>,
 }
 
 impl IdleList {
@@ -279,29 +285,84 @@ impl IdleList {
         }
     }
 
-    /// Adds one; returns the number it is known by.
-    pub(crate) fn add(&self, tenant: &Rc<Tenant>, role: Role) -> u64 {
+    /// Adds one; returns the number it is known by, and when.
+    pub(crate) fn add(&self, tenant: &Rc<Tenant>, role: Role) -> (u64, Instant) {
+        self.shared.idle[self.worker].fetch_add(1, Ordering::Relaxed);
+        self.insert(tenant, role, None)
+    }
+
+    /// Adds one that `session` keeps.
+    pub(crate) fn add_session(&self, tenant: &Rc<Tenant>, role: Role, session: &Rc<Handle>) -> u64 {
+        self.insert(tenant, role, Some(session.clone())).0
+    }
+
+    fn insert(
+        &self,
+        tenant: &Rc<Tenant>,
+        role: Role,
+        session: Option<Rc<Handle>>,
+    ) -> (u64, Instant) {
         let number = self.next.get();
         self.next.set(number + 1);
+        let since = Instant::now();
         let idle = Idle {
             tenant: tenant.clone(),
             role,
-            since: Instant::now(),
+            since,
+            session,
         };
-        self.list.borrow_mut().insert(number, idle);
-        self.shared.idle[self.worker].fetch_add(1, Ordering::Relaxed);
-        self.changed.notify_one();
-        number
+        let mut list = self.list.borrow_mut();
+        if list.is_empty() {
+            self.changed.notify_one();
+        }
+        list.insert(number, idle);
+        (number, since)
     }
 
     /// Takes one off the list: it is used or closed.
     pub(crate) fn remove(&self, number: u64) {
-        if self.list.borrow_mut().remove(&number).is_some() {
+        if let Some(idle) = self.list.borrow_mut().remove(&number)
+            && idle.session.is_none()
+        {
             self.shared.idle[self.worker].fetch_sub(1, Ordering::Relaxed);
         }
     }
 
-    fn oldest_of(&self, budget: &Arc<Budget>) -> Option<(u64, Rc<Tenant>, Role)> {
+    /// Closes one, or asks the session that keeps it to give it up.
+    fn give_up(&self, number: u64) {
+        let found = {
+            let list = self.list.borrow();
+            let found = list.get(&number);
+            found.map(|idle| (idle.tenant.clone(), idle.role, idle.session.clone()))
+        };
+        self.remove(number);
+        match found {
+            Some((_, _, Some(session))) => session.recall(),
+            Some((tenant, role, None)) => tenant.evict(role, number),
+            None => {}
+        }
+    }
+
+    /// Asks the session of a tenant that has kept a server connection for longest to give it up, one
+    /// of `role` if there is one.
+    pub(crate) fn recall(&self, tenant: &TenantId, role: Role) {
+        let number = {
+            let list = self.list.borrow();
+            let kept = || {
+                list.iter()
+                    .filter(|(_, idle)| idle.session.is_some() && idle.tenant.id == *tenant)
+            };
+            let same_role = kept().find(|(_, idle)| idle.role == role);
+            same_role
+                .or_else(|| kept().next())
+                .map(|(number, _)| *number)
+        };
+        if let Some(number) = number {
+            self.give_up(number);
+        }
+    }
+
+    fn oldest_of(&self, budget: &Arc<Budget>) -> Option<u64> {
         self.list
             .borrow()
             .iter()
@@ -310,14 +371,14 @@ impl IdleList {
                     .budget()
                     .is_some_and(|own| Arc::ptr_eq(&own, budget))
             })
-            .map(|(number, idle)| (*number, idle.tenant.clone(), idle.role))
+            .map(|(number, _)| *number)
     }
 
-    fn oldest(&self) -> Option<(u64, Rc<Tenant>, Role, Instant)> {
+    fn oldest(&self) -> Option<(u64, Instant)> {
         self.list
             .borrow()
             .first_key_value()
-            .map(|(number, idle)| (*number, idle.tenant.clone(), idle.role, idle.since))
+            .map(|(number, idle)| (*number, idle.since))
     }
 }
 
@@ -332,9 +393,9 @@ async fn sweep(worker: Rc<Worker>) {
             forget_at.get_or_insert_with(|| Instant::now() + limits.tenant_idle_max);
         }
         let wake = match (&oldest, forget_at) {
-            (Some((.., since)), Some(at)) => Some((*since + limits.server_idle_max).min(at)),
+            (Some((_, since)), Some(at)) => Some((*since + limits.server_idle_max).min(at)),
             (None, at) => at,
-            (Some((.., since)), None) => Some(*since + limits.server_idle_max),
+            (Some((_, since)), None) => Some(*since + limits.server_idle_max),
         };
         match wake {
             Some(wake) => {
@@ -349,12 +410,11 @@ async fn sweep(worker: Rc<Worker>) {
             }
         }
         let now = Instant::now();
-        if let Some((number, tenant, role, since)) = oldest
+        if let Some((number, since)) = oldest
             && now >= since + limits.server_idle_max
         {
             // It may have been taken and returned under another number meanwhile.
-            worker.idle.remove(number);
-            tenant.evict(role, number);
+            worker.idle.give_up(number);
             add(&worker.counted.expired, 1);
         }
         if forget_at.is_some_and(|at| now >= at) {

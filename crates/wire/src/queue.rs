@@ -74,6 +74,12 @@ impl Queue {
         self.len >= REQUESTS_MAX
     }
 
+    /// Whether everything sent was answered, or is skipped.
+    #[inline]
+    pub fn has_none(&self) -> bool {
+        self.len == 0
+    }
+
     /// Requests on record.
     pub fn len(&self) -> usize {
         self.len
@@ -101,6 +107,18 @@ impl Queue {
     #[inline]
     pub fn is_at_ours(&self) -> bool {
         self.front() & OURS != 0
+    }
+
+    /// Whether an answer of ours is due.
+    #[inline]
+    pub fn is_at_answer(&self) -> bool {
+        self.front() & CODE >= NOW_PARSE
+    }
+
+    /// Whether [`Self::take_notes`] has something to say.
+    #[inline]
+    pub fn has_notes(&self) -> bool {
+        self.notes != Notes::default()
     }
 
     /// Records that `request` of the client was passed on to the server.

@@ -198,6 +198,7 @@ mod tests {
                                 servers: 0,
                                 waiting: 0,
                                 totals: *totals,
+                                pins: Vec::new(),
                             }).collect(),
                             totals: all,
                             ..Snapshot::default()
@@ -235,6 +236,7 @@ mod tests {
                 servers: 0,
                 waiting: 0,
                 totals: totals(work[tenant]),
+                pins: Vec::new(),
             });
             let snapshot = Snapshot {
                 tenants: tenants.collect(),

@@ -15,7 +15,8 @@ use std::{
 };
 
 use model::{Group, route::NodeTarget};
-use tokio::sync::Notify;
+use statement::{Context, Encoding, Strings};
+use tokio::{sync::Notify, time::Instant};
 use wire::{
     frame::{self, Frames},
     login::SERVER_BODY_BYTES_MAX,
@@ -27,6 +28,8 @@ use wire::{
 use crate::{
     parting::{Parting, Partings},
     pool::Lease,
+    state::State,
+    statements::{Has, Unnamed},
     stream::Stream,
 };
 
@@ -34,6 +37,9 @@ pub(crate) use open::{Opening, connect, open};
 
 /// Parameters a server reported, and their values. Shared until one changes.
 pub(crate) type Parameters = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+/// Values of one row, as text.
+pub(crate) type Row = Vec<Option<Vec<u8>>>;
 
 /// A server connection, ready for requests.
 #[derive(Debug)]
@@ -48,6 +54,24 @@ pub(crate) struct Server {
     pub(crate) cancel: Rc<CancelTarget>,
     /// Whether a client has used it since it was opened or reset.
     pub(crate) used: bool,
+    /// The settings it has, beside those it logged in with.
+    pub(crate) has: Rc<State>,
+    /// The statements it has.
+    pub(crate) statements: Has,
+    /// Who had it last.
+    pub(crate) last: Option<Last>,
+    /// Never that of another one.
+    pub(crate) number: u64,
+    /// What sequences said on it was said to another session than the one that has it.
+    pub(crate) is_foreign: bool,
+    /// How it reads statements.
+    pub(crate) context: Context,
+    /// It may have settings that nobody knows of.
+    pub(crate) is_dirty: bool,
+    /// When it was last given back.
+    pub(crate) idle_since: Instant,
+    /// Notifications that came while we asked something.
+    pub(crate) overheard: Vec<u8>,
     /// Cleared when something was said that we could not keep track of.
     pub(crate) known: bool,
     /// How its login was made; another one means that it must not be used again.
@@ -74,6 +98,13 @@ impl Drop for Server {
             });
         }
     }
+}
+
+/// A session that had a server connection and gave it back.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Last {
+    pub(crate) session: u64,
+    pub(crate) credential: u32,
 }
 
 /// Where a statement that runs on a server connection can be cancelled.
@@ -115,8 +146,49 @@ impl Server {
         bytes: &[u8],
         requests: &[Request],
     ) -> Result<(), ExchangeError> {
+        self.exchange_rows(bytes, requests, |_| {}).await
+    }
+
+    /// Runs a simple query and returns its rows.
+    ///
+    /// # Errors
+    ///
+    /// [`ExchangeError`], also when there are more than `rows_max` rows, or one is not understood.
+    pub(crate) async fn rows(
+        &mut self,
+        sql: &str,
+        rows_max: usize,
+    ) -> Result<Vec<Row>, ExchangeError> {
+        let mut bytes = Vec::new();
+        build::query(sql, &mut bytes);
+        let mut rows = Vec::new();
+        let mut is_whole = true;
+        let take = |body: Option<&[u8]>| match body.and_then(row) {
+            Some(row) if rows.len() < rows_max => rows.push(row),
+            _ => is_whole = false,
+        };
+        self.exchange_rows(&bytes, &[Request::Query], take).await?;
+        if is_whole {
+            Ok(rows)
+        } else {
+            Err(ExchangeError::Said(Said {
+                code: "54000".to_owned(),
+                message: "more than can be taken".to_owned(),
+            }))
+        }
+    }
+
+    async fn exchange_rows(
+        &mut self,
+        bytes: &[u8],
+        requests: &[Request],
+        mut take: impl FnMut(Option<&[u8]>),
+    ) -> Result<(), ExchangeError> {
         for request in requests {
             self.queue.sent(*request);
+            if *request == Request::Query {
+                self.statements.unnamed = Unnamed::None;
+            }
         }
         let broken = |_| ExchangeError::Broken;
         self.stream.send_all(bytes).await.map_err(broken)?;
@@ -135,18 +207,20 @@ impl Server {
                 self.queue
                     .received(head.kind)
                     .map_err(|_| ExchangeError::Broken)?;
-                if let Some(body) = read.get(at + frame::HEADER..end) {
-                    match head.kind {
-                        b'E' if said.is_none() => {
-                            let report = parse::report(body).map_err(|_| ExchangeError::Broken)?;
-                            said = Some(Said {
-                                code: report.code().to_owned(),
-                                message: report.message().into_owned(),
-                            });
-                        }
-                        b'Z' | b'S' => self.learn(head.kind, body),
-                        _ => {}
+                let body = read.get(at + frame::HEADER..end);
+                match (head.kind, body) {
+                    (b'D', body) => take(body),
+                    (b'E', Some(body)) if said.is_none() => {
+                        let report = parse::report(body).map_err(|_| ExchangeError::Broken)?;
+                        said = Some(Said {
+                            code: report.code().to_owned(),
+                            message: report.message().into_owned(),
+                        });
                     }
+                    (b'Z' | b'S', Some(body)) => self.learn(head.kind, body),
+                    // For the client, which is told as soon as possible.
+                    (b'A', Some(_)) => self.overheard.extend_from_slice(&read[at..end]),
+                    _ => {}
                 }
                 at = self.frames.pass(at, head, read.len());
             }
@@ -172,6 +246,7 @@ impl Server {
                 Some((_, own)) => *own = value.into(),
                 None => parameters.push((name.into(), value.into())),
             }
+            self.context = context_of(parameters);
         } else {
             self.known = false;
         }
@@ -205,11 +280,23 @@ impl Server {
         requests.push(Request::Query);
         self.exchange(&bytes, &requests).await?;
         if self.status == TransactionStatus::Idle && self.is_at_rest() && self.known {
-            self.used = false;
+            self.is_reset();
             Ok(())
         } else {
             Err(ExchangeError::Broken)
         }
+    }
+
+    /// Notes that it is, or will be, in the state of a new one.
+    pub(crate) fn is_reset(&mut self) {
+        self.used = false;
+        self.last = None;
+        self.is_dirty = false;
+        self.is_foreign = false;
+        if let Some(lease) = &self.lease {
+            self.has = lease.states().nothing().clone();
+        }
+        self.statements = Has::default();
     }
 
     /// Ends it and waits until the server process is gone, so that the budget counts what is
@@ -247,6 +334,42 @@ impl Server {
     }
 }
 
-fn set_role(group: Group) -> String {
+/// How a server with these parameters reads statements.
+fn context_of(parameters: &Parameters) -> Context {
+    let of = |name: &[u8]| {
+        let mut all = parameters.iter();
+        all.find(|(own, _)| **own == *name)
+            .map(|(_, value)| String::from_utf8_lossy(value))
+    };
+    Context {
+        strings: match of(b"standard_conforming_strings").as_deref() {
+            Some("on") => Strings::Standard,
+            Some("off") => Strings::Escaping,
+            _ => Strings::Undecided,
+        },
+        encoding: of(b"client_encoding").map_or(Encoding::Overlapping, |own| Encoding::of(&own)),
+    }
+}
+
+/// The values of a DataRow.
+fn row(body: &[u8]) -> Option<Row> {
+    let (count, mut rest) = body.split_first_chunk::<2>()?;
+    let mut row = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (length, after) = rest.split_first_chunk::<4>()?;
+        rest = after;
+        row.push(match usize::try_from(i32::from_be_bytes(*length)) {
+            Ok(length) => {
+                let (value, after) = rest.split_at_checked(length)?;
+                rest = after;
+                Some(value.to_vec())
+            }
+            Err(_) => None,
+        });
+    }
+    rest.is_empty().then_some(row)
+}
+
+pub(crate) fn set_role(group: Group) -> String {
     format!("SET ROLE {}", group.as_str())
 }

@@ -8,7 +8,11 @@ use std::{cell::Cell, io, rc::Rc, sync::Arc};
 use model::route::{NodeAddress, NodeTls, Resolved, ServerLogin};
 use rustls::pki_types::ServerName;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::{net::TcpStream, sync::Notify, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::Notify,
+    time::{Instant, timeout},
+};
 use wire::{
     frame::Frames,
     login::{
@@ -21,8 +25,8 @@ use wire::{
     startup::Protocol,
 };
 
-use super::{CancelTarget, Server};
-use crate::{budget::Budget, pool::Lease, stream::Stream, worker::Worker};
+use super::{CancelTarget, Parameters, Server, context_of};
+use crate::{budget::Budget, pool::Lease, statements::Has, stream::Stream, worker::Worker};
 
 /// A node that is silent that long is asked whether it is still there. Shorter than what firewalls
 /// forget an idle connection after.
@@ -146,11 +150,12 @@ async fn connect_and_log_in(
                 source,
             },
         })?;
-    let parameters = session
+    let parameters: Parameters = session
         .parameters
         .into_iter()
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
+    let context = context_of(&parameters);
     let server = Box::new(Server {
         stream,
         queue: Queue::default(),
@@ -166,6 +171,15 @@ async fn connect_and_log_in(
             is_last: Cell::new(false),
         }),
         used: false,
+        has: lease.states().nothing().clone(),
+        statements: Has::default(),
+        last: None,
+        number: lease.next_serial(),
+        is_foreign: false,
+        is_dirty: false,
+        idle_since: Instant::now(),
+        context,
+        overheard: Vec::new(),
         known: true,
         login: route.clone(),
         lease: Some(lease),

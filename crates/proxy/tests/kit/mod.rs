@@ -47,6 +47,12 @@ pub fn postgres_18() -> PathBuf {
     String::from_utf8(output.stdout).unwrap().trim().into()
 }
 
+/// The mode of tenants that say nothing else; the environment can choose another one for a whole run.
+fn pool_mode() -> model::route::PoolMode {
+    let mode = std::env::var("TENANTRY_TEST_POOL_MODE");
+    mode.map_or_else(|_| Default::default(), |mode| mode.parse().unwrap())
+}
+
 /// A command that runs as an ordinary user also when we are root, and ends with us.
 fn unprivileged(program: &Path) -> Command {
     if rustix::process::geteuid().is_root() {
@@ -394,7 +400,7 @@ impl Stack {
                 settings: BTreeMap::from([("statement_timeout".to_owned(), "60s".to_owned())]),
             },
             limits: model::Limits::default(),
-            pool_mode: model::route::PoolMode::default(),
+            pool_mode: pool_mode(),
         };
         change(&mut route);
         self.table.lock().unwrap().routes.insert(

@@ -110,6 +110,19 @@ impl Raw {
         }
     }
 
+    /// By a socket file, as a client of PostgreSQL itself.
+    pub fn unix(socket: &std::path::Path) -> Self {
+        let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+        stream
+            .set_read_timeout(Some(Duration::from_secs(20)))
+            .unwrap();
+        Self {
+            stream: Box::new(stream),
+            binding: ChannelBinding::Unavailable,
+            eager: Vec::new(),
+        }
+    }
+
     /// TLS after SSLRequest.
     pub fn tls(port: u16, certificate: &str) -> Self {
         Self::try_tls(port, certificate).unwrap().0
@@ -283,6 +296,7 @@ pub fn cancel_key(messages: &[Message]) -> CancelKey {
 
 /// First column of the first row.
 pub fn value(messages: &[Message]) -> String {
-    let (_, body) = messages.iter().find(|(kind, _)| *kind == b'D').unwrap();
+    let row = messages.iter().find(|(kind, _)| *kind == b'D');
+    let (_, body) = row.unwrap_or_else(|| panic!("no row in {messages:?}"));
     String::from_utf8(body[6..].to_vec()).unwrap()
 }

@@ -135,6 +135,12 @@ impl Answer {
         self.front & OURS != 0
     }
 
+    /// Whether its ReadyForQuery goes the other way ([`Tags::TURNED`]).
+    #[inline]
+    pub fn is_turned(self) -> bool {
+        self.front & TURNED != 0
+    }
+
     /// Whether the client gets it. Parameters are for the caller to decide: here they are passed on.
     #[inline]
     pub fn is_for_client(self) -> bool {

@@ -1,11 +1,16 @@
 //! Passing messages between a client and its server connection.
 //!
 //! Owns: the loop that watches both sides, back-pressure, the record of what the server owes, and
-//! the counters of a tenant. Does not own: where the server connection comes from or goes.
+//! the counters of a tenant; what goes to the server is in `up`, what comes back in `down`. Does not
+//! own: where the server connection comes from or goes (`lend`).
 //!
 //! One buffer per worker is read into; what was read is sent from it at once, in one call. Only
 //! headers are looked at. A side that does not read stops the other side from being read, never
 //! itself: each direction moves as long as it can.
+
+mod around;
+mod down;
+mod up;
 
 use std::{
     future::poll_fn,
@@ -15,8 +20,8 @@ use std::{
 
 use wire::{
     frame,
-    message::{TransactionStatus, build, parse},
-    queue::{FromClient, Request},
+    message::{TransactionStatus, build},
+    queue::FromClient,
 };
 
 use crate::{
@@ -37,6 +42,8 @@ const LOOKED_INTO_MAX: usize = crate::worker::SCRATCH / 2;
 pub(crate) enum Turn {
     /// The client asked something and has no server.
     NeedsServer,
+    /// The server has to be asked what it holds for the session.
+    Ask,
     /// It is over.
     Ended(Ended),
 }
@@ -75,7 +82,11 @@ impl Session {
     }
 
     #[inline]
-    fn poll_relay(&mut self, worker: &Worker, cx: &mut Context<'_>) -> Result<Poll<Turn>, Ended> {
+    fn poll_relay(
+        &mut self,
+        worker: &Rc<Worker>,
+        cx: &mut Context<'_>,
+    ) -> Result<Poll<Turn>, Ended> {
         self.handle.watch(cx);
         let scratch = &mut *worker.scratch.borrow_mut();
         for _ in 0..TURNS_MAX {
@@ -83,22 +94,27 @@ impl Session {
                 return Err(Ended::Refused(why));
             }
             self.flush(cx)?;
+            if self.handle.is_recalled() && self.is_at_rest() && self.server.is_some() {
+                return Ok(Poll::Ready(Turn::Ask));
+            }
             let mut moved = false;
             if self.may_read_client() {
                 if self.is_parked_unseen {
                     // What waited for the server, or came before anybody listened.
                     self.is_parked_unseen = false;
                     let parked = std::mem::take(&mut self.parked);
-                    if let Some(turn) = self.take_in(cx, &parked)? {
+                    if let Some(turn) = self.take_in(cx, &parked, worker)? {
                         return Ok(Poll::Ready(turn));
                     }
                     moved = true;
-                } else if let Some(turn) = self.read_client(cx, scratch, &mut moved)? {
+                } else if let Some(turn) = self.read_client(cx, scratch, &mut moved, worker)? {
                     return Ok(Poll::Ready(turn));
                 }
             }
-            if !self.client.is_blocked() {
-                moved |= self.read_server(cx, scratch, worker)?;
+            if !self.client.is_blocked()
+                && let Some(turn) = self.read_server(cx, scratch, &mut moved, worker)?
+            {
+                return Ok(Poll::Ready(turn));
             }
             if !moved {
                 return Ok(Poll::Pending);
@@ -110,13 +126,14 @@ impl Session {
 
     /// Whether no transaction runs and nothing is on the way.
     #[inline]
-    fn is_at_rest(&self) -> bool {
+    pub(crate) fn is_at_rest(&self) -> bool {
         match &self.server {
             None => self.parked.is_empty(),
             Some(server) => {
                 server.queue.is_empty()
                     && server.status == TransactionStatus::Idle
                     && self.from_client.is_between()
+                    && !self.lending.is_open
             }
         }
     }
@@ -141,7 +158,10 @@ impl Session {
         match &self.server {
             None => !self.client.is_blocked(),
             Some(server) => {
-                !server.stream.is_blocked() && !server.queue.is_full() && !self.is_server_deaf
+                !server.stream.is_blocked()
+                    && !server.queue.is_full()
+                    && !self.is_server_deaf
+                    && self.lending.barrier.is_none()
             }
         }
     }
@@ -152,6 +172,7 @@ impl Session {
         cx: &mut Context<'_>,
         scratch: &mut [u8],
         moved: &mut bool,
+        worker: &Rc<Worker>,
     ) -> Result<Option<Turn>, Ended> {
         let kept = self.parked.len();
         scratch[..kept].copy_from_slice(&self.parked);
@@ -164,33 +185,58 @@ impl Session {
         *moved = true;
         self.parked.clear();
         add(&self.handle.about.counters.bytes_from_clients, read as u64);
-        self.take_in(cx, &scratch[..kept + read])
+        self.take_in(cx, &scratch[..kept + read], worker)
     }
 
     /// Takes what the client sent, from the last byte that was not understood on.
     #[inline]
-    fn take_in(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<Option<Turn>, Ended> {
+    fn take_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        worker: &Rc<Worker>,
+    ) -> Result<Option<Turn>, Ended> {
         if self.server.is_some() {
-            self.pass_to_server(cx, bytes)?;
-            return Ok(None);
+            return self.pass_to_server(cx, bytes, worker);
         }
         let bytes = match self.skip {
             Skip::Nothing => bytes,
             Skip::Message | Skip::ToSync => &bytes[self.skip(cx, bytes)?..],
         };
+        let bytes = &bytes[self.drop_strays(bytes)?..];
+        if self.skip == Skip::Nothing
+            && let Some(head) =
+                frame::head(bytes).map_err(|_| Ended::Refused(Refusal::OutOfStep))?
+        {
+            // Without a server, only the first message matters.
+            match FromClient::of(head.kind, None) {
+                FromClient::Leave => return Err(Ended::Left),
+                FromClient::Unknown => {
+                    return Err(Ended::Refused(Refusal::ClientMessage(head.kind)));
+                }
+                FromClient::Request(_) | FromClient::Silent => {}
+            }
+            if self.take_at_once(cx, worker)? {
+                return self.pass_to_server(cx, bytes, worker);
+            }
+            self.parked.extend_from_slice(bytes);
+            return Ok(Some(Turn::NeedsServer));
+        }
         self.parked.extend_from_slice(bytes);
-        if self.skip != Skip::Nothing {
-            return Ok(None);
+        Ok(None)
+    }
+
+    /// Drops what a client says into a COPY that is over, and Flush where nothing is on the way:
+    /// PostgreSQL ignores both. Returns how many bytes are done with.
+    fn drop_strays(&mut self, bytes: &[u8]) -> Result<usize, Ended> {
+        let mut at = self.from_client.begin(bytes.len());
+        while let Some(head) =
+            frame::head(&bytes[at..]).map_err(|_| Ended::Refused(Refusal::OutOfStep))?
+            && matches!(head.kind, b'd' | b'c' | b'f' | b'H')
+        {
+            at = self.from_client.pass(at, head, bytes.len());
         }
-        // Without a server, only the first message matters.
-        match frame::head(bytes).map_err(|_| Ended::Refused(Refusal::OutOfStep))? {
-            None => Ok(None),
-            Some(head) => match FromClient::of(head.kind, None) {
-                FromClient::Leave => Err(Ended::Left),
-                FromClient::Unknown => Err(Ended::Refused(Refusal::ClientMessage(head.kind))),
-                FromClient::Request(_) | FromClient::Silent => Ok(Some(Turn::NeedsServer)),
-            },
-        }
+        Ok(at)
     }
 
     /// Drops what nobody answers. Returns how many bytes are done with.
@@ -223,72 +269,22 @@ impl Session {
         Ok(at)
     }
 
-    /// Passes on what a client sent, and records what must come back.
-    #[inline]
-    fn pass_to_server(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Result<(), Ended> {
-        let Some(server) = self.server.as_deref_mut() else {
-            return Ok(());
-        };
-        let counters = &self.handle.about.counters;
-        let mut at = self.from_client.begin(bytes.len());
-        let mut stop = None;
-        while let Some(head) =
-            frame::head(&bytes[at..]).map_err(|_| Ended::Refused(Refusal::OutOfStep))?
-        {
-            let first = bytes.get(at + frame::HEADER).copied();
-            if head.kind == b'D' && first.is_none() && head.body > 0 {
-                break;
-            }
-            match FromClient::of(head.kind, first) {
-                FromClient::Request(request) => {
-                    if request == Request::Execute {
-                        add(&counters.statements, 1);
-                    }
-                    server.queue.sent(request);
-                }
-                FromClient::Silent => {}
-                FromClient::Leave => {
-                    stop = Some(Ended::Left);
-                    break;
-                }
-                FromClient::Unknown => {
-                    stop = Some(Ended::Refused(Refusal::ClientMessage(head.kind)));
-                    break;
-                }
-            }
-            at = self.from_client.pass(at, head, bytes.len());
-        }
-        server.used = true;
-        self.handle.is_busy.set(!server.queue.is_empty());
-        let _ = self.handle.about.set_busy(!server.queue.is_empty());
-        if !self.is_server_deaf && server.stream.send(cx, &bytes[..at]).is_err() {
-            // Its last words may still be there to be read.
-            self.is_server_deaf = true;
-        }
-        match stop {
-            Some(ended) => Err(ended),
-            None => {
-                self.parked.extend_from_slice(&bytes[at..]);
-                Ok(())
-            }
-        }
-    }
-
-    /// Reads the server once; false when there was nothing.
+    /// Reads the server once.
     #[inline]
     fn read_server(
         &mut self,
         cx: &mut Context<'_>,
         scratch: &mut [u8],
-        worker: &Worker,
-    ) -> Result<bool, Ended> {
+        moved: &mut bool,
+        worker: &Rc<Worker>,
+    ) -> Result<Option<Turn>, Ended> {
         let Some(server) = self.server.as_deref_mut() else {
-            return Ok(false);
+            return Ok(None);
         };
         let kept = server.kept.len();
         scratch[..kept].copy_from_slice(&server.kept);
         let read = match server.stream.poll_read(cx, &mut scratch[kept..]) {
-            Poll::Pending => return Ok(false),
+            Poll::Pending => return Ok(None),
             Poll::Ready(Ok(read)) => read,
             Poll::Ready(Err(_)) => 0,
         };
@@ -299,76 +295,10 @@ impl Session {
             self.is_server_leaving = true;
             return Err(Ended::Refused(Refusal::ServerLost));
         }
+        *moved = true;
         server.kept.clear();
         self.pass_to_client(cx, &scratch[..kept + read], worker)?;
-        Ok(true)
-    }
-
-    /// Passes on what the server sent, and checks that each message was asked for.
-    #[inline]
-    fn pass_to_client(
-        &mut self,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-        worker: &Worker,
-    ) -> Result<(), Ended> {
-        let Some(server) = self.server.as_deref_mut() else {
-            return Ok(());
-        };
-        let counters = &self.handle.about.counters;
-        let mut rows = 0;
-        let mut at = server.frames.begin(bytes.len());
-        while let Some(head) = frame::head(&bytes[at..]).map_err(|_| out_of_step(worker))? {
-            let body = at + frame::HEADER;
-            let is_looked_into = matches!(head.kind, b'Z' | b'S' | b'E' | b'C' | b'I');
-            let body = if is_looked_into {
-                let whole = bytes.get(body..body + head.body);
-                if whole.is_none() && head.body <= LOOKED_INTO_MAX {
-                    break;
-                }
-                whole
-            } else {
-                None
-            };
-            let answer = server.queue.received(head.kind).map_err(|mismatch| {
-                tracing::error!(
-                    tenant = %self.tenant.id, %mismatch,
-                    "a server connection is out of step, closing both sides"
-                );
-                out_of_step(worker)
-            })?;
-            match head.kind {
-                b'D' => rows += 1,
-                b'Z' | b'S' => match body {
-                    Some(body) => {
-                        server.learn(head.kind, body);
-                        let is_over = head.kind == b'Z' && server.status == TransactionStatus::Idle;
-                        add(&counters.transactions, u64::from(is_over));
-                    }
-                    None => server.known = false,
-                },
-                b'E' => {
-                    add(&counters.errors, 1);
-                    let report = body.and_then(|body| parse::report(body).ok());
-                    self.is_server_leaving |= report.is_some_and(|report| report.is_fatal());
-                }
-                b'C' | b'I' if answer.is_to_query() => {
-                    add(&counters.statements, 1);
-                }
-                _ => {}
-            }
-            at = server.frames.pass(at, head, bytes.len());
-        }
-        server.kept.extend_from_slice(&bytes[at..]);
-        self.handle.is_busy.set(!server.queue.is_empty());
-        if let Some(took_us) = self.handle.about.set_busy(!server.queue.is_empty()) {
-            worker.counted.busy_time.note(took_us);
-        }
-        add(&counters.rows, rows);
-        add(&counters.bytes_to_clients, at as u64);
-        // Here a server connection that is at rest could be lent on: pooling by transaction. With
-        // pooling by session it stays until the client leaves.
-        self.client.send(cx, &bytes[..at]).map_err(|_| Ended::Lost)
+        self.after_answers(worker)
     }
 }
 

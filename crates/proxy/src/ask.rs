@@ -1,0 +1,118 @@
+//! Asking a server what a session holds that no other server connection can be given.
+//!
+//! Owns: the question and its answer. Does not own: what follows from it (`lend`).
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use model::Literal;
+use wire::{
+    message::{TransactionStatus, build},
+    queue::Request,
+};
+
+use crate::{
+    pins::{Pin, Pins},
+    server::{ExchangeError, Server},
+    state::Setting,
+};
+
+/// Rows of one answer: settings, and one for each kind of thing held. There are about 400 settings.
+const ROWS_MAX: usize = 2_000;
+
+/// What a session has, as the server says.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// All settings that differ from what the connection logged in with.
+    pub(crate) settings: Vec<Setting>,
+    pub(crate) pins: Pins,
+}
+
+/// Asks. `custom`: the names of custom settings that may have been set, which are listed nowhere.
+///
+/// # Errors
+///
+/// [`ExchangeError::Broken`]; what the server says no to is returned, and the connection is as it was.
+pub(crate) async fn ask(
+    server: &mut Server,
+    custom: &BTreeSet<String>,
+) -> Result<Held, ExchangeError> {
+    let group = server.login.server.group;
+    let rows = server.rows(&sql(custom), ROWS_MAX).await;
+    if server.status != TransactionStatus::Idle {
+        let mut rollback = Vec::new();
+        build::query("ROLLBACK", &mut rollback);
+        server.exchange(&rollback, &[Request::Query]).await?;
+    }
+    let mut held = Held::default();
+    for row in rows? {
+        let text = |at: usize| {
+            let value = row.get(at).and_then(Option::as_deref)?;
+            str::from_utf8(value).ok()
+        };
+        match (text(0), text(1), text(2)) {
+            (Some("setting"), Some(name), Some(value)) => {
+                held.settings
+                    .push((name.to_ascii_lowercase().into(), value.into()));
+            }
+            (Some("role"), Some(role), _) if role == group.as_str() => {}
+            (Some(what), ..) => held.pins.add(pin(what)),
+            (None, ..) => held.pins.add(Pin::Settings),
+        }
+    }
+    Ok(held)
+}
+
+fn pin(what: &str) -> Pin {
+    match what {
+        "role" => Pin::Role,
+        "temporary" => Pin::Temporary,
+        "listen" => Pin::Listen,
+        "cursor" => Pin::Cursor,
+        "prepare" => Pin::Prepare,
+        "lock" => Pin::AdvisoryLock,
+        // A setting whose value is not UTF-8.
+        _ => Pin::Settings,
+    }
+}
+
+/// One row for each setting and each kind of thing held: what, name, value.
+///
+/// Every name says its schema, since the session's `search_path` is in force, and the transaction
+/// says what it is, since the session's defaults are.
+fn sql(custom: &BTreeSet<String>) -> String {
+    let mut sql = String::from(
+        "BEGIN ISOLATION LEVEL READ COMMITTED, READ ONLY, NOT DEFERRABLE; \
+         SELECT 'setting', name, setting FROM pg_catalog.pg_settings \
+             WHERE source OPERATOR(pg_catalog.=) 'session' AND name OPERATOR(pg_catalog.<>) ALL \
+             (ARRAY['transaction_isolation', 'transaction_read_only', 'transaction_deferrable']) \
+         UNION ALL SELECT 'role', pg_catalog.current_setting('role'), '' \
+         UNION ALL SELECT 'temporary', '', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
+             AND (EXISTS (SELECT FROM pg_catalog.pg_class \
+                 WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+             OR EXISTS (SELECT FROM pg_catalog.pg_proc \
+                 WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+             OR EXISTS (SELECT FROM pg_catalog.pg_type \
+                 WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+             OR EXISTS (SELECT FROM pg_catalog.pg_operator \
+                 WHERE oprnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
+         UNION ALL SELECT 'listen', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
+         UNION ALL SELECT 'cursor', '', '' WHERE EXISTS \
+             (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \
+         UNION ALL SELECT 'prepare', '', '' WHERE EXISTS \
+             (SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql) \
+         UNION ALL SELECT 'lock', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_locks \
+             WHERE locktype OPERATOR(pg_catalog.=) 'advisory' \
+             AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid())",
+    );
+    for name in custom {
+        // One that was never set is null.
+        let name = Literal(name);
+        let _ = write!(
+            sql,
+            " UNION ALL SELECT 'setting', {name}, pg_catalog.current_setting({name}, true) \
+              WHERE pg_catalog.current_setting({name}, true) IS NOT NULL"
+        );
+    }
+    sql.push_str("; COMMIT");
+    sql
+}

@@ -1,0 +1,503 @@
+//! A session takes a server connection for a transaction and gives it back.
+//!
+//! Owns: making a server connection what the session had before, deciding at the end of each
+//! transaction whether it can go, and asking the server where that is not known. Does not own: which
+//! connection it is (`pool`), or what the session has (`lending`).
+
+use std::{rc::Rc, task::Context};
+
+use model::route::PoolMode;
+use statement::{Effects, Exact};
+use tokio::time::timeout;
+use wire::{
+    message::{TransactionStatus, build},
+    queue::{Request, Tags},
+};
+
+use crate::{
+    ask,
+    config::LendingRule,
+    error::Refusal,
+    lending::{Barrier, Lending, Verdict},
+    pins::{Pin, Pins},
+    pool::{Tenant, Want},
+    prepared::Unnamed,
+    relay::Turn,
+    server::{ExchangeError, Last, Server, set_role},
+    session::{Ended, NoServer, Session, write_differences},
+    statements::Unnamed as Theirs,
+    stats::add,
+    worker::Worker,
+};
+
+/// Tries of a statement of ours that a short time limit of the last session may end.
+const TRIES_MAX: usize = 5;
+
+/// What a server connection needs before a session can go on with it.
+#[derive(Debug, Default)]
+struct Handover {
+    queries: Vec<String>,
+    /// Everything that was on it goes.
+    resets: bool,
+    /// In a round trip of its own.
+    is_slow: bool,
+}
+
+/// What `lending`'s session needs on `server`. `None`: nothing, which is the usual case.
+#[inline]
+fn handover(
+    server: &Server,
+    lending: &Lending,
+    tenant: &Tenant,
+    rule: LendingRule,
+) -> Option<Handover> {
+    let is_same_credential = server
+        .last
+        .is_some_and(|last| last.credential == lending.credential);
+    let is_again = server
+        .last
+        .is_some_and(|last| last.session == lending.serial);
+    if is_same_credential
+        && Rc::ptr_eq(&server.has, &lending.wanted)
+        && lending.tracks()
+        && !lending.is_mixed
+        && !server.is_dirty
+        && !(rule == LendingRule::NeverTheSameTwice && is_again)
+    {
+        return None;
+    }
+    let resets = server.used
+        && (!is_same_credential
+            || !lending.tracks()
+            || server.is_dirty
+            || (rule == LendingRule::NeverTheSameTwice && is_again));
+    let mut handover = Handover {
+        resets,
+        ..Handover::default()
+    };
+    let has = if resets {
+        let gone = server.has.change(tenant.states.nothing());
+        handover.is_slow |= gone.may_fail;
+        let group = server.login.server.group;
+        // A message of its own: it cannot run inside a transaction, which several statements are.
+        handover.queries = vec!["DISCARD ALL".to_owned(), set_role(group)];
+        tenant.states.nothing()
+    } else {
+        &server.has
+    };
+    if !Rc::ptr_eq(has, &lending.wanted) {
+        let change = has.change(&lending.wanted);
+        handover.is_slow |= change.may_fail;
+        handover.queries.extend(change.queries);
+    }
+    handover.is_slow |= lending
+        .elsewhere()
+        .any(|statement| resets || !server.statements.contains(statement.number));
+    (!handover.queries.is_empty() || handover.is_slow).then_some(handover)
+}
+
+impl Session {
+    pub(crate) fn want(&self) -> Want {
+        Want {
+            role: self.handle.role,
+            session: self.lending.serial,
+            credential: self.lending.credential,
+            state: self.lending.wanted.clone(),
+            is_blank: !self.lending.tracks(),
+        }
+    }
+
+    /// Takes an idle server connection if there is one that needs no round trip first.
+    pub(crate) fn take_at_once(
+        &mut self,
+        cx: &mut Context<'_>,
+        worker: &Rc<Worker>,
+    ) -> Result<bool, Ended> {
+        if !self.lending.tracks() || self.lending.taken.is_some() || self.tenant.pause.is_on() {
+            return Ok(false);
+        }
+        let Some(server) = self.tenant.take_idle(worker, &self.want(), false) else {
+            return Ok(false);
+        };
+        let handover = handover(&server, &self.lending, &self.tenant, worker.config.lending);
+        if handover.as_ref().is_some_and(|handover| handover.is_slow) {
+            self.lending.taken = Some(server);
+            return Ok(false);
+        }
+        let out = self.attach_with(server, handover);
+        if !out.is_empty() {
+            self.client.send(cx, &out).map_err(|_| Ended::Lost)?;
+        }
+        Ok(true)
+    }
+
+    /// Uses a server connection from now on; what it needs goes before what the client sends. Returns
+    /// what the client must be told.
+    fn attach_with(&mut self, mut server: Box<Server>, handover: Option<Handover>) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.prefix.clear();
+        if let Some(handover) = handover {
+            if handover.resets {
+                server.is_reset();
+            }
+            for query in &handover.queries {
+                build::query(query, &mut self.prefix);
+                server.queue.sent_as(Request::Query, Tags::OURS);
+                server.statements.unnamed = Theirs::None;
+            }
+            server.has = self.lending.wanted.clone();
+            self.handle.shield();
+        } else if !Rc::ptr_eq(&server.parameters, &self.lending.told) {
+            write_differences(&self.lending.told, &server.parameters, &mut out);
+            self.lending.told = server.parameters.clone();
+        }
+        if server.statements.has_stale() {
+            for _ in server.statements.write_closes(&mut self.prefix) {
+                server.queue.sent_as(Request::Close, Tags::OURS);
+            }
+        }
+        self.attach(server);
+        out
+    }
+
+    pub(crate) fn attach(&mut self, mut server: Box<Server>) {
+        let lending = &mut self.lending;
+        let is_where_it_was = server
+            .last
+            .is_some_and(|last| last.session == lending.serial)
+            && lending.last_server == server.number;
+        server.is_foreign = server.last.is_some() && !is_where_it_was;
+        server.used = true;
+        lending.last_server = server.number;
+        self.handle.set_target(Some(server.cancel.clone()));
+        self.server = Some(server);
+    }
+
+    /// Waits for a server connection and makes it what the session had.
+    pub(crate) async fn take_server(&mut self, worker: &Rc<Worker>) -> Result<(), NoServer> {
+        let handle = self.handle.clone();
+        handle.set_waiting(true);
+        let waited = tokio::select! {
+            waited = self.wait_for_server(worker) => waited,
+            () = handle.wait_cancelled() => {
+                handle.set_waiting(false);
+                return Err(NoServer::Statement(Refusal::Cancelled));
+            }
+        };
+        handle.set_waiting(false);
+        let server = match waited {
+            Ok(server) => server,
+            Err(Ended::Refused(refusal)) if refusal.ends_only_a_statement() => {
+                return Err(NoServer::Statement(refusal));
+            }
+            Err(ended) => return Err(NoServer::Session(ended)),
+        };
+        self.is_parked_unseen = true;
+        let handover = handover(&server, &self.lending, &self.tenant, worker.config.lending);
+        let out = match handover {
+            Some(handover) if handover.is_slow => {
+                let mut server = server;
+                let limit = worker.config.limits.reset_time_max;
+                let ready = make_ready(&mut server, handover, &self.lending, &self.tenant);
+                let made = self.unless_ended(timeout(limit, ready)).await;
+                match made? {
+                    Ok(Ok(())) => self.attach_with(server, None),
+                    Ok(Err(ExchangeError::Said(said))) => {
+                        return Err(NoServer::Session(Ended::Setting(said)));
+                    }
+                    Ok(Err(ExchangeError::Broken)) | Err(_) => {
+                        return Err(NoServer::Session(Ended::Refused(Refusal::ServerLost)));
+                    }
+                }
+            }
+            handover => self.attach_with(server, handover),
+        };
+        Ok(self.say(&out).await?)
+    }
+
+    /// A server connection for settings that have to be tried: with none of another session.
+    pub(crate) async fn make_plain(
+        &mut self,
+        worker: &Rc<Worker>,
+        mut server: Box<Server>,
+    ) -> Result<Box<Server>, Ended> {
+        let tenant = self.tenant.clone();
+        let Some(handover) = handover(&server, &self.lending, &tenant, worker.config.lending)
+        else {
+            return Ok(server);
+        };
+        let made = timeout(
+            worker.config.limits.reset_time_max,
+            make_ready(&mut server, handover, &self.lending, &tenant),
+        );
+        match self.unless_ended(made).await? {
+            Ok(Ok(())) => Ok(server),
+            _ => Err(Ended::Refused(Refusal::ServerLost)),
+        }
+    }
+
+    /// After something was answered: the session may be at rest.
+    #[inline]
+    pub(crate) fn after_answers(&mut self, worker: &Rc<Worker>) -> Result<Option<Turn>, Ended> {
+        let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
+            return Ok(None);
+        };
+        if server.queue.has_none()
+            && let Some(barrier) = lending.barrier.take()
+        {
+            lending.is_over(barrier, server);
+            self.is_parked_unseen = !self.parked.is_empty();
+        }
+        if lending.mode == PoolMode::Session
+            || !server.queue.is_empty()
+            || server.status != TransactionStatus::Idle
+            || lending.is_open
+            || !self.parked.is_empty()
+            || !self.from_client.is_between()
+            || !server.is_at_rest()
+            || self.is_server_deaf
+            || self.is_server_leaving
+            || !server.known
+            || !server.queue.is_certain()
+        {
+            return Ok(None);
+        }
+        let known = self.tenant.known();
+        match lending.rest(server, &self.tenant.states, &known) {
+            Verdict::Free => {
+                self.release(worker);
+                Ok(None)
+            }
+            Verdict::Kept => {
+                self.count_pins();
+                Ok(None)
+            }
+            Verdict::Unclear { now } => {
+                if lending.reluctant.is_none() {
+                    let role = self.handle.role;
+                    let idle = worker.idle.add_session(&self.tenant, role, &self.handle);
+                    lending.reluctant = Some(idle);
+                }
+                let is_wanted = now || self.handle.is_recalled() || self.tenant.is_wanted();
+                Ok(is_wanted.then_some(Turn::Ask))
+            }
+        }
+    }
+
+    /// Gives the server connection back: nothing on it is the session's alone.
+    fn release(&mut self, worker: &Rc<Worker>) {
+        let Some(mut server) = self.server.take() else {
+            return;
+        };
+        self.unlist(worker);
+        self.handle.answer_recall();
+        self.handle.set_target(None);
+        self.handle.is_busy.set(false);
+        let _ = self.handle.about.set_busy(false);
+        self.counted = Pins::default();
+        server.last = Some(Last {
+            session: self.lending.serial,
+            credential: self.lending.credential,
+        });
+        self.tenant.release(worker, self.handle.role, server);
+    }
+
+    /// It no longer has a server connection that it may give up.
+    pub(crate) fn unlist(&mut self, worker: &Worker) {
+        if let Some(number) = self.lending.reluctant.take() {
+            worker.idle.remove(number);
+        }
+    }
+
+    fn count_pins(&mut self) {
+        let pins = self.lending.pins();
+        for pin in pins.without(self.counted).iter() {
+            add(&self.tenant.knowledge.pins[pin as usize], 1);
+        }
+        self.counted = pins;
+    }
+
+    /// Asks the server what it holds for the session, and gives it back if that is nothing.
+    pub(crate) async fn ask(&mut self, worker: &Rc<Worker>) -> Result<(), Ended> {
+        self.unlist(worker);
+        let tenant = self.tenant.clone();
+        let limit = worker.config.limits.reset_time_max;
+        let handle = self.handle.clone();
+        let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
+            handle.answer_recall();
+            return Ok(());
+        };
+        if lending.prepared.unnamed == Unnamed::There {
+            // A question of ours would drop it.
+            handle.answer_recall();
+            self.count_pins();
+            tenant.recall(worker, handle.role);
+            return Ok(());
+        }
+        let asked = timeout(limit, learn(server, lending, &tenant));
+        let asked = tokio::select! {
+            asked = asked => asked,
+            why = handle.ended() => return Err(Ended::Refused(why)),
+        };
+        let mut out = std::mem::take(&mut server.overheard);
+        write_differences(&lending.told, &server.parameters, &mut out);
+        lending.told = server.parameters.clone();
+        match asked {
+            Ok(Ok(())) => {}
+            Ok(Err(ExchangeError::Said(said))) => {
+                tracing::debug!(tenant = %tenant.id, code = said.code, "a session cannot be asked about");
+                lending.found.add(Pin::Settings);
+                lending.effects = Effects::NONE;
+            }
+            Ok(Err(ExchangeError::Broken)) | Err(_) => {
+                return Err(Ended::Refused(Refusal::ServerLost));
+            }
+        }
+        let is_free = lending.pins().is_empty() && self.parked.is_empty();
+        self.handle.answer_recall();
+        if is_free
+            && self
+                .server
+                .as_ref()
+                .is_some_and(|server| server.is_at_rest())
+        {
+            self.release(worker);
+        } else {
+            self.count_pins();
+            // Somebody else may be able to.
+            self.tenant.recall(worker, self.handle.role);
+        }
+        self.say(&out).await
+    }
+}
+
+/// Finds out what the session has.
+async fn learn(
+    server: &mut Server,
+    lending: &mut Lending,
+    tenant: &Rc<Tenant>,
+) -> Result<(), ExchangeError> {
+    tenant.examine(server).await?;
+    let effects = lending.effects;
+    let is_clear = !effects.intersects(Effects::LASTING)
+        && (!effects.intersects(Effects::UNSEEN)
+            || tenant.known().hazard.is_over_with_transaction());
+    if is_clear {
+        lending.effects = Effects::NONE;
+        return Ok(());
+    }
+    let custom = tenant.custom.borrow().clone();
+    let held = ask::ask(server, &custom).await?;
+    let states = &tenant.states;
+    let has = states.of(held.settings);
+    // What it began with and is not there any more was reset, and begins anew.
+    let missing = lending
+        .base
+        .iter()
+        .filter(|(name, _)| has.get(name).is_none());
+    let wanted = states.of(has.iter().chain(missing).cloned());
+    server.has = has.clone();
+    lending.found = held.pins;
+    lending.effects = Effects::NONE;
+    if wanted.get("client_encoding").is_some() && !wanted.is_ascii() {
+        lending.found.add(Pin::Settings);
+    }
+    let change = has.change(&wanted);
+    if !change.queries.is_empty() {
+        let mut bytes = Vec::new();
+        change.write(&mut bytes);
+        let requests = vec![Request::Query; change.queries.len()];
+        server.exchange(&bytes, &requests).await?;
+        server.has = wanted.clone();
+    }
+    lending.want(wanted);
+    Ok(())
+}
+
+/// Makes a server connection what the session had, where that may fail or takes a look at the answer.
+async fn make_ready(
+    server: &mut Server,
+    handover: Handover,
+    lending: &Lending,
+    tenant: &Tenant,
+) -> Result<(), ExchangeError> {
+    for query in &handover.queries {
+        run(server, query).await?;
+    }
+    if handover.resets {
+        server.is_reset();
+    }
+    server.has = lending.wanted.clone();
+    let elsewhere: Vec<_> = lending
+        .elsewhere()
+        .filter(|statement| !server.statements.contains(statement.number))
+        .cloned()
+        .collect();
+    for statement in elsewhere {
+        let there = lending
+            .wanted
+            .with_parsing_of(&statement.parsing, &tenant.states);
+        let (to, back) = (lending.wanted.change(&there), there.change(&lending.wanted));
+        for query in &to.queries {
+            run(server, query).await?;
+        }
+        let mut bytes = Vec::new();
+        build::close(wire::message::Kind::Statement, &statement.name, &mut bytes);
+        statement.write_parse(&statement.name, &mut bytes);
+        build::sync(&mut bytes);
+        let requests = [Request::Close, Request::Parse, Request::Sync];
+        match server.exchange(&bytes, &requests).await {
+            Ok(()) => server.statements.add(statement.number, &tenant.statements),
+            // What it names may be gone. Whoever binds it hears so.
+            Err(ExchangeError::Said(_)) => {}
+            Err(ExchangeError::Broken) => return Err(ExchangeError::Broken),
+        }
+        for query in &back.queries {
+            run(server, query).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn run(server: &mut Server, query: &str) -> Result<(), ExchangeError> {
+    let mut bytes = Vec::new();
+    build::query(query, &mut bytes);
+    for tries in 1.. {
+        match server.exchange(&bytes, &[Request::Query]).await {
+            // A time limit that this very statement is to lift.
+            Err(ExchangeError::Said(said)) if said.code == "57014" && tries < TRIES_MAX => {}
+            result => return result,
+        }
+    }
+    Ok(())
+}
+
+impl Lending {
+    /// What had to be answered is.
+    fn is_over(&mut self, barrier: Barrier, server: &mut Server) {
+        let Barrier::Of(exact) = barrier else {
+            return;
+        };
+        let failed = self.cycle.failed;
+        self.cycle.failed |= self.cycle.failed_before;
+        if failed {
+            return;
+        }
+        match exact {
+            Exact::DiscardAll => {
+                self.prepared.forget(None);
+                server.statements.clear();
+                server.is_foreign = false;
+            }
+            Exact::DeallocateAll => {
+                self.prepared.forget(None);
+                server.statements.clear();
+            }
+            Exact::Deallocate(name) => {
+                self.prepared
+                    .forget(Some(crate::prepared::name(name.as_bytes())));
+            }
+            _ => server.statements.doubt(),
+        }
+    }
+}

@@ -1,0 +1,426 @@
+//! What one session must find again on whichever server connection it is lent next.
+//!
+//! Owns: the settings a session has and began with, what it did since its state was last known for
+//! certain, and the decision whether its server connection can serve somebody else. Does not own:
+//! asking the server (`ask`), the connections (`pool`) or the messages (`relay`).
+//!
+//! The text of a statement can say that it surely leaves nothing behind, or exactly which setting
+//! it changes. Everything else is unclear, and unclear never means a guess: the server connection
+//! stays where it is until somebody else needs one, and then the server is asked.
+
+use std::rc::Rc;
+
+use model::route::PoolMode;
+use statement::{Context, Effects, Encoding, Exact, Strings};
+
+use crate::{
+    hazard::Hazard,
+    knowledge::Defining,
+    pins::{Pin, Pins},
+    prepared::{Prepared, Unnamed},
+    server::{Parameters, Server},
+    state::{State, States},
+};
+
+/// Statements prepared under other settings than the session has now that are prepared again with
+/// each server connection it gets. With more of them it keeps the one it has.
+pub(crate) const ELSEWHERE_MAX: usize = 16;
+
+/// What a session must find again.
+#[derive(Debug)]
+pub(crate) struct Lending {
+    pub(crate) mode: PoolMode,
+    /// Of the session, never used again.
+    pub(crate) serial: u64,
+    /// Which of the tenant's credentials it logged in with.
+    pub(crate) credential: u32,
+    /// The settings it began with: RESET leads back to them.
+    pub(crate) base: Rc<State>,
+    /// The settings it has, as far as they are known.
+    pub(crate) wanted: Rc<State>,
+    /// What the client was told of them, and of others.
+    pub(crate) told: Rc<Parameters>,
+    pub(crate) prepared: Prepared,
+    /// What it may have done since the server was last asked.
+    pub(crate) effects: Effects,
+    /// What the server was found to hold for it.
+    pub(crate) found: Pins,
+    /// What holds it for the rest of the session.
+    pub(crate) sticky: Pins,
+    pub(crate) cycle: Cycle,
+    /// Statements may have been prepared under other settings than it has now.
+    pub(crate) is_mixed: bool,
+    /// An extended-query message was sent and no Sync behind it: the transaction is open, whatever
+    /// the server last said.
+    pub(crate) is_open: bool,
+    /// What was sent last has to be answered before anything else is sent.
+    pub(crate) barrier: Option<Barrier>,
+    /// To be said behind the next Sync: what the client's statement takes away and its session has.
+    pub(crate) follow: Option<Vec<String>>,
+    /// A server connection that must be made ready in a round trip of its own.
+    pub(crate) taken: Option<Box<Server>>,
+    /// The number of the server connection it had last.
+    pub(crate) last_server: u64,
+    /// Number under which others find it while it holds a server connection that it may give up.
+    pub(crate) reluctant: Option<u64>,
+}
+
+/// What happened since the session was last at rest.
+#[derive(Debug, Default)]
+pub(crate) struct Cycle {
+    pub(crate) statements: u32,
+    pub(crate) binds: u32,
+    /// What the only statement does, and nothing else.
+    pub(crate) exact: Option<Exact>,
+    /// Of the last Bind.
+    pub(crate) bound: Option<Exact>,
+    pub(crate) effects: Effects,
+    /// The server said no to something.
+    pub(crate) failed: bool,
+    /// To something before what is awaited now.
+    pub(crate) failed_before: bool,
+    /// The settings in force are not known before the end of the transaction.
+    pub(crate) is_unsettled: bool,
+    /// Defines something.
+    pub(crate) defining: Option<Defining>,
+}
+
+/// Something that must be over before the client's next message is looked at.
+#[derive(Debug, Eq, PartialEq)]
+pub(crate) enum Barrier {
+    /// What is unanswered.
+    Before,
+    /// Also this statement, whose success changes what is prepared.
+    Of(Exact),
+}
+
+/// What is to be done with the server connection of a session at rest.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Verdict {
+    /// It can serve another.
+    Free,
+    /// Nobody knows before the server is asked.
+    Unclear {
+        /// The session itself must know before it goes on.
+        now: bool,
+    },
+    /// It stays.
+    Kept,
+}
+
+impl Lending {
+    /// Of a session that has begun with these settings.
+    pub(crate) fn new(
+        mode: PoolMode,
+        serial: u64,
+        credential: u32,
+        base: Rc<State>,
+        told: Rc<Parameters>,
+    ) -> Self {
+        Self {
+            mode,
+            serial,
+            credential,
+            wanted: base.clone(),
+            base,
+            told,
+            prepared: Prepared::default(),
+            effects: Effects::NONE,
+            found: Pins::default(),
+            sticky: Pins::default(),
+            cycle: Cycle::default(),
+            is_mixed: false,
+            is_open: false,
+            barrier: None,
+            follow: None,
+            taken: None,
+            last_server: 0,
+            reluctant: None,
+        }
+    }
+
+    /// Whether names of statements are ours to give, and settings ours to know.
+    #[inline]
+    pub(crate) fn tracks(&self) -> bool {
+        self.mode != PoolMode::Session
+    }
+
+    /// How the server will read what the client sends now.
+    #[inline]
+    pub(crate) fn context(&self, server: &Server) -> Context {
+        if self.cycle.is_unsettled && !server.queue.has_none() {
+            return Context {
+                strings: Strings::Undecided,
+                encoding: Encoding::Overlapping,
+            };
+        }
+        server.context
+    }
+
+    /// A simple query is sent.
+    #[inline]
+    pub(crate) fn query(&mut self, effects: Effects, exact: Option<Exact>) {
+        self.cycle.statements += 1;
+        self.cycle.exact = if self.cycle.statements == 1 {
+            exact
+        } else {
+            None
+        };
+        self.does(effects);
+    }
+
+    /// A Bind is sent: its statement may be executed.
+    #[inline]
+    pub(crate) fn bind(&mut self, effects: Effects, exact: Option<Exact>) {
+        self.cycle.binds += 1;
+        self.cycle.bound = exact;
+        self.does(effects);
+    }
+
+    /// An Execute is sent.
+    #[inline]
+    pub(crate) fn execute(&mut self) {
+        self.cycle.statements += 1;
+        let exact = self.cycle.bound.take();
+        let is_only = self.cycle.statements == 1 && self.cycle.binds == 1;
+        self.cycle.exact = if is_only { exact } else { None };
+    }
+
+    /// What was sent last has to be answered before anything else is looked at.
+    pub(crate) fn awaits(&mut self, exact: Exact) {
+        self.cycle.failed_before |= self.cycle.failed;
+        self.cycle.failed = false;
+        self.barrier = Some(Barrier::Of(exact));
+    }
+
+    #[inline]
+    fn does(&mut self, effects: Effects) {
+        self.cycle.effects |= effects;
+        // Until it is answered, and to the end of a transaction, nobody knows what is in force.
+        if effects.intersects(Effects::SETTINGS.with(Effects::RUNS)) {
+            self.cycle.is_unsettled = true;
+        }
+    }
+
+    /// Whether the settings under which a statement is parsed now can be said.
+    #[inline]
+    pub(crate) fn is_settled(&self, hazard: Hazard) -> bool {
+        !self.cycle.is_unsettled
+            && !self
+                .effects
+                .intersects(Effects::SETTINGS.with(Effects::RUNS))
+            && (hazard == Hazard::None || !self.cycle.effects.intersects(Effects::UNSEEN))
+    }
+
+    /// What must be said behind a statement, because it takes away what the session has: its role
+    /// in the group, and the settings it began with.
+    pub(crate) fn follow_up(
+        &self,
+        effects: Effects,
+        exact: Option<&Exact>,
+        text: &[u8],
+        server: &Server,
+        states: &States,
+    ) -> Option<Vec<String>> {
+        if effects.intersects(Effects::COPY) {
+            return None; // What comes behind it would be data.
+        }
+        let set_role = || format!("SET ROLE {}", server.login.server.group.as_str());
+        let base = || states.nothing().change(&self.base).queries;
+        match exact {
+            Some(Exact::DiscardAll) => Some([vec![set_role()], base()].concat()),
+            Some(Exact::ResetAll) if !self.base.is_empty() => Some(base()),
+            Some(Exact::Reset(name)) => {
+                let value = self.base.get(name)?;
+                let only = states.of([(name.as_str().into(), value.into())]);
+                Some(states.nothing().change(&only).queries)
+            }
+            _ if effects.contains(Effects::ROLE) && mentions_authorization(text) => {
+                // Inside or behind a transaction, and not where a client chose another role.
+                Some(vec![format!(
+                    "SELECT pg_catalog.set_config('role', '{}', false) WHERE \
+                     pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none'",
+                    server.login.server.group.as_str()
+                )])
+            }
+            _ => None,
+        }
+        .filter(|queries| !queries.is_empty())
+    }
+
+    /// The session is at rest: takes note of what it did, and says what is to be done with its
+    /// server connection.
+    pub(crate) fn rest(&mut self, server: &mut Server, states: &States, tenant: &Known) -> Verdict {
+        let cycle = std::mem::take(&mut self.cycle);
+        match &cycle.exact {
+            Some(exact) if cycle.statements == 1 && self.mode != PoolMode::Session => {
+                if !cycle.failed {
+                    self.did(exact, cycle.effects, server, states);
+                } else if !matches!(exact, Exact::Set(_) | Exact::Reset(_)) {
+                    self.effects |= cycle.effects;
+                }
+            }
+            _ => self.effects |= cycle.effects,
+        }
+        self.prepared.rest();
+        match self.mode {
+            PoolMode::Session => return Verdict::Kept,
+            PoolMode::Transaction => {
+                // What it may have left must not reach anybody else.
+                server.is_dirty |= self.effects.intersects(Effects::LASTING);
+                self.effects = Effects::NONE;
+                return Verdict::Free;
+            }
+            PoolMode::Auto => {}
+        }
+        if self.prepared.unnamed == Unnamed::There {
+            // A question of ours would drop it.
+            return Verdict::Kept;
+        }
+        let effects = self.effects;
+        if effects.is_empty()
+            && self.found.is_empty()
+            && self.sticky.is_empty()
+            && !self.prepared.is_bound()
+        {
+            return Verdict::Free;
+        }
+        for (effect, pin) in [
+            (Effects::SEED, Pin::Seed),
+            (Effects::LOAD, Pin::Load),
+            (Effects::UNNAMED, Pin::Settings),
+        ] {
+            if effects.intersects(effect) {
+                self.sticky.add(pin);
+            }
+        }
+        let writes = Effects::WRITES.with(Effects::CALLS).with(Effects::TOUCHES);
+        if tenant.reads_sequences && effects.intersects(writes) {
+            self.sticky.add(Pin::Sequence);
+        }
+        let is_unclear = effects.intersects(Effects::LASTING)
+            || (effects.intersects(Effects::UNSEEN) && !tenant.hazard.is_over_with_transaction());
+        if is_unclear {
+            let loses_base = effects.intersects(Effects::SETTINGS) && !self.base.is_empty();
+            // Once something uses what was defined, it is worth a look, which serves all sessions.
+            let may_look = tenant.hazard == Hazard::Unknown
+                && tenant.defining == 0
+                && !cycle.effects.intersects(Effects::DDL.with(Effects::RUNS));
+            return Verdict::Unclear {
+                now: loses_base || may_look,
+            };
+        }
+        self.effects = Effects::NONE;
+        if self.pins().is_empty() {
+            Verdict::Free
+        } else {
+            Verdict::Kept
+        }
+    }
+
+    /// What holds it, as far as it is known.
+    pub(crate) fn pins(&self) -> Pins {
+        let mut pins = self.found.with(self.sticky);
+        if self.prepared.is_bound() || self.elsewhere().count() > ELSEWHERE_MAX {
+            pins.add(Pin::Statement);
+        }
+        pins
+    }
+
+    /// Statements that were prepared under other settings than are wanted now.
+    pub(crate) fn elsewhere(&self) -> impl Iterator<Item = &Rc<crate::statements::Statement>> {
+        let wanted = self.wanted.parsing();
+        let all = self.is_mixed.then(|| self.prepared.statements());
+        all.into_iter()
+            .flatten()
+            .filter(move |statement| !Rc::ptr_eq(&statement.parsing, wanted))
+    }
+
+    /// Other settings are wanted from now on.
+    pub(crate) fn want(&mut self, wanted: Rc<State>) {
+        self.is_mixed |= !Rc::ptr_eq(wanted.parsing(), self.wanted.parsing());
+        self.wanted = wanted;
+    }
+
+    /// The only statement succeeded outside a transaction.
+    fn did(&mut self, exact: &Exact, effects: Effects, server: &mut Server, states: &States) {
+        match exact {
+            Exact::Set(list) => {
+                for (name, value) in list {
+                    match name.as_str() {
+                        "role" | "session_authorization" | "seed" => self.effects |= effects,
+                        // Of the transaction that is over.
+                        "transaction_isolation"
+                        | "transaction_read_only"
+                        | "transaction_deferrable" => {}
+                        _ => {
+                            // As the server says it, where it does: `ISO` alone is no DateStyle.
+                            let reported = server
+                                .parameters
+                                .iter()
+                                .find(|(own, _)| own.eq_ignore_ascii_case(name.as_bytes()));
+                            let value = reported
+                                .and_then(|(_, value)| str::from_utf8(value).ok())
+                                .unwrap_or(value);
+                            self.want(states.with(&self.wanted, name, value));
+                        }
+                    }
+                }
+                server.has = self.wanted.clone();
+            }
+            Exact::Reset(name) => {
+                let wanted = match self.base.get(name) {
+                    Some(value) => states.with(&self.wanted, name, value),
+                    None => states.without(&self.wanted, name),
+                };
+                self.want(wanted);
+                server.has = self.wanted.clone();
+                self.effects |= effects.without(Effects::SETTINGS);
+            }
+            Exact::ResetAll => {
+                self.want(self.base.clone());
+                server.has = self.wanted.clone();
+                // What cannot be seen is gone as well.
+                self.sticky.remove(Pin::Settings);
+            }
+            Exact::DiscardAll => {
+                self.want(self.base.clone());
+                server.has = self.wanted.clone();
+                self.effects = Effects::NONE;
+                self.found = Pins::default();
+                self.sticky.remove(Pin::Settings);
+                self.sticky.remove(Pin::Sequence);
+            }
+            Exact::DiscardSequences => self.sticky.remove(Pin::Sequence),
+            Exact::DiscardTemp => {
+                if !self.pins().is_empty() || self.effects.intersects(Effects::TEMP) {
+                    self.effects |= Effects::TEMP;
+                }
+            }
+            Exact::DiscardPlans => {}
+            Exact::Deallocate(_) | Exact::DeallocateAll => {
+                // SQL PREPARE may have let go.
+                if !self.found.is_empty() || self.effects.intersects(Effects::PREPARE) {
+                    self.effects |= Effects::PREPARE;
+                }
+            }
+            Exact::Prepare(_) | Exact::Execute(_) => self.effects |= effects,
+        }
+    }
+}
+
+/// What is known about a tenant's database.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Known {
+    pub(crate) hazard: Hazard,
+    pub(crate) reads_sequences: bool,
+    /// Sessions that are defining something now.
+    pub(crate) defining: u32,
+}
+
+/// Whether a text may say SESSION AUTHORIZATION.
+pub(crate) fn mentions_authorization(text: &[u8]) -> bool {
+    const WORD: &[u8] = b"authorization";
+    text.windows(WORD.len())
+        .any(|piece| piece.eq_ignore_ascii_case(WORD))
+}

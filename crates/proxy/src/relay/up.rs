@@ -1,0 +1,620 @@
+//! From a client to its server connection.
+//!
+//! Owns: what is recorded about every message, and what is put before, behind or in the place of one
+//! so that a session finds again what it prepared and set. Does not own: what a text means
+//! (`statement`), or what is kept of it (`lending`, `prepared`).
+//!
+//! What needs no change is sent from where it was read. Everything that goes at once goes in one
+//! call.
+
+use std::{rc::Rc, task::Context};
+
+use model::route::PoolMode;
+use statement::{Effects, Exact};
+use wire::{
+    frame::{self, HEADER, Head},
+    message::{Kind, build, parse},
+    queue::{FromClient, Now, Request, Tags},
+};
+
+use super::{
+    LOOKED_INTO_MAX, Turn,
+    around::{
+        Body, NAMES_MAX, NOBODYS, body, close_first, first_two, forget_numbers, free_names,
+        large_parse, may_need_follow_up, name_for_sql, occupy, ready_named, ready_unnamed, rename,
+        say, sets_locally, unknown, write_parse,
+    },
+};
+use crate::{
+    error::Refusal,
+    lending::Barrier,
+    prepared::{self, Unnamed},
+    session::{Ended, Session},
+    statements::{Parsed, Unnamed as Theirs},
+    stats::add,
+    worker::Worker,
+};
+
+/// What of a statement the tenant as a whole has to know.
+const HEEDED: Effects = Effects::DDL
+    .with(Effects::RUNS)
+    .with(Effects::READS_SEQUENCE);
+
+/// What goes to a server at once: pieces of what was read, and what we put between.
+pub(super) struct Outgoing<'a> {
+    pub(super) bytes: &'a [u8],
+    /// Empty as long as nothing was changed.
+    out: &'a mut Vec<u8>,
+    /// Of `bytes`, what is in `out` or was left out.
+    done: usize,
+}
+
+impl<'a> Outgoing<'a> {
+    /// The place before the byte at `at`.
+    pub(super) fn before(&mut self, at: usize) -> &mut Vec<u8> {
+        self.out.extend_from_slice(&self.bytes[self.done..at]);
+        self.done = at;
+        self.out
+    }
+
+    /// Leaves out what is before `end`; everything before it was dealt with.
+    pub(super) fn leave_out(&mut self, end: usize) {
+        self.done = end;
+    }
+
+    fn all(&mut self, end: usize) -> &[u8] {
+        if self.out.is_empty() && self.done == 0 {
+            return &self.bytes[..end];
+        }
+        self.before(end)
+    }
+}
+
+/// What is to happen with a message that was looked at.
+pub(super) enum Pass {
+    /// It goes on, with what was put around it.
+    On,
+    /// It is answered by us.
+    Answered,
+    /// It waits until everything before it is answered.
+    Waits,
+    /// Not all of it is there.
+    Incomplete,
+}
+
+impl Session {
+    /// Passes on what a client sent, and records what must come back.
+    #[inline]
+    pub(super) fn pass_to_server(
+        &mut self,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+        worker: &Rc<Worker>,
+    ) -> Result<Option<Turn>, Ended> {
+        let mut out = worker.outgoing.borrow_mut();
+        out.clear();
+        let mut outgoing = Outgoing {
+            bytes,
+            out: &mut out,
+            done: 0,
+        };
+        // Settings and the like, for a server connection that was taken for this.
+        outgoing.out.append(&mut self.prefix);
+        let mut at = self.from_client.begin(bytes.len());
+        if let Some(server) = self.server.as_deref_mut()
+            && server.queue.is_empty()
+            && self.from_client.is_between()
+        {
+            free_names(server, &mut self.lending, at, &mut outgoing);
+        }
+        let mut stop = None;
+        let mut flushes = false;
+        while self.lending.barrier.is_none()
+            && let Some(head) =
+                frame::head(&bytes[at..]).map_err(|_| Ended::Refused(Refusal::OutOfStep))?
+        {
+            match FromClient::of(head.kind, bytes.get(at + HEADER).copied()) {
+                FromClient::Request(request) => {
+                    match self.look(head, request, at, &mut outgoing) {
+                        Pass::On => {}
+                        Pass::Answered => {
+                            outgoing.before(at);
+                            at = self.from_client.pass(at, head, bytes.len());
+                            outgoing.leave_out(at);
+                            continue;
+                        }
+                        Pass::Waits => {
+                            // What is under way may be held back by the server until then.
+                            build::flush(outgoing.before(at));
+                            self.lending.barrier = Some(Barrier::Before);
+                            break;
+                        }
+                        Pass::Incomplete => break,
+                    }
+                }
+                FromClient::Silent => flushes |= head.kind == b'H',
+                FromClient::Leave => {
+                    stop = Some(Ended::Left);
+                    break;
+                }
+                FromClient::Unknown => {
+                    stop = Some(Ended::Refused(Refusal::ClientMessage(head.kind)));
+                    break;
+                }
+            }
+            at = self.from_client.pass(at, head, bytes.len());
+            if let Some(follow) = &mut self.behind {
+                // Behind the whole message, and part of it to the client.
+                outgoing.before(at).append(follow);
+                self.behind = None;
+            }
+        }
+        self.unlist(worker);
+        let Some(server) = self.server.as_deref_mut() else {
+            return Ok(None);
+        };
+        if matches!(self.lending.barrier, Some(Barrier::Of(_))) {
+            build::flush(outgoing.before(at));
+        }
+        server.used = true;
+        self.handle.is_busy.set(!server.queue.is_empty());
+        let _ = self.handle.about.set_busy(!server.queue.is_empty());
+        let all = outgoing.all(at);
+        if !self.is_server_deaf && !all.is_empty() && server.stream.send(cx, all).is_err() {
+            // Its last words may still be there to be read.
+            self.is_server_deaf = true;
+        }
+        drop(out);
+        if let Some(ended) = stop {
+            return Err(ended);
+        }
+        self.parked.extend_from_slice(&bytes[at..]);
+        self.answer_now(cx, flushes)?;
+        // Nothing may be on the way: what was sent was answered here, or nobody answers it.
+        self.after_answers(worker)
+    }
+
+    /// Gives answers of ours that wait for nobody.
+    #[inline]
+    fn answer_now(&mut self, cx: &mut Context<'_>, flushes: bool) -> Result<(), Ended> {
+        let Some(server) = self.server.as_deref_mut() else {
+            return Ok(());
+        };
+        if !server.queue.is_at_answer()
+            || !(flushes || server.queue.waits_for_nobody())
+            || !server.frames.is_between()
+        {
+            return Ok(());
+        }
+        let mut out = Vec::new();
+        while let Some(now) = server.queue.take_now() {
+            super::down::write_now(now, &mut out);
+        }
+        let notes = server.queue.take_notes();
+        self.lending.prepared.became(notes, &mut server.statements);
+        self.client.send(cx, &out).map_err(|_| Ended::Lost)
+    }
+
+    /// Looks into a message, records it, and puts around it what it needs.
+    #[inline]
+    fn look(
+        &mut self,
+        head: Head,
+        request: Request,
+        at: usize,
+        outgoing: &mut Outgoing<'_>,
+    ) -> Pass {
+        let Some(server) = self.server.as_deref_mut() else {
+            return Pass::On;
+        };
+        // Whoever skips to the next Sync looks at nothing; nor do we.
+        if server.queue.is_skipping() && request != Request::Sync {
+            if head.kind == b'D' && outgoing.bytes.len() == at + HEADER && head.body > 0 {
+                return Pass::Incomplete;
+            }
+            server.queue.sent(request);
+            return Pass::On;
+        }
+        match request {
+            Request::Query => self.look_at_query(head, at, outgoing),
+            Request::Parse => self.look_at_parse(head, at, outgoing),
+            Request::Bind => self.look_at_bind(head, at, outgoing),
+            Request::DescribeStatement | Request::DescribePortal | Request::Close => {
+                self.look_at_target(head, request, at, outgoing)
+            }
+            Request::Execute => self.look_at_execute(at, outgoing),
+            Request::Sync => {
+                self.lending.is_open = false;
+                self.lending.prepared.segment();
+                match self.lending.follow.take() {
+                    None => {
+                        server.queue.sent(request);
+                    }
+                    Some(queries) => {
+                        server.queue.sent_as(request, Tags::TURNED);
+                        self.behind = Some(say(server, &queries, Tags::TURNED));
+                    }
+                }
+                Pass::On
+            }
+            Request::Call => {
+                // Functions are called by number here; what they do is not looked up.
+                self.lending.query(Effects::UNKNOWN, None);
+                server.queue.sent(request);
+                Pass::On
+            }
+            Request::CopyEnd => {
+                server.queue.sent(request);
+                Pass::On
+            }
+        }
+    }
+
+    fn look_at_query(&mut self, head: Head, at: usize, outgoing: &mut Outgoing<'_>) -> Pass {
+        let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
+            return Pass::On;
+        };
+        let text = match body(outgoing.bytes, at, head) {
+            Body::Whole(body) => body.strip_suffix(b"\0").unwrap_or(body),
+            Body::Incomplete => return Pass::Incomplete,
+            Body::TooLarge => b"",
+        };
+        let is_read = head.body <= LOOKED_INTO_MAX;
+        if !lending.tracks() {
+            let may_follow = is_read && may_need_follow_up(text);
+            let reading = may_follow.then(|| statement::read(text, server.context));
+            let follow = reading.and_then(|reading| {
+                lending.follow_up(
+                    reading.effects,
+                    reading.exact.as_ref(),
+                    text,
+                    server,
+                    &self.tenant.states,
+                )
+            });
+            lending.is_open = false;
+            match follow {
+                None => {
+                    server.queue.sent(Request::Query);
+                }
+                Some(queries) => {
+                    server.queue.sent_as(Request::Query, Tags::TURNED);
+                    self.behind = Some(say(server, &queries, Tags::TURNED));
+                }
+            }
+            return Pass::On;
+        }
+        let reading = if is_read {
+            statement::read(text, lending.context(server))
+        } else {
+            unknown()
+        };
+        let mut effects = reading.effects;
+        let changes_prepared = effects.intersects(Effects::DISCARD.with(Effects::DEALLOCATE));
+        if changes_prepared && !server.queue.has_none() {
+            return Pass::Waits;
+        }
+        if effects.intersects(HEEDED) || !reading.custom.is_empty() {
+            effects = self.tenant.heed(effects, &reading.custom, lending);
+            if effects.intersects(Effects::READS_SEQUENCE) {
+                forget_numbers(server, lending, at, outgoing);
+            }
+        }
+        if let Some(exact) = &reading.exact {
+            name_for_sql(exact, at, outgoing, server, lending);
+        }
+        let follow =
+            if effects.intersects(Effects::SETTINGS.with(Effects::DISCARD).with(Effects::ROLE)) {
+                lending.follow_up(
+                    effects,
+                    reading.exact.as_ref(),
+                    text,
+                    server,
+                    &self.tenant.states,
+                )
+            } else {
+                None
+            };
+        lending.cycle.is_unsettled |= sets_locally(&reading, text, server, lending);
+        if changes_prepared {
+            // Of more than one statement nobody knows which are left.
+            lending.awaits(reading.exact.clone().unwrap_or(Exact::DiscardPlans));
+        }
+        lending.query(effects, reading.exact);
+        lending.is_open = false;
+        let mut tags = Tags::NONE;
+        if server.statements.unnamed != Theirs::None || lending.prepared.unnamed != Unnamed::None {
+            // A simple query drops the unnamed statement.
+            lending.prepared.unnamed(Unnamed::None);
+            server.statements.unnamed = Theirs::None;
+            tags = tags.with(Tags::NOTED);
+        }
+        if follow.is_some() {
+            tags = tags.with(Tags::TURNED);
+        }
+        server.queue.sent_as(Request::Query, tags);
+        if let Some(queries) = follow {
+            self.behind = Some(say(server, &queries, Tags::TURNED));
+        }
+        Pass::On
+    }
+
+    fn look_at_parse(&mut self, head: Head, at: usize, outgoing: &mut Outgoing<'_>) -> Pass {
+        let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
+            return Pass::On;
+        };
+        lending.is_open = true;
+        if !lending.tracks() {
+            if head.body <= LOOKED_INTO_MAX {
+                let Body::Whole(body) = body(outgoing.bytes, at, head) else {
+                    return Pass::Incomplete;
+                };
+                if let Ok(parsed) = parse::parse(body)
+                    && may_need_follow_up(parsed.query)
+                {
+                    let reading = statement::read(parsed.query, server.context);
+                    // As if it were executed, which is what it is for.
+                    lending.follow = lending.follow_up(
+                        reading.effects,
+                        reading.exact.as_ref(),
+                        parsed.query,
+                        server,
+                        &self.tenant.states,
+                    );
+                }
+            }
+            server.queue.sent(Request::Parse);
+            return Pass::On;
+        }
+        let body = match body(outgoing.bytes, at, head) {
+            Body::Whole(body) => body,
+            Body::Incomplete => return Pass::Incomplete,
+            Body::TooLarge => {
+                return large_parse(server, lending, head, at, outgoing, &self.tenant);
+            }
+        };
+        let Ok(parsed) = parse::parse(body) else {
+            // The server says what is wrong with it.
+            server.queue.sent(Request::Parse);
+            return Pass::On;
+        };
+        let reading = statement::read(parsed.query, lending.context(server));
+        let effects = if reading.effects.intersects(HEEDED) || !reading.custom.is_empty() {
+            self.tenant.heed(reading.effects, &reading.custom, lending)
+        } else {
+            reading.effects
+        };
+        let name = prepared::name(parsed.statement);
+        if lending.prepared.is_pending(name, None) {
+            return Pass::Waits;
+        }
+        let behind_name = &body[parsed.statement.len() + 1..];
+        let sets_locally = sets_locally(&reading, parsed.query, server, lending);
+        let is_private = lending.mode == PoolMode::Auto
+            && reading
+                .effects
+                .intersects(Effects::UNSEEN.with(Effects::RUNS))
+            && !lending.is_settled(self.tenant.known().hazard);
+        if name.is_empty() {
+            let serial = self.tenant.next_serial();
+            let now = if is_private {
+                Unnamed::There
+            } else {
+                let source = &mut lending.prepared.source;
+                source.body.clear();
+                source.body.extend_from_slice(behind_name);
+                source.serial = serial;
+                source.parsing = Some(lending.wanted.parsing().clone());
+                Unnamed::Kept(serial)
+            };
+            let source = &mut lending.prepared.source;
+            source.effects = effects;
+            source.exact = reading.exact;
+            source.sets_locally = sets_locally;
+            if effects.intersects(Effects::READS_SEQUENCE) {
+                // Here, since what does it drops the unnamed statement.
+                forget_numbers(server, lending, at, outgoing);
+            }
+            lending.prepared.unnamed(now);
+            server.statements.unnamed = Theirs::Of(serial);
+            server.queue.sent_as(Request::Parse, Tags::NOTED);
+            return Pass::On;
+        }
+        if lending.prepared.get(name).is_some() {
+            // The server says so, after all that may be wrong with it otherwise.
+            let out = outgoing.before(at);
+            occupy(name, server, out);
+            server.statements.discard(name);
+            server.queue.sent(Request::Parse);
+            return Pass::On;
+        }
+        let mut reading = reading;
+        reading.effects = effects;
+        let types = &behind_name[parsed.query.len() + 1..];
+        let statement = self.tenant.statements.of(Parsed {
+            query: parsed.query,
+            types,
+            parsing: &lending.wanted,
+            reading,
+            is_private,
+            sets_locally,
+        });
+        if lending.prepared.is_pending(name, Some(statement.number)) {
+            return Pass::Waits;
+        }
+        if server.statements.uses(statement.number) {
+            lending.prepared.named(name, statement, false);
+            server.queue.answer(Now::ParseComplete, Tags::NOTED);
+            return Pass::Answered;
+        }
+        let end = at + HEADER + head.body;
+        let out = outgoing.before(at);
+        close_first(&statement.name, server, out);
+        server
+            .statements
+            .add(statement.number, &self.tenant.statements);
+        write_parse(&statement.name, behind_name, out);
+        outgoing.leave_out(end);
+        lending.prepared.named(name, statement, true);
+        server.queue.sent_as(Request::Parse, Tags::NOTED);
+        Pass::On
+    }
+
+    fn look_at_bind(&mut self, head: Head, at: usize, outgoing: &mut Outgoing<'_>) -> Pass {
+        let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
+            return Pass::On;
+        };
+        lending.is_open = true;
+        if !lending.tracks() {
+            server.queue.sent(Request::Bind);
+            return Pass::On;
+        }
+        let start = at + HEADER;
+        let there = &outgoing.bytes[start..outgoing.bytes.len().min(start + head.body)];
+        let names = first_two(there);
+        let Some((portal, name)) = names else {
+            if there.len() < head.body && there.len() < NAMES_MAX {
+                return Pass::Incomplete;
+            }
+            server.queue.sent(Request::Bind);
+            return Pass::On;
+        };
+        let of = start + portal.len() + 1;
+        let key = prepared::name(name);
+        let number = lending.prepared.get(key).map(|statement| statement.number);
+        if lending.prepared.is_pending(key, number) {
+            return Pass::Waits;
+        }
+        if name.is_empty() {
+            ready_unnamed(server, lending, at, outgoing);
+            let source = &lending.prepared.source;
+            let (effects, exact) = (source.effects, source.exact.clone());
+            let (effects, exact) = match lending.prepared.unnamed {
+                Unnamed::None => (Effects::NONE, None),
+                _ => (effects, exact),
+            };
+            lending.cycle.is_unsettled |= lending.prepared.source.sets_locally;
+            lending.bind(effects, exact);
+            server.queue.sent(Request::Bind);
+            return Pass::On;
+        }
+        let Some(statement) = lending.prepared.get(key).cloned() else {
+            // SQL PREPARE may have made it, or nobody has.
+            free_names(server, lending, at, outgoing);
+            lending.bind(Effects::RUNS, None);
+            if self.tenant.statements.is_name(name) {
+                rename(NOBODYS, of, name, head, at, outgoing);
+            }
+            server.queue.sent(Request::Bind);
+            return Pass::On;
+        };
+        if statement.effects.intersects(Effects::READS_SEQUENCE) && lending.cycle.binds == 0 {
+            forget_numbers(server, lending, at, outgoing);
+        }
+        ready_named(server, lending, &statement, at, outgoing, &self.tenant);
+        rename(&statement.name, of, name, head, at, outgoing);
+        lending.cycle.is_unsettled |= statement.sets_locally;
+        lending.bind(statement.effects, statement.exact.clone());
+        if statement.effects.intersects(HEEDED) {
+            self.tenant.heed(statement.effects, &[], lending);
+        }
+        server.queue.sent(Request::Bind);
+        Pass::On
+    }
+
+    fn look_at_target(
+        &mut self,
+        head: Head,
+        request: Request,
+        at: usize,
+        outgoing: &mut Outgoing<'_>,
+    ) -> Pass {
+        let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
+            return Pass::On;
+        };
+        let body = match body(outgoing.bytes, at, head) {
+            Body::Whole(body) => body,
+            Body::Incomplete => return Pass::Incomplete,
+            Body::TooLarge => b"",
+        };
+        lending.is_open = true;
+        let target = parse::target(body);
+        let name = match target {
+            Ok((Kind::Statement, name)) if lending.tracks() => name,
+            _ => {
+                server.queue.sent(request);
+                return Pass::On;
+            }
+        };
+        let key = prepared::name(name);
+        let number = lending.prepared.get(key).map(|statement| statement.number);
+        if lending.prepared.is_pending(key, number) {
+            return Pass::Waits;
+        }
+        if request == Request::Close {
+            if name.is_empty() {
+                lending.prepared.unnamed(Unnamed::None);
+                server.statements.unnamed = Theirs::None;
+                server.queue.sent_as(request, Tags::NOTED);
+                return Pass::On;
+            }
+            if lending.prepared.closed(key).is_none() {
+                // Perhaps one of SQL PREPARE.
+                free_names(server, lending, at, outgoing);
+                if !lending.found.is_empty() {
+                    lending.effects |= Effects::PREPARE;
+                }
+                server.queue.sent_as(request, Tags::NOTED);
+                return Pass::On;
+            }
+            server.queue.answer(Now::CloseComplete, Tags::NOTED);
+            return Pass::Answered;
+        }
+        if name.is_empty() {
+            ready_unnamed(server, lending, at, outgoing);
+        } else if let Some(statement) = lending.prepared.get(key).cloned() {
+            ready_named(server, lending, &statement, at, outgoing, &self.tenant);
+            rename(&statement.name, at + HEADER + 1, name, head, at, outgoing);
+        } else if !self.tenant.statements.is_name(name) {
+            free_names(server, lending, at, outgoing);
+        } else {
+            rename(NOBODYS, at + HEADER + 1, name, head, at, outgoing);
+        }
+        server.queue.sent(request);
+        Pass::On
+    }
+
+    fn look_at_execute(&mut self, at: usize, outgoing: &mut Outgoing<'_>) -> Pass {
+        let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
+            return Pass::On;
+        };
+        let exact = lending.cycle.bound.clone();
+        let changes_prepared = matches!(
+            exact,
+            Some(Exact::Deallocate(_) | Exact::DeallocateAll | Exact::DiscardAll)
+        );
+        if lending.tracks() && changes_prepared && !server.queue.has_none() {
+            return Pass::Waits;
+        }
+        add(&self.handle.about.counters.statements, 1);
+        lending.is_open = true;
+        if lending.tracks() {
+            lending.execute();
+            if let Some(exact) = exact {
+                name_for_sql(&exact, at, outgoing, server, lending);
+                lending.follow = lending.follow_up(
+                    Effects::NONE,
+                    Some(&exact),
+                    b"",
+                    server,
+                    &self.tenant.states,
+                );
+                if changes_prepared {
+                    lending.awaits(exact);
+                }
+            }
+        }
+        server.queue.sent(Request::Execute);
+        Pass::On
+    }
+}

@@ -1,0 +1,519 @@
+//! The settings of a session as a value.
+//!
+//! Owns: which settings differ from those a server connection logs in with, as one shared value
+//! that two sessions or connections with the same settings have in common; the SQL that leads from
+//! one value to another; which settings decide how a statement is parsed. Does not own: how a value
+//! comes to be known (`settings`, `lending`, `ask`).
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashSet,
+    fmt::Write as _,
+    hash::{Hash, Hasher},
+    rc::Rc,
+    time::Duration,
+};
+
+use model::Literal;
+use wire::message::build;
+
+/// Values that nobody uses are forgotten when this many more than the last time are known.
+const FORGET_AFTER: usize = 64;
+/// With a shorter time limit in force, a statement of ours could be ended by it.
+const HASTY: Duration = Duration::from_secs(1);
+
+/// Settings by name, in lower case. Equal ones of a tenant are the same value.
+#[derive(Debug)]
+pub(crate) struct State {
+    settings: Box<[Setting]>,
+    /// Those that decide how a statement is parsed. `None`: all of them do.
+    parsing: Option<Rc<State>>,
+}
+
+/// Name, in lower case, and value, as `set_config` takes it.
+pub(crate) type Setting = (Box<str>, Box<str>);
+
+/// Values of one tenant.
+#[derive(Debug)]
+pub(crate) struct States {
+    known: RefCell<HashSet<Known>>,
+    nothing: Rc<State>,
+    forget_at: Cell<usize>,
+}
+
+#[derive(Debug)]
+struct Known(Rc<State>);
+
+impl PartialEq for Known {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.settings == other.0.settings
+    }
+}
+
+impl Eq for Known {}
+
+impl Hash for Known {
+    fn hash<H: Hasher>(&self, hasher: &mut H) {
+        self.0.settings.hash(hasher);
+    }
+}
+
+impl std::borrow::Borrow<[Setting]> for Known {
+    fn borrow(&self) -> &[Setting] {
+        &self.0.settings
+    }
+}
+
+impl Default for States {
+    fn default() -> Self {
+        let nothing = Rc::new(State {
+            settings: Box::default(),
+            parsing: None,
+        });
+        Self {
+            known: RefCell::new(HashSet::from([Known(nothing.clone())])),
+            nothing,
+            forget_at: Cell::new(FORGET_AFTER),
+        }
+    }
+}
+
+impl States {
+    /// Nothing set: what a server connection logs in with.
+    pub(crate) fn nothing(&self) -> &Rc<State> {
+        &self.nothing
+    }
+
+    /// The value that holds these settings. The last of a name counts.
+    pub(crate) fn of(&self, settings: impl IntoIterator<Item = Setting>) -> Rc<State> {
+        let mut list: Vec<Setting> = Vec::new();
+        for (name, value) in settings {
+            match list.binary_search_by(|(own, _)| own.cmp(&name)) {
+                Ok(at) => list[at].1 = value,
+                Err(at) => list.insert(at, (name, value)),
+            }
+        }
+        self.intern(list)
+    }
+
+    fn intern(&self, list: Vec<Setting>) -> Rc<State> {
+        if let Some(known) = self.known.borrow().get(list.as_slice()) {
+            return known.0.clone();
+        }
+        let relevant: Vec<Setting> = list
+            .iter()
+            .filter(|(name, _)| decides_parsing(name))
+            .cloned()
+            .collect();
+        let parsing = (relevant.len() < list.len()).then(|| self.intern(relevant));
+        let state = Rc::new(State {
+            settings: list.into(),
+            parsing,
+        });
+        let mut known = self.known.borrow_mut();
+        known.insert(Known(state.clone()));
+        if known.len() > self.forget_at.get() {
+            known.retain(|known| Rc::strong_count(&known.0) > 1);
+            self.forget_at.set(known.len() + FORGET_AFTER);
+        }
+        state
+    }
+
+    /// `state` with `name` set to `value`.
+    pub(crate) fn with(&self, state: &Rc<State>, name: &str, value: &str) -> Rc<State> {
+        if state.get(name) == Some(value) {
+            return state.clone();
+        }
+        let settings = state.settings.iter().cloned();
+        self.of(settings.chain([(name.into(), value.into())]))
+    }
+
+    /// `state` without `name`.
+    pub(crate) fn without(&self, state: &Rc<State>, name: &str) -> Rc<State> {
+        if state.get(name).is_none() {
+            return state.clone();
+        }
+        let settings = state.settings.iter();
+        self.of(settings.filter(|(own, _)| **own != *name).cloned())
+    }
+}
+
+/// How to get from one value to another: simple queries, in this order.
+#[derive(Debug, Default, Eq, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) queries: Vec<String>,
+    /// Whether one of them could fail, or be ended by a time limit that is in force: then nothing
+    /// of a client's is sent before they are answered.
+    pub(crate) may_fail: bool,
+}
+
+impl Change {
+    /// Appends them as messages.
+    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+        for query in &self.queries {
+            build::query(query, out);
+        }
+    }
+}
+
+impl State {
+    /// What `name` is set to.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        let at = self
+            .settings
+            .binary_search_by(|(own, _)| (**own).cmp(name))
+            .ok()?;
+        Some(&self.settings[at].1)
+    }
+
+    /// All of them, by name.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Setting> {
+        self.settings.iter()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.settings.is_empty()
+    }
+
+    /// These settings, but parsing as under `parsing`.
+    pub(crate) fn with_parsing_of(&self, parsing: &State, states: &States) -> Rc<State> {
+        let beside = self
+            .settings
+            .iter()
+            .filter(|(name, _)| !decides_parsing(name));
+        states.of(beside.chain(&parsing.settings).cloned())
+    }
+
+    /// Of these, what decides how a statement is parsed.
+    pub(crate) fn parsing(self: &Rc<Self>) -> &Rc<Self> {
+        self.parsing.as_ref().unwrap_or(self)
+    }
+
+    /// Whether all values can be said in any encoding.
+    pub(crate) fn is_ascii(&self) -> bool {
+        self.settings.iter().all(|(_, value)| value.is_ascii())
+    }
+
+    /// Whether a time limit is in force that a statement of ours might not keep.
+    fn is_hasty(&self) -> bool {
+        ["statement_timeout", "transaction_timeout"]
+            .iter()
+            .any(|name| self.get(name).is_some_and(is_hasty))
+    }
+
+    /// From a server connection that has these settings to one that has those of `to`.
+    pub(crate) fn change(&self, to: &Self) -> Change {
+        let mut change = Change {
+            may_fail: self.is_hasty(),
+            ..Change::default()
+        };
+        let (mut set, mut lists) = (String::new(), String::new());
+        // Before everything else is said, and behind it, since it decides how it is read.
+        let encoding = "client_encoding";
+        let encodes_anew = self.get(encoding) != to.get(encoding);
+        if encodes_anew {
+            change.may_fail = true;
+            if self.get(encoding).is_some() {
+                change.queries.push("RESET client_encoding".to_owned());
+            }
+        }
+        for (name, _) in &self.settings {
+            if to.get(name).is_none() && **name != *encoding {
+                change.may_fail |= may_fail(name);
+                let _ = write!(set, "RESET {};", Name(name));
+            }
+        }
+        for (name, value) in &to.settings {
+            if self.get(name) == Some(value) || **name == *encoding {
+                continue;
+            }
+            change.may_fail |= may_fail(name);
+            let value = Literal(value);
+            if is_list_of_names(name) {
+                // SET would take the text for one name.
+                let _ = write!(
+                    lists,
+                    "SELECT pg_catalog.set_config('{name}', {value}, false);"
+                );
+            } else {
+                let _ = write!(set, "SET {} TO {value};", Name(name));
+            }
+        }
+        // SET needs no snapshot, so it neither waits for one nor is it affected by what kind of
+        // transactions are the default; those it changes are in force for the SELECTs.
+        change.queries.extend([set, lists]);
+        change.queries.retain(|query| !query.is_empty());
+        if let Some(value) = to.get(encoding)
+            && encodes_anew
+        {
+            change
+                .queries
+                .push(format!("SET client_encoding TO {}", Literal(value)));
+        }
+        change
+    }
+}
+
+/// The name of a setting in SQL.
+struct Name<'a>(&'a str);
+
+impl std::fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, part) in self.0.split('.').enumerate() {
+            let dot = if i > 0 { "." } else { "" };
+            write!(f, "{dot}\"{}\"", part.replace('"', "\"\""))?;
+        }
+        Ok(())
+    }
+}
+
+/// A time limit: a number of milliseconds, or one with a unit. What cannot be read is taken for
+/// short.
+fn is_hasty(value: &str) -> bool {
+    let value = value.trim();
+    let digits = value.len() - value.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let Ok(number) = value[..digits].parse::<u64>() else {
+        return true;
+    };
+    let milliseconds = match value[digits..].trim() {
+        "" | "ms" => number,
+        "s" => number.saturating_mul(1000),
+        "min" => number.saturating_mul(60_000),
+        "h" | "d" => return number == 0,
+        _ => return true,
+    };
+    milliseconds != 0 && u128::from(milliseconds) < HASTY.as_millis()
+}
+
+/// Settings whose value is a list of names that PostgreSQL quotes one by one (GUC_LIST_QUOTE).
+fn is_list_of_names(name: &str) -> bool {
+    matches!(
+        name,
+        "search_path"
+            | "temp_tablespaces"
+            | "local_preload_libraries"
+            | "session_preload_libraries"
+    )
+}
+
+/// Settings that take a value on every server connection of a login once they took it on one: their
+/// checks look at nothing but the value.
+fn may_fail(name: &str) -> bool {
+    if let Some((module, _)) = name.split_once('.') {
+        // Anything goes, but where a loaded module checks its own.
+        return module.starts_with("pg")
+            || module.starts_with("pl")
+            || matches!(module, "auto_explain" | "hnsw" | "ivfflat" | "postgis");
+    }
+    !(is_beside_parsing(name) || CHECKED_ALONE.contains(&name))
+}
+
+const CHECKED_ALONE: [&str; 12] = [
+    "array_nulls",
+    "backslash_quote",
+    "bytea_output",
+    "datestyle",
+    "escape_string_warning",
+    "intervalstyle",
+    "search_path",
+    "standard_conforming_strings",
+    "timezone",
+    "transform_null_equals",
+    "xmlbinary",
+    "xmloption",
+];
+
+/// Whether a setting has a part in how a statement is parsed.
+pub(crate) fn decides_parsing(name: &str) -> bool {
+    // No type whose input a tenant can define looks at settings.
+    !(name.contains('.') || is_beside_parsing(name))
+}
+
+/// Settings that surely have no part in how a statement is read and analysed, and none whose value
+/// could be refused later.
+fn is_beside_parsing(name: &str) -> bool {
+    name.starts_with("enable_")
+        || name.starts_with("geqo")
+        || name.starts_with("jit_")
+        || name.starts_with("cpu_")
+        || name.starts_with("vacuum_cost_")
+        || name.starts_with("default_transaction_")
+        || (name.ends_with("_timeout") && name != "authentication_timeout")
+        || matches!(
+            name,
+            "application_name"
+                | "client_min_messages"
+                | "constraint_exclusion"
+                | "cursor_tuple_fraction"
+                | "effective_cache_size"
+                | "effective_io_concurrency"
+                | "extra_float_digits"
+                | "from_collapse_limit"
+                | "gin_fuzzy_search_limit"
+                | "gin_pending_list_limit"
+                | "hash_mem_multiplier"
+                | "jit"
+                | "join_collapse_limit"
+                | "maintenance_work_mem"
+                | "max_parallel_maintenance_workers"
+                | "max_parallel_workers"
+                | "max_parallel_workers_per_gather"
+                | "min_parallel_index_scan_size"
+                | "min_parallel_table_scan_size"
+                | "parallel_leader_participation"
+                | "parallel_setup_cost"
+                | "parallel_tuple_cost"
+                | "plan_cache_mode"
+                | "quote_all_identifiers"
+                | "random_page_cost"
+                | "row_security"
+                | "seq_page_cost"
+                | "synchronize_seqscans"
+                | "synchronous_commit"
+                | "tcp_keepalives_count"
+                | "tcp_keepalives_idle"
+                | "tcp_keepalives_interval"
+                | "work_mem"
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(states: &States, list: &[(&str, &str)]) -> Rc<State> {
+        states.of(list
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into())))
+    }
+
+    #[test]
+    fn equal_settings_are_one_value() {
+        let states = States::default();
+        let one = state(&states, &[("b", "1"), ("a", "2"), ("b", "3")]);
+        let other = state(&states, &[("a", "2"), ("b", "3")]);
+        assert!(Rc::ptr_eq(&one, &other));
+        let more = states.with(&one, "c", "4");
+        assert!(Rc::ptr_eq(&states.without(&more, "c"), &one));
+        assert!(Rc::ptr_eq(&states.with(&one, "a", "2"), &one));
+        let empty = states.without(&states.without(&one, "a"), "b");
+        assert!(Rc::ptr_eq(&empty, states.nothing()));
+    }
+
+    #[test]
+    fn what_nobody_uses_is_forgotten() {
+        let states = States::default();
+        let kept = state(&states, &[("kept", "1")]);
+        for i in 0..1000 {
+            state(&states, &[("a", &i.to_string())]);
+        }
+        assert!(states.known.borrow().len() < 300);
+        assert!(Rc::ptr_eq(&kept, &state(&states, &[("kept", "1")])));
+    }
+
+    #[test]
+    fn what_decides_parsing() {
+        let states = States::default();
+        let settings = [
+            ("app.tenant", "5"),
+            ("application_name", "x"),
+            ("enable_seqscan", "off"),
+            ("statement_timeout", "5s"),
+            ("work_mem", "1MB"),
+        ];
+        assert!(Rc::ptr_eq(
+            state(&states, &settings).parsing(),
+            states.nothing()
+        ));
+        for name in [
+            "timezone",
+            "datestyle",
+            "intervalstyle",
+            "search_path",
+            "client_encoding",
+            "standard_conforming_strings",
+            "xmloption",
+            "array_nulls",
+            "lc_monetary",
+            "default_text_search_config",
+        ] {
+            let mixed = state(&states, &[(name, "x"), ("work_mem", "1MB")]);
+            assert!(Rc::ptr_eq(mixed.parsing(), &state(&states, &[(name, "x")])));
+        }
+    }
+
+    #[track_caller]
+    fn check(from: &[(&str, &str)], to: &[(&str, &str)], queries: &[&str], may_fail: bool) {
+        let states = States::default();
+        let change = state(&states, from).change(&state(&states, to));
+        assert_eq!(change.queries, queries);
+        assert_eq!(change.may_fail, may_fail);
+    }
+
+    #[test]
+    fn only_differences_are_said() {
+        check(&[], &[], &[], false);
+        check(
+            &[("work_mem", "1MB"), ("timezone", "UTC"), ("a.b", "1")],
+            &[
+                ("work_mem", "1MB"),
+                ("timezone", "O'Higgins"),
+                ("c.d", r"\"),
+            ],
+            &[r#"RESET "a"."b";SET "c"."d" TO E'\\';SET "timezone" TO 'O''Higgins';"#],
+            false,
+        );
+        check(
+            &[],
+            &[("search_path", "\"$user\", public")],
+            &["SELECT pg_catalog.set_config('search_path', '\"$user\", public', false);"],
+            false,
+        );
+    }
+
+    #[test]
+    fn what_may_fail_is_asked_first() {
+        for (name, value) in [
+            ("default_tablespace", "x"),
+            ("role", "x"),
+            ("temp_buffers", "1MB"),
+            ("plpgsql.extra_errors", "all"),
+        ] {
+            check(
+                &[(name, value)],
+                &[],
+                &[&format!("RESET {};", Name(name))],
+                true,
+            );
+        }
+        // Ours might not be done in time.
+        check(
+            &[("statement_timeout", "5ms")],
+            &[],
+            &["RESET \"statement_timeout\";"],
+            true,
+        );
+        for value in ["1ms", "999", "0.5s", "x"] {
+            assert!(is_hasty(value), "{value}");
+        }
+        for value in ["0", "1s", "1000", "5 min", "2h"] {
+            assert!(!is_hasty(value), "{value}");
+        }
+    }
+
+    #[test]
+    fn an_encoding_changes_around_everything_else() {
+        check(
+            &[("client_encoding", "LATIN1")],
+            &[("a.b", "ü")],
+            &["RESET client_encoding", "SET \"a\".\"b\" TO 'ü';"],
+            true,
+        );
+        check(
+            &[("a.b", "x")],
+            &[("client_encoding", "SJIS")],
+            &["RESET \"a\".\"b\";", "SET client_encoding TO 'SJIS'"],
+            true,
+        );
+    }
+}

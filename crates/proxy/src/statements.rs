@@ -1,0 +1,366 @@
+//! Prepared statements of a tenant, by what they are rather than by what a client calls them.
+//!
+//! Owns: one value for all statements of the same identity, the name it has on every server
+//! connection, and which of them one server connection has. Does not own: the names of a client
+//! (`prepared`).
+//!
+//! Typed constants are read when a statement is parsed, so the same text parsed under another time
+//! zone is another statement. Identity is text, parameter types and every setting that decides how
+//! it is parsed, as they were when the client prepared it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    rc::Rc,
+};
+
+use statement::{Effects, Exact};
+use wire::message::{Kind, build};
+
+use crate::state::State;
+
+/// Text of one tenant's statements that is kept, bytes. A thousand statements of 4 kB; above it, what
+/// is prepared stays on the server connection where it is.
+const TEXT_BYTES_MAX: usize = 4 << 20;
+/// Statements that one server connection keeps. Each costs PostgreSQL some 10 to 100 kB; the one
+/// that was not used for longest goes.
+pub(crate) const PER_SERVER_MAX: usize = 200;
+
+/// A statement as a client prepared it.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    pub(crate) number: u64,
+    /// What servers know it by.
+    pub(crate) name: Box<[u8]>,
+    pub(crate) query: Box<[u8]>,
+    /// Object ids of its parameter types as they stood in the message, and their number before them.
+    types: Box<[u8]>,
+    /// Settings in force when it was prepared, as far as they decide how it is parsed.
+    pub(crate) parsing: Rc<State>,
+    pub(crate) effects: Effects,
+    pub(crate) exact: Option<Exact>,
+    /// Lives on one server connection only, because it cannot be said under which settings it was
+    /// parsed, or its text is not kept.
+    pub(crate) is_private: bool,
+    /// May change settings until the end of its transaction.
+    pub(crate) sets_locally: bool,
+    texts: Rc<Cell<usize>>,
+}
+
+impl Statement {
+    fn bytes(&self) -> usize {
+        self.query.len() + self.types.len()
+    }
+
+    /// Appends a Parse of it under this name.
+    pub(crate) fn write_parse(&self, name: &[u8], out: &mut Vec<u8>) {
+        let start = out.len();
+        out.extend_from_slice(b"P\0\0\0\0");
+        for text in [name, &self.query] {
+            out.extend_from_slice(text);
+            out.push(0);
+        }
+        out.extend_from_slice(&self.types);
+        let length = (out.len() - start - 1) as u32;
+        out[start + 1..start + 5].copy_from_slice(&length.to_be_bytes());
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        self.texts.set(self.texts.get() - self.bytes());
+    }
+}
+
+/// The body of a Parse behind the name, and what is to be known about it.
+pub(crate) struct Parsed<'a> {
+    pub(crate) query: &'a [u8],
+    /// The number of parameter types, and the types.
+    pub(crate) types: &'a [u8],
+    pub(crate) parsing: &'a Rc<State>,
+    pub(crate) reading: statement::Reading,
+    pub(crate) is_private: bool,
+    pub(crate) sets_locally: bool,
+}
+
+/// Statements of one tenant.
+#[derive(Debug)]
+pub(crate) struct Statements {
+    known: RefCell<HashMap<u64, Vec<Rc<Statement>>>>,
+    hasher: RandomState,
+    next: Cell<u64>,
+    texts: Rc<Cell<usize>>,
+    /// Begins the name of every statement; a client cannot guess it.
+    prefix: String,
+}
+
+impl Statements {
+    pub(crate) fn new() -> Self {
+        Self {
+            known: RefCell::default(),
+            hasher: RandomState::new(),
+            next: Cell::new(1),
+            texts: Rc::default(),
+            prefix: format!("_t{:08x}_", rand::random::<u32>()),
+        }
+    }
+
+    /// The statement of this identity, or a new one. A private one is always new.
+    pub(crate) fn of(&self, parsed: Parsed<'_>) -> Rc<Statement> {
+        let parsing = parsed.parsing.parsing();
+        let hash = self
+            .hasher
+            .hash_one((parsed.query, parsed.types, Rc::as_ptr(parsing).addr()));
+        if !parsed.is_private
+            && let Some(same) = self.known.borrow().get(&hash)
+            && let Some(statement) = same.iter().find(|own| {
+                *own.query == *parsed.query
+                    && *own.types == *parsed.types
+                    && Rc::ptr_eq(&own.parsing, parsing)
+            })
+        {
+            return statement.clone();
+        }
+        let size = parsed.query.len() + parsed.types.len();
+        if self.texts.get() + size > TEXT_BYTES_MAX {
+            self.forget_unused();
+        }
+        let is_private = parsed.is_private || self.texts.get() + size > TEXT_BYTES_MAX;
+        let number = self.next.get();
+        self.next.set(number + 1);
+        let kept = |bytes: &[u8]| -> Box<[u8]> {
+            if is_private {
+                Box::default()
+            } else {
+                bytes.into()
+            }
+        };
+        let statement = Rc::new(Statement {
+            number,
+            name: self.name(number).into(),
+            query: kept(parsed.query),
+            types: kept(parsed.types),
+            parsing: parsing.clone(),
+            effects: parsed.reading.effects,
+            exact: parsed.reading.exact,
+            is_private,
+            sets_locally: parsed.sets_locally,
+            texts: self.texts.clone(),
+        });
+        self.texts.set(self.texts.get() + statement.bytes());
+        if !is_private {
+            let mut known = self.known.borrow_mut();
+            known.entry(hash).or_default().push(statement.clone());
+        }
+        statement
+    }
+
+    /// What servers know a statement by.
+    pub(crate) fn name(&self, number: u64) -> Vec<u8> {
+        format!("{}{number}", self.prefix).into_bytes()
+    }
+
+    /// Whether a name of a client's looks like one of ours.
+    pub(crate) fn is_name(&self, name: &[u8]) -> bool {
+        name.starts_with(self.prefix.as_bytes())
+    }
+
+    /// Whether a text names one of ours.
+    pub(crate) fn are_named(&self, text: &[u8]) -> bool {
+        let prefix = self.prefix.as_bytes();
+        text.windows(prefix.len()).any(|piece| piece == prefix)
+    }
+
+    fn forget_unused(&self) {
+        self.known.borrow_mut().retain(|_, same| {
+            same.retain(|statement| Rc::strong_count(statement) > 1);
+            !same.is_empty()
+        });
+    }
+}
+
+/// Which statements one server connection has.
+#[derive(Debug, Default)]
+pub(crate) struct Has {
+    /// By number, with the time of the last use.
+    used: HashMap<u64, u64>,
+    clock: u64,
+    /// Names to be closed with the next flight: of no use any more.
+    stale: Vec<Box<[u8]>>,
+    /// It may have statements that are not known of.
+    pub(crate) is_unsure: bool,
+    /// Whose unnamed statement it has: a number that is given to each Parse.
+    pub(crate) unnamed: Unnamed,
+}
+
+/// The unnamed statement of a server connection.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Unnamed {
+    #[default]
+    None,
+    /// The one of this serial number.
+    Of(u64),
+    /// Something that was sent may or may not have been looked at.
+    Unsure,
+}
+
+impl Has {
+    /// Whether it has a statement, which counts as a use.
+    #[inline]
+    pub(crate) fn uses(&mut self, number: u64) -> bool {
+        self.clock += 1;
+        match self.used.get_mut(&number) {
+            Some(last) => {
+                *last = self.clock;
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether it has a statement.
+    pub(crate) fn contains(&self, number: u64) -> bool {
+        self.used.contains_key(&number)
+    }
+
+    /// Notes that it will have it. Another one may have to go.
+    pub(crate) fn add(&mut self, number: u64, statements: &Statements) {
+        if self.used.len() >= PER_SERVER_MAX
+            && let Some((&oldest, _)) = self.used.iter().min_by_key(|(_, last)| **last)
+        {
+            self.used.remove(&oldest);
+            self.stale.push(statements.name(oldest).into());
+        }
+        self.clock += 1;
+        self.used.insert(number, self.clock);
+    }
+
+    /// Notes that it does not have it after all.
+    pub(crate) fn remove(&mut self, number: u64) -> bool {
+        self.used.remove(&number).is_some()
+    }
+
+    /// Notes that the statement of this name is of no use any more.
+    pub(crate) fn discard(&mut self, name: &[u8]) {
+        self.stale.push(name.into());
+    }
+
+    /// Notes that it has no named ones any more.
+    pub(crate) fn clear(&mut self) {
+        self.used.clear();
+        self.stale.clear();
+        self.is_unsure = false;
+    }
+
+    /// Notes that nobody knows which named ones it has.
+    pub(crate) fn doubt(&mut self) {
+        self.used.clear();
+        self.is_unsure = true;
+    }
+
+    #[cfg(test)]
+    fn len(&self) -> usize {
+        self.used.len()
+    }
+
+    #[inline]
+    pub(crate) fn has_stale(&self) -> bool {
+        !self.stale.is_empty()
+    }
+
+    /// Appends a Close for each that is of no use; returns their names.
+    pub(crate) fn write_closes(&mut self, out: &mut Vec<u8>) -> Vec<Box<[u8]>> {
+        let names = std::mem::take(&mut self.stale);
+        for name in &names {
+            build::close(Kind::Statement, name, out);
+        }
+        names
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use statement::{Context, Encoding, Strings};
+
+    use super::*;
+    use crate::state::States;
+
+    const CONTEXT: Context = Context {
+        strings: Strings::Standard,
+        encoding: Encoding::AsciiSafe,
+    };
+
+    fn parsed<'a>(query: &'a [u8], types: &'a [u8], parsing: &'a Rc<State>) -> Parsed<'a> {
+        Parsed {
+            query,
+            types,
+            parsing,
+            reading: statement::read(query, CONTEXT),
+            is_private: false,
+            sets_locally: false,
+        }
+    }
+
+    #[test]
+    fn identity_is_text_types_and_what_decides_parsing() {
+        let (states, all) = (States::default(), Statements::new());
+        let nothing = states.nothing();
+        let zone = states.with(nothing, "timezone", "Asia/Tokyo");
+        let beside = states.with(nothing, "work_mem", "1MB");
+        let one = all.of(parsed(b"SELECT 1", b"\0\0", nothing));
+        let same = all.of(parsed(b"SELECT 1", b"\0\0", &beside));
+        assert!(Rc::ptr_eq(&one, &same));
+        for other in [
+            parsed(b"SELECT 2", b"\0\0", nothing),
+            parsed(b"SELECT 1", b"\0\x01\0\0\0\x17", nothing),
+            parsed(b"SELECT 1", b"\0\0", &zone),
+            Parsed {
+                is_private: true,
+                ..parsed(b"SELECT 1", b"\0\0", nothing)
+            },
+        ] {
+            let other = all.of(other);
+            assert_ne!(one.number, other.number);
+            assert_ne!(one.name, other.name);
+        }
+        let mut out = Vec::new();
+        one.write_parse(b"x", &mut out);
+        assert_eq!(out, b"P\0\0\0\x11x\0SELECT 1\0\0\0");
+    }
+
+    #[test]
+    fn text_is_bounded_and_what_nobody_uses_is_forgotten() {
+        let (states, all) = (States::default(), Statements::new());
+        let text = |i: usize| format!("SELECT '{i}{}'", "x".repeat(100_000)).into_bytes();
+        let mut held = Vec::new();
+        for i in 0..200 {
+            held.push(all.of(parsed(&text(i), b"\0\0", states.nothing())));
+            assert!(all.texts.get() <= TEXT_BYTES_MAX);
+        }
+        assert!(held.last().unwrap().is_private);
+        assert!(!held[0].is_private);
+        held.clear();
+        assert!(
+            !all.of(parsed(&text(7000), b"\0\0", states.nothing()))
+                .is_private
+        );
+        assert!(all.texts.get() < 200_000);
+    }
+
+    #[test]
+    fn a_server_keeps_those_used_last() {
+        let all = Statements::new();
+        let mut has = Has::default();
+        for number in 0..PER_SERVER_MAX as u64 {
+            has.add(number, &all);
+        }
+        assert!(has.uses(0) && !has.has_stale());
+        has.add(1000, &all);
+        assert!(has.uses(0) && !has.uses(1) && has.uses(2));
+        let mut out = Vec::new();
+        assert_eq!(has.write_closes(&mut out).len(), 1);
+        assert_eq!(has.len(), PER_SERVER_MAX);
+        assert!(out.ends_with(b"_1\0"));
+    }
+}

@@ -1,0 +1,456 @@
+//! Sessions that never get the same server connection twice running, beside direct connections that
+//! are sent the same: every answer and every setting is the same.
+//!
+//! The scripts are random. A failure prints its seed; `TENANTRY_TEST_SEED` runs that one alone.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod kit;
+
+use std::collections::BTreeMap;
+
+use kit::{
+    Stack, Tenant,
+    raw::{self, Message, Raw},
+};
+use model::Role;
+use proxy::LendingRule;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use wire::{
+    message::{Kind, build, parse},
+    startup::Protocol,
+};
+
+/// Flights of one script.
+const STEPS: usize = 120;
+
+/// Two connections that should not differ.
+struct Pair {
+    ours: Raw,
+    direct: Raw,
+    told: [BTreeMap<String, String>; 2],
+    log: Vec<String>,
+}
+
+fn parameters(seen: &[Message], told: &mut BTreeMap<String, String>) {
+    for (kind, body) in seen {
+        if *kind == b'S' {
+            let (name, value) = parse::parameter_status(body).unwrap();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            told.insert(text(name), text(value));
+        }
+    }
+}
+
+/// What a client could tell apart. A position in PostgreSQL's own source is not among it.
+fn comparable(seen: &[Message]) -> Vec<String> {
+    let mut list = Vec::new();
+    for (kind, body) in seen {
+        let text = match kind {
+            b'S' | b'K' | b'R' => continue,
+            b'E' | b'N' => {
+                let report = parse::report(body).unwrap();
+                let fields = report
+                    .fields()
+                    .filter(|(letter, _)| !b"FLR".contains(letter));
+                fields
+                    .map(|(letter, text)| {
+                        format!("{}{} ", char::from(letter), String::from_utf8_lossy(text))
+                    })
+                    .collect()
+            }
+            _ => String::from_utf8_lossy(body).into_owned(),
+        };
+        list.push(format!("{} {text}", char::from(*kind)));
+    }
+    list
+}
+
+impl Pair {
+    fn new(stack: &Stack, tenant: &Tenant, mode: &str, startup: &[(&str, &str)]) -> Self {
+        let mut ours = Raw::plain(stack.port);
+        let user = tenant.login(Role::Admin).to_string();
+        let options = startup
+            .iter()
+            .map(|(name, value)| format!("-c {name}={value} "))
+            .collect::<String>();
+        let own = format!("{options}-c tenantry.pool_mode={mode}");
+        let list = [
+            ("user", user.as_str()),
+            ("database", "postgres"),
+            ("options", &own),
+        ];
+        let seen_ours = ours.log_in(Protocol::V3_0, &list, &tenant.password);
+        assert_eq!(raw::code_of(&seen_ours), "");
+
+        let mut direct = Raw::unix(&stack.postgres.socket());
+        let (user, database) = (Role::Admin.login(&tenant.pid), tenant.pid.database());
+        let own = format!("-c role=tenantry_admin -c statement_timeout=60s {options}");
+        let list = [
+            ("user", user.as_str()),
+            ("database", &database),
+            ("options", &own),
+        ];
+        let seen = direct.log_in(Protocol::V3_0, &list, &format!("server-{user}"));
+        assert_eq!(raw::code_of(&seen), "");
+        let mut pair = Self {
+            ours,
+            direct,
+            told: Default::default(),
+            log: Vec::new(),
+        };
+        parameters(&seen_ours, &mut pair.told[0]);
+        parameters(&seen, &mut pair.told[1]);
+        pair.compare_told();
+        pair
+    }
+
+    fn compare_told(&self) {
+        assert_eq!(self.told[0], self.told[1], "{}", self.log.join("\n"));
+    }
+
+    /// Sends the same to both; `readies`: how often they say that they are ready.
+    fn flight(&mut self, what: String, bytes: &[u8], readies: usize) -> Vec<Message> {
+        self.log.push(what);
+        self.ours.send(bytes);
+        self.direct.send(bytes);
+        let (mut one, mut other) = (Vec::new(), Vec::new());
+        for _ in 0..readies {
+            one.extend(self.ours.until(b'Z'));
+            other.extend(self.direct.until(b'Z'));
+        }
+        let (a, b) = (comparable(&one), comparable(&other));
+        let differ = a.iter().zip(&b).filter(|(a, b)| a != b).collect::<Vec<_>>();
+        assert!(
+            a == b,
+            "{} and {} messages, ours and direct: {differ:#?} after\n{}",
+            a.len(),
+            b.len(),
+            self.log.join("\n")
+        );
+        parameters(&one, &mut self.told[0]);
+        parameters(&other, &mut self.told[1]);
+        self.compare_told();
+        one
+    }
+
+    fn query(&mut self, sql: &str) -> Vec<Message> {
+        let mut bytes = Vec::new();
+        build::query(sql, &mut bytes);
+        self.flight(sql.to_owned(), &bytes, 1)
+    }
+
+    fn same_settings(&mut self) {
+        // Those of PL/pgSQL are there once it was used.
+        self.query(
+            "SELECT name, setting FROM pg_catalog.pg_settings WHERE name !~ '^plpgsql' ORDER BY name",
+        );
+    }
+}
+
+const SETTINGS: [(&str, &[&str]); 13] = [
+    (
+        "TimeZone",
+        &[
+            "'UTC'",
+            "'Asia/Tokyo'",
+            "'America/New_York'",
+            "3",
+            "LOCAL",
+            "DEFAULT",
+        ],
+    ),
+    (
+        "DateStyle",
+        &[
+            "'ISO'",
+            "'German'",
+            "SQL, DMY",
+            "'Postgres, MDY'",
+            "DEFAULT",
+        ],
+    ),
+    ("IntervalStyle", &["postgres", "sql_standard", "iso_8601"]),
+    ("work_mem", &["'1MB'", "2048", "'5000kB'"]),
+    (
+        "search_path",
+        &[
+            "s1",
+            "s2, public",
+            "'s1', \"$user\"",
+            "\"S3\", s2",
+            "DEFAULT",
+        ],
+    ),
+    ("extra_float_digits", &["0", "3", "-3"]),
+    ("app.one", &["'x'", "'it''s'", "''", "5"]),
+    ("app.two", &["'y'", "'\u{e4}'"]),
+    ("standard_conforming_strings", &["on", "off"]),
+    ("bytea_output", &["escape", "hex"]),
+    ("lock_timeout", &["'5s'", "100000"]),
+    (
+        "default_transaction_isolation",
+        &["serializable", "'read committed'"],
+    ),
+    ("client_min_messages", &["error", "notice"]),
+];
+
+/// Statements whose answers depend on settings, also on those in force when they were parsed.
+const PROBES: [&str; 10] = [
+    "SELECT '2024-06-01 12:00'::timestamptz, 'x'",
+    "SELECT timestamptz '2024-01-15 00:00+00'",
+    "SELECT '01/02/2003'::date",
+    "SELECT interval '1 day 2:03:04'",
+    "SELECT 0.1::float8 * 3, 1/3.0::float8",
+    "SELECT v FROM t ORDER BY v",
+    // PostgreSQL forgets no custom name once it was set: where it was null it is empty then.
+    "SELECT nullif(current_setting('app.one', true), ''), nullif(current_setting('app.two', true), '')",
+    "SELECT '\\x41ff'::bytea, current_user, current_schemas(false)",
+    "SELECT 'a\\nb', length('a\\nb')",
+    "SELECT current_setting('transaction_isolation'), current_setting('work_mem')",
+];
+
+/// What holds a server connection, and what lets go of it.
+const HOLDING: [&str; 16] = [
+    "CREATE TEMP TABLE IF NOT EXISTS tt AS SELECT 1 AS a",
+    "INSERT INTO tt VALUES (2)",
+    "SELECT count(*) FROM tt",
+    "DROP TABLE IF EXISTS tt",
+    "LISTEN some",
+    "UNLISTEN *",
+    "PREPARE p AS SELECT '2024-06-01 12:00'::timestamptz",
+    "EXECUTE p",
+    "DEALLOCATE p",
+    "SELECT pg_advisory_lock_shared(7)",
+    "SELECT pg_advisory_unlock_all()",
+    "DECLARE c CURSOR WITH HOLD FOR SELECT generate_series(1, 5)",
+    "FETCH 2 FROM c",
+    "CLOSE c",
+    "DISCARD TEMP",
+    "DO $$ BEGIN PERFORM set_config('app.one', 'done', false); END $$",
+];
+
+const TRANSACTIONS: [&str; 9] = [
+    "BEGIN",
+    "BEGIN",
+    "COMMIT",
+    "ROLLBACK",
+    "SAVEPOINT s",
+    "ROLLBACK TO s",
+    "RELEASE s",
+    "COMMIT AND CHAIN",
+    "BEGIN ISOLATION LEVEL REPEATABLE READ",
+];
+
+fn pick<'a>(rng: &mut StdRng, list: &[&'a str]) -> &'a str {
+    list[rng.random_range(0..list.len())]
+}
+
+/// A statement that sets, resets or fails to.
+fn setting(rng: &mut StdRng) -> String {
+    let (name, values) = SETTINGS[rng.random_range(0..SETTINGS.len())];
+    let value = pick(rng, values);
+    match rng.random_range(0..16) {
+        0..=5 => format!("SET {name} TO {value}"),
+        6..=7 => format!("SET LOCAL {name} = {value}"),
+        8 => format!("RESET {name}"),
+        9 => "RESET ALL".to_owned(),
+        10 => format!(
+            "SELECT set_config('{name}', '{}', false)",
+            value.replace('\'', "")
+        ),
+        11 => format!(
+            "SELECT set_config('{name}', '{}', true)",
+            value.replace('\'', "")
+        ),
+        12 => format!("SET {name} TO {value}; SELECT 1; SET app.two TO 'three'"),
+        13 => format!("SET {name} TO {value}; SELECT 1/0"),
+        14 => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE".to_owned(),
+        _ => "SET DateStyle TO 'nonsense'".to_owned(),
+    }
+}
+
+fn step(pair: &mut Pair, rng: &mut StdRng, holds: bool) {
+    let name = |rng: &mut StdRng| format!("s{}", rng.random_range(1..4));
+    match rng.random_range(0..24) {
+        0..=4 => {
+            let sql = setting(rng);
+            pair.query(&sql);
+        }
+        5..=7 => {
+            let sql = pick(rng, &PROBES);
+            pair.query(sql);
+        }
+        8..=10 => {
+            let sql = pick(rng, &TRANSACTIONS);
+            pair.query(sql);
+        }
+        11 => {
+            pair.query(pick(
+                rng,
+                &["SELECT 1/0", "SELEC", "", ";;", "SELECT 1; SELECT 2"],
+            ));
+        }
+        12 if holds => {
+            let sql = pick(rng, &HOLDING);
+            pair.query(sql);
+        }
+        13 => {
+            let name = name(rng);
+            let sql = match rng.random_range(0..6) {
+                0 => "DEALLOCATE ALL".to_owned(),
+                1 => "DISCARD PLANS".to_owned(),
+                2 if holds => format!("EXECUTE {name}"),
+                3 if holds => format!("PREPARE {name} AS SELECT 3"),
+                _ => format!("DEALLOCATE {name}"),
+            };
+            pair.query(&sql);
+        }
+        14 => {
+            pair.query("DISCARD ALL");
+            // To a direct client the group is nothing, and DISCARD ALL ends it.
+            let mut bytes = Vec::new();
+            build::query("SET ROLE tenantry_admin", &mut bytes);
+            pair.direct.send(&bytes);
+            pair.direct.until(b'Z');
+            pair.query("SELECT current_user");
+        }
+        _ => pipeline(pair, rng, &name),
+    }
+}
+
+/// A few extended-query messages in one flight, sensible or not.
+fn pipeline(pair: &mut Pair, rng: &mut StdRng, name: &impl Fn(&mut StdRng) -> String) {
+    let (mut bytes, mut what, mut readies) = (Vec::new(), String::from("pipeline:"), 0);
+    for _ in 0..rng.random_range(1..5) {
+        let named = rng.random_range(0..3) > 0;
+        let name = if named { name(rng) } else { String::new() };
+        let statement = name.as_bytes();
+        for _ in 0..rng.random_range(1..4) {
+            match rng.random_range(0..10) {
+                0..=2 => {
+                    // Describe of one without result works in a transaction that failed, if it is
+                    // there. Where it would have to be made, it cannot be; so none is asked for.
+                    let only_probes = name == "s1" || name == "s2";
+                    let sql = match rng.random_range(if only_probes { 3 } else { 0 }..8) {
+                        0 => setting(rng),
+                        1 => pick(rng, &["BEGIN", "COMMIT", "ROLLBACK"]).to_owned(),
+                        2 => pick(rng, &["SELEC", "SELECT 1/0", "DEALLOCATE ALL", ""]).to_owned(),
+                        _ => pick(rng, &PROBES).to_owned(),
+                    };
+                    what += &format!(" P[{name}|{sql}]");
+                    build::parse(statement, sql.as_bytes(), &[], &mut bytes);
+                }
+                3 if name != "s3" => {
+                    what += &format!(" D[{name}]");
+                    build::describe(Kind::Statement, statement, &mut bytes);
+                }
+                4 => {
+                    what += &format!(" C[{name}]");
+                    build::close(Kind::Statement, statement, &mut bytes);
+                }
+                5..=8 => {
+                    what += &format!(" B[{name}] E");
+                    build::bind_nothing(b"", statement, &mut bytes);
+                    build::describe(Kind::Portal, b"", &mut bytes);
+                    build::execute(b"", 0, &mut bytes);
+                }
+                _ => {
+                    what += " H";
+                    build::flush(&mut bytes);
+                }
+            }
+        }
+        if rng.random_range(0..2) == 0 {
+            what += " S";
+            build::sync(&mut bytes);
+            readies += 1;
+        }
+    }
+    what += " S";
+    build::sync(&mut bytes);
+    readies += 1;
+    if rng.random_range(0..4) == 0 {
+        let sql = pick(rng, &PROBES);
+        what += &format!(" Q[{sql}]");
+        build::query(sql, &mut bytes);
+        readies += 1;
+    }
+    pair.flight(what, &bytes, readies);
+}
+
+fn script(stack: &Stack, tenant: &Tenant, mode: &str, seed: u64, holds: bool) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let startup: &[(&str, &str)] = match rng.random_range(0..3) {
+        0 => &[],
+        1 => &[("TimeZone", "Europe/Berlin"), ("app.one", "base")],
+        _ => &[
+            ("extra_float_digits", "2"),
+            ("DateStyle", "SQL"),
+            ("search_path", "s2"),
+        ],
+    };
+    let mut pair = Pair::new(stack, tenant, mode, startup);
+    pair.log
+        .push(format!("seed {seed}, mode {mode}, {startup:?}"));
+    for _ in 0..STEPS {
+        step(&mut pair, &mut rng, holds);
+    }
+    pair.query("ROLLBACK");
+    pair.same_settings();
+    for sql in PROBES {
+        pair.query(sql);
+    }
+}
+
+/// A tenant with tables of the same name in three schemas.
+fn tenant(stack: &Stack) -> Tenant {
+    let tenant = stack.tenant();
+    stack.postgres.sql(
+        &tenant.pid.database(),
+        "CREATE SCHEMA s1; CREATE SCHEMA s2; CREATE SCHEMA \"S3\";
+         CREATE TABLE s1.t (v text); INSERT INTO s1.t VALUES ('one');
+         CREATE TABLE s2.t (v text); INSERT INTO s2.t VALUES ('two'), ('deux');
+         CREATE TABLE \"S3\".t (v int); INSERT INTO \"S3\".t VALUES (3);
+         GRANT USAGE ON SCHEMA s1, s2, \"S3\" TO tenantry_admin;
+         GRANT SELECT ON ALL TABLES IN SCHEMA s1, s2, \"S3\" TO tenantry_admin",
+    );
+    tenant
+}
+
+fn seeds(count: u64) -> Vec<u64> {
+    match std::env::var("TENANTRY_TEST_SEED") {
+        Ok(seed) => vec![seed.parse().unwrap()],
+        Err(_) => (0..count).map(|_| rand::random()).collect(),
+    }
+}
+
+async fn run(mode: &'static str, count: u64, holds: bool) {
+    let change = |config: &mut proxy::Config| {
+        config.lending = LendingRule::NeverTheSameTwice;
+        config.require_tls = false;
+    };
+    let stack = Stack::start(change).await;
+    let tenant = tenant(&stack);
+    let seeds = seeds(count);
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            for lane in 0..3 {
+                let (stack, tenant, seeds) = (&stack, &tenant, &seeds);
+                scope.spawn(move || {
+                    for seed in seeds.iter().skip(lane).step_by(3) {
+                        eprintln!("seed {seed}");
+                        script(stack, tenant, mode, *seed, holds);
+                    }
+                });
+            }
+        });
+    });
+    let snapshot = stack.proxy().snapshot().await;
+    assert_eq!((snapshot.mismatches, snapshot.panics), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_with_its_own_server_connection_is_the_same_too() {
+    run("session", 6, true).await;
+}
