@@ -138,15 +138,23 @@ fn processes(dir: &Path) -> Vec<Pid> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::{Child, Command};
+    use std::{
+        io::Read as _,
+        process::{Child, Command, Stdio},
+    };
 
     use super::*;
 
     /// A process that works in `dir` and hears no SIGQUIT.
     fn stubborn(dir: &Path) -> Child {
         let mut shell = Command::new("sh");
-        shell.args(["-c", "trap '' QUIT; while :; do sleep 600; done"]);
-        shell.current_dir(dir).spawn().expect("start a shell")
+        shell.args(["-c", "trap '' QUIT; echo deaf; exec sleep 600"]);
+        shell.current_dir(dir).stdout(Stdio::piped());
+        let mut child = shell.spawn().expect("start a shell");
+        let mut said = [0; 5];
+        let out = child.stdout.as_mut().expect("a pipe was asked for");
+        out.read_exact(&mut said).expect("it says so");
+        child
     }
 
     #[test]
