@@ -23,6 +23,8 @@ use tokio::{
 };
 
 use crate::{
+    address,
+    config::Config,
     login,
     stream::Stream,
     worker::{Inbox, Shared, Worker},
@@ -53,6 +55,15 @@ pub(crate) enum Peer {
 }
 
 impl Peer {
+    /// Whether it has to say first for whom it speaks.
+    pub(crate) fn speaks_for_others(&self, config: &Config) -> bool {
+        let Self::Tcp(address) = self else {
+            return false;
+        };
+        let mut trusted = config.proxy_protocol_from.iter();
+        trusted.any(|network| network.contains(address.ip()))
+    }
+
     /// Whether a tenant with these limits lets it in. What the platform runs for a user has been let in
     /// by the platform.
     pub(crate) fn is_admitted(&self, limits: &model::Limits) -> bool {
@@ -131,18 +142,29 @@ pub(crate) struct Slot {
     /// More clients than allowed, all logged in: this one is only told so.
     pub(crate) is_too_many: bool,
     number: u64,
+    /// `None` for the platform itself and for a load balancer, until it has said for whom it speaks.
+    pub(crate) from: Option<address::Connection>,
     /// `None` once it has logged in, and when it has no place to give up.
     pushed: Option<Arc<Notify>>,
 }
 
 impl Slot {
     /// `None` when there is no use in even telling.
-    fn take(shared: &Arc<Shared>, clients_max: usize) -> Option<Self> {
+    fn take(shared: &Arc<Shared>, config: &Config, peer: Peer) -> Option<Self> {
+        let clients_max = config.limits.clients_max;
+        let from = match peer {
+            Peer::Tcp(from) if !peer.speaks_for_others(config) => {
+                let connected = shared.addresses.connected(from.ip(), TURNED_AWAY_MAX);
+                Some(connected.ok()?)
+            }
+            Peer::Tcp(_) | Peer::Door => None,
+        };
         let before = shared.clients.fetch_add(1, Ordering::Relaxed);
         let mut slot = Self {
             shared: shared.clone(),
             is_too_many: false,
             number: shared.connections.fetch_add(1, Ordering::Relaxed),
+            from,
             pushed: None,
         };
         // Dropping the slot takes the count back.
@@ -155,6 +177,17 @@ impl Slot {
             slot.pushed = Some(shared.entrance.join(slot.number));
         }
         Some(slot)
+    }
+
+    /// A load balancer said for whom it speaks.
+    ///
+    /// # Errors
+    ///
+    /// See [`address::Addresses::connected`].
+    pub(crate) fn speaks_for(&mut self, client: SocketAddr) -> Result<(), address::FarTooMany> {
+        let addresses = &self.shared.addresses;
+        self.from = Some(addresses.connected(client.ip(), TURNED_AWAY_MAX)?);
+        Ok(())
     }
 
     /// The client has logged in: from now on its place is its own.
@@ -225,7 +258,7 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
         };
         // In line with those that are logging in: they come to their end before more come in.
         worker.pace.step().await;
-        let Some(slot) = Slot::take(&worker.shared, worker.config.limits.clients_max) else {
+        let Some(slot) = Slot::take(&worker.shared, &worker.config, Peer::Tcp(peer)) else {
             tracing::debug!(%peer, "far too many clients");
             continue;
         };
@@ -258,7 +291,7 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
 /// Takes in what the platform runs for users, until it is aborted.
 pub(crate) async fn door(worker: Rc<Worker>, mut door: mpsc::Receiver<StdUnix>) {
     while let Some(socket) = door.recv().await {
-        if let Some(slot) = Slot::take(&worker.shared, worker.config.limits.clients_max) {
+        if let Some(slot) = Slot::take(&worker.shared, &worker.config, Peer::Door) {
             let accepted = Accepted {
                 socket: AcceptedSocket::Unix(socket),
                 peer: Peer::Door,

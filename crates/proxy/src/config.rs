@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use model::Network;
 use rustls::{
     ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -38,6 +39,11 @@ pub struct Config {
     pub operator: Option<wire::scram::Keys>,
     /// Rounds of hashing, as the stored secrets were made.
     pub scram_iterations: u32,
+    /// Load balancers: what connects from there has to say first, by a header of the PROXY protocol
+    /// version 2, for whom it speaks, and is believed. From elsewhere such a header is noise.
+    pub proxy_protocol_from: Vec<Network>,
+    /// Where the limits per address do not hold: many clients share these addresses.
+    pub address_limits_not_for: Vec<Network>,
     /// Limits.
     pub limits: Limits,
     /// Which server connection a session gets.
@@ -62,6 +68,20 @@ pub struct Limits {
     /// From accept to ReadyForQuery, waiting for a server connection not counted. 15 s: a login
     /// over a bad line takes 2 s.
     pub login_time_max: Duration,
+    /// Connections from one address (of IPv6: one /64). 0: no limit but `clients_max`, since a whole
+    /// application may come from one.
+    pub address_connections_max: usize,
+    /// Attempts to log in from one address in a second. 0: no limit; `login_steps_max` keeps them from
+    /// being in the way.
+    pub address_attempts_per_second_max: u32,
+    /// Failed logins of one user from one address, within `address_failures_window`, that ban this user
+    /// there; and, of several users, the address. 20: more than any mistake by hand, and 20
+    /// guesses a minute find no password. 0 bans nobody.
+    pub address_failures_max: u32,
+    /// 60 s.
+    pub address_failures_window: Duration,
+    /// How long a ban lasts. 60 s: somebody who mended a password waits that long at most.
+    pub address_ban: Duration,
     /// Steps of logins in one turn of a worker's event loop, in which every query that is ready goes
     /// on as well. 2: a step is a TLS handshake of 0.2 ms at most, and a query waits for two turns.
     pub login_steps_max: u32,
@@ -102,6 +122,11 @@ impl Default for Limits {
         Self {
             clients_max: 1000,
             login_time_max: Duration::from_secs(15),
+            address_connections_max: 0,
+            address_attempts_per_second_max: 0,
+            address_failures_max: 20,
+            address_failures_window: Duration::from_secs(60),
+            address_ban: Duration::from_secs(60),
             login_steps_max: 2,
             server_idle_max: Duration::from_secs(30),
             tenant_idle_max: Duration::from_secs(300),
@@ -130,6 +155,8 @@ impl Config {
             require_tls: true,
             installation_key,
             operator: None,
+            proxy_protocol_from: Vec::new(),
+            address_limits_not_for: Vec::new(),
             scram_iterations: wire::scram::ITERATIONS_DEFAULT,
             limits: Limits::default(),
             lending: LendingRule::default(),

@@ -5,6 +5,7 @@
 
 use model::{LoginNameError, Public};
 use wire::{
+    forwarded::ForwardedError,
     login::client::LoginError,
     message::build::{self, Report, Severity},
     startup::{OptionError, StartupError},
@@ -17,6 +18,9 @@ pub enum Refusal {
     /// The first packet.
     #[error(transparent)]
     Startup(#[from] StartupError),
+    /// What a load balancer says first.
+    #[error(transparent)]
+    Forwarded(#[from] ForwardedError),
     /// A message during login.
     #[error(transparent)]
     Login(LoginError),
@@ -35,6 +39,21 @@ pub enum Refusal {
     /// `clients_max` of this process.
     #[error("sorry, too many clients already")]
     TooManyClients,
+    /// `address_connections_max`.
+    #[error("too many connections from your IP")]
+    TooManyOfAddress,
+    /// `address_attempts_per_second_max`.
+    #[error("too many login attempts from your IP")]
+    TooManyAttempts,
+    /// `address_failures_max`. The words are fixed: clients look for them.
+    #[error(
+        "connection rejected: your IP is temporarily rate-limited after repeated failed auth \
+         attempts, retry in {seconds}s"
+    )]
+    Banned {
+        /// What is left of `address_ban`.
+        seconds: u64,
+    },
     /// `client_connections_max` of the tenant.
     #[error("too many clients of this database")]
     TooManyClientsOfTenant,
@@ -139,6 +158,9 @@ impl Public for Refusal {
             Self::WrongPassword { .. } => "28P01",                             // invalid_password
             Self::LoginTimeout | Self::Cancelled => "57014", // query_canceled, as PostgreSQL
             Self::TooManyClients
+            | Self::TooManyOfAddress
+            | Self::TooManyAttempts
+            | Self::Banned { .. }
             | Self::TooManyClientsOfTenant
             | Self::Busy { .. }
             | Self::QueueFull => "53300", // too_many_connections
@@ -158,8 +180,9 @@ impl Public for Refusal {
             | Self::Draining => {
                 "57P01" // admin_shutdown
             }
-            Self::Alpn | Self::OutOfStep | Self::ClientMessage(_) => "08P01", // protocol_violation
-            Self::Internal => "XX000",                                        // internal_error
+            // protocol_violation
+            Self::Forwarded(_) | Self::Alpn | Self::OutOfStep | Self::ClientMessage(_) => "08P01",
+            Self::Internal => "XX000", // internal_error
         }
     }
 
@@ -174,6 +197,10 @@ impl Public for Refusal {
                 "This port is for PostgreSQL clients, with or without TLS."
             }
             Self::Startup(_) | Self::Login(_) => "",
+            Self::Forwarded(ForwardedError::Missing) => {
+                "Let the load balancer send it, or take its address off proxy-protocol-from."
+            }
+            Self::Forwarded(_) => "Let the load balancer send version 2 over TCP.",
             Self::LoginName(_) => {
                 "The user name is <database id>.<role>, where the role is admin, write or read."
             }
@@ -181,6 +208,9 @@ impl Public for Refusal {
             Self::Alpn => "Update the client, or use sslnegotiation=postgres.",
             Self::LoginTimeout | Self::Cancelled => "",
             Self::TooManyClients => "Close unused connections, or try again later.",
+            Self::TooManyOfAddress => "Close unused connections, or use fewer of them.",
+            Self::TooManyAttempts => "Try again in a second, and keep connections open.",
+            Self::Banned { .. } => "Look at the user name and the password before you try again.",
             Self::TooManyClientsOfTenant => {
                 "Close unused connections, or raise the database's client_connections_max (tenantry db limits)."
             }
@@ -229,6 +259,9 @@ impl Refusal {
         vec![
             Self::Startup(StartupError::Length),
             Self::Startup(StartupError::NotPostgres),
+            Self::Forwarded(ForwardedError::Missing),
+            Self::Forwarded(ForwardedError::Invalid),
+            Self::Forwarded(ForwardedError::TooLong),
             Self::LoginName(LoginNameError::NoRole),
             Self::LoginName(LoginNameError::Tenant),
             Self::LoginName(LoginNameError::Role),
@@ -236,6 +269,9 @@ impl Refusal {
             Self::Alpn,
             Self::LoginTimeout,
             Self::TooManyClients,
+            Self::TooManyOfAddress,
+            Self::TooManyAttempts,
+            Self::Banned { seconds: 47 },
             Self::TooManyClientsOfTenant,
             Self::WrongPassword {
                 user: "abcdefghijkl.admin".to_owned(),

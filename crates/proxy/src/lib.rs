@@ -1,11 +1,12 @@
 //! The data plane: one file per moment of a connection's life.
 //!
-//! A client comes in (`accept`), speaks (`login`, `stream`) at a pace that leaves queries alone (`pace`), moves to its tenant's home worker
+//! A client comes in (`accept`) if its address may (`address`), speaks (`login`, `stream`) at a pace that leaves queries alone (`pace`), moves to its tenant's home worker
 //! (`worker`), gets its settings and greeting (`session`, `settings`, `learn`), a server connection (`pool`,
 //! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), and leaves or is ended (`session`, `handle`,
 //! `route`, `drain`, `parting`). What it may do comes from the control plane through `model::route`.
 
 mod accept;
+mod address;
 mod ask;
 mod budget;
 mod cancel;
@@ -105,6 +106,7 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
         budgets: budget::Budgets::new(config.limits.connects_max),
         keys: cancel::Keys::default(),
         inboxes,
+        addresses: address::Addresses::new(&config),
         clients: AtomicUsize::new(0),
         clients_max: config.limits.clients_max,
         consoles: console::Places::default(),
@@ -219,7 +221,11 @@ impl Numbers {
     /// stopped is left out.
     pub async fn snapshot(&self) -> Snapshot {
         let shared = &self.0;
+        let (remembered, remembered_max, bans) = shared.addresses.numbers();
         let mut snapshot = Snapshot {
+            addresses_remembered: remembered,
+            addresses_remembered_max: remembered_max,
+            address_bans: bans,
             clients: shared.clients.load(Ordering::Relaxed),
             clients_max: shared.clients_max,
             servers_idle: shared.idle.iter().map(|n| n.load(Ordering::Relaxed)).sum(),

@@ -12,6 +12,7 @@ use model::{
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use wire::{
+    forwarded::{self, Source},
     login::{
         CLIENT_BODY_BYTES_MAX,
         client::{AfterInitial, Asked, AwaitStartup, Began, LoginError, Proved, Seed},
@@ -87,6 +88,7 @@ impl From<LoginError> for Failed {
 ///
 /// While it waits for its first bytes it is small: of these there may be thousands.
 pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, slot: Slot) {
+    let mut slot = slot;
     let mut login = Login {
         worker,
         stream,
@@ -98,10 +100,22 @@ pub(crate) async fn serve(worker: &Rc<Worker>, stream: Stream, peer: Peer, slot:
     let deadline = began + worker.config.limits.login_time_max;
     let spoken = tokio::select! {
         biased;
-        spoken = timeout_at(deadline, login.more()) => spoken,
+        spoken = timeout_at(deadline, login.spoken()) => spoken,
         () = slot.pushed_out() => return pushed_out(peer),
     };
-    let spoken = spoken.unwrap_or(Err(Failed::With(Refusal::LoginTimeout)));
+    let spoken = match spoken {
+        Ok(Ok(Source::Client(client))) => {
+            login.peer = Peer::Tcp(client);
+            if slot.speaks_for(client).is_err() {
+                tracing::debug!(peer = %client, "far too many clients of this address");
+                return;
+            }
+            Ok(())
+        }
+        Ok(Ok(Source::Itself)) => Ok(()),
+        Ok(Err(failed)) => Err(failed),
+        Err(_) => Err(Failed::With(Refusal::LoginTimeout)),
+    };
     Box::pin(login.serve(spoken, slot, began, deadline)).await;
 }
 
@@ -146,19 +160,30 @@ impl Login<'_> {
         let result = match spoken {
             Ok(()) => tokio::select! {
                 biased;
-                result = timeout_at(deadline, self.run(slot.is_too_many)) => {
+                result = timeout_at(deadline, self.run(&slot)) => {
                     result.unwrap_or(Err(Failed::With(Refusal::LoginTimeout)))
                 }
                 () = slot.pushed_out() => return pushed_out(self.peer),
             },
             Err(failed) => Err(failed),
         };
+        if let (Err(Failed::With(Refusal::WrongPassword { user })), Some(from)) =
+            (&result, &slot.from)
+        {
+            from.failed(user);
+        }
         match result {
             Ok(In::Client(entered)) => {
+                if let Some(from) = &slot.from {
+                    from.succeeded(&entered.proved.startup().user);
+                }
                 slot.entered();
                 self.move_home(*entered, slot, began).await;
             }
             Ok(In::Operator(proved, right)) => {
+                if let Some(from) = &slot.from {
+                    from.succeeded(&proved.startup().user);
+                }
                 slot.entered();
                 self.open_console(*proved, &right, slot);
             }
@@ -166,24 +191,31 @@ impl Login<'_> {
         }
     }
 
-    async fn run(&mut self, is_too_many: bool) -> Result<In, Failed> {
+    async fn run(&mut self, slot: &Slot) -> Result<In, Failed> {
         let asked = self.startup().await?;
         if asked.startup.user == console::USER {
             // Also when there are too many clients: that is when somebody has to look.
-            return self.operator(asked).await;
+            return self.operator(asked, slot).await;
         }
-        let entered = self.client(asked, is_too_many).await?;
+        let entered = self.client(asked, slot).await?;
         Ok(In::Client(Box::new(entered)))
     }
 
-    async fn client(&mut self, asked: Asked, is_too_many: bool) -> Result<Entered, Failed> {
-        if is_too_many {
+    async fn client(&mut self, asked: Asked, slot: &Slot) -> Result<Entered, Failed> {
+        if slot.is_too_many {
             return Err(Refusal::TooManyClients.into());
+        }
+        if let Some(from) = &slot.from {
+            from.may_try(&asked.startup.user)?;
         }
         let name: LoginName = asked.startup.user.parse().map_err(Refusal::LoginName)?;
         // Asked for before the proof comes, and for every login: the time it takes tells nothing.
         let first = self.worker.routes.get(self.worker, &name).await;
         let proved = self.exchange(asked).await?;
+        // Guesses that came together are not all answered.
+        if let Some(from) = &slot.from {
+            from.may_go_on(&proved.startup().user)?;
+        }
 
         if let Ok(answer) = &first
             && let Some(entered) = check(&proved, answer.resolved.as_ref())
@@ -202,7 +234,10 @@ impl Login<'_> {
 
     /// By the same steps as everybody, and refused with the same words. Only the operator's own secret
     /// opens the console; no tenant's route is looked at.
-    async fn operator(&mut self, asked: Asked) -> Result<In, Failed> {
+    async fn operator(&mut self, asked: Asked, slot: &Slot) -> Result<In, Failed> {
+        if let Some(from) = &slot.from {
+            from.may_go_on(&asked.startup.user)?;
+        }
         let proved = self.exchange(asked).await?;
         let keys = self.worker.config.operator.as_slice();
         match proved.evaluate(keys) {
@@ -224,6 +259,23 @@ impl Login<'_> {
         };
         let worker = self.worker.clone();
         accept::spawn(self.worker.clone(), console::serve(worker, arrived));
+    }
+
+    /// Until the first bytes of the client came. A load balancer says before them for whom it speaks.
+    async fn spoken(&mut self) -> Result<Source, Failed> {
+        self.more().await?;
+        if !self.peer.speaks_for_others(&self.worker.config) {
+            return Ok(Source::Itself);
+        }
+        loop {
+            match forwarded::split(&self.read).map_err(Refusal::Forwarded)? {
+                Some((size, source)) => {
+                    self.read.drain(..size);
+                    return Ok(source);
+                }
+                None => self.more().await?,
+            }
+        }
     }
 
     /// First packets, until the client says who it is.

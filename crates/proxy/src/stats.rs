@@ -207,6 +207,12 @@ pub struct Snapshot {
     pub clients: usize,
     /// `clients_max`.
     pub clients_max: usize,
+    /// Addresses, and logins at addresses, of which attempts or failures are remembered now.
+    pub addresses_remembered: usize,
+    /// How many can be.
+    pub addresses_remembered_max: usize,
+    /// Bans after repeated failed logins, since the start.
+    pub address_bans: u64,
     /// Idle server connections now.
     pub servers_idle: usize,
     /// Answers of servers that nobody had asked for, since the start. Anything but 0 is a mistake

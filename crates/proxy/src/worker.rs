@@ -25,6 +25,7 @@ use tokio::{
 
 use crate::{
     accept,
+    address::Addresses,
     budget::{Budget, Budgets},
     cancel::{self, Keys},
     config::Config,
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) budgets: Budgets,
     pub(crate) keys: Keys,
     pub(crate) inboxes: Vec<mpsc::Sender<Inbox>>,
+    pub(crate) addresses: Arc<Addresses>,
     pub(crate) clients: AtomicUsize,
     pub(crate) clients_max: usize,
     pub(crate) consoles: console::Places,

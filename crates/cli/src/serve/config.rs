@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use model::Secret;
+use model::{Network, Secret};
 use node::{CatalogConfig, attached, managed};
 
 use crate::serve::{
@@ -41,6 +41,14 @@ pub(crate) struct Config {
     pub(crate) workers: u32,
     pub(crate) clients_max: u32,
     pub(crate) server_connections_max: u32,
+    /// 0: no limit, as with the next two.
+    pub(crate) address_connections_max: u32,
+    pub(crate) address_attempts_per_second_max: u32,
+    pub(crate) address_failures_max: u32,
+    pub(crate) address_ban: Duration,
+    pub(crate) address_limits_not_for: Vec<Network>,
+    /// Load balancers.
+    pub(crate) proxy_protocol_from: Vec<Network>,
     pub(crate) retention: Duration,
     pub(crate) warm_pool: u32,
     pub(crate) drain_limit: Duration,
@@ -87,11 +95,17 @@ const SERVER_CONNECTIONS_MAX: u32 = 10_000;
 const WARM_POOL_MAX: u32 = 1000;
 /// A day to notice that the wrong database was deleted.
 const RETENTION: Duration = Duration::from_secs(24 * 3600);
+/// Somebody who mended a password waits that long at most.
+const BAN: Duration = Duration::from_secs(60);
 /// What service managers wait before they kill, less a margin.
 const DRAIN: Duration = Duration::from_secs(30);
 /// A hundred years of retention is a typing error; so is a drain of a day.
 const RETENTION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Longer bans are the work of a firewall.
+const BAN_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Each is compared with every client that comes in.
+const NETWORKS_MAX: usize = 64;
 /// Fewer and ordinary work is ended: a join of partitioned tables locks dozens of tables and indexes.
 const LOCKS_MIN: u32 = 100;
 /// More takes gigabytes of PostgreSQL's shared memory.
@@ -180,6 +194,19 @@ impl Reader {
         let server_connections_max = self.or("server-connections-max", 100, |text| {
             count(text, 4, SERVER_CONNECTIONS_MAX)
         });
+        let address_connections_max = self.or("address-connections-max", 0, |text| {
+            count(text, 0, CLIENTS_MAX)
+        });
+        let address_attempts_per_second_max =
+            self.or("address-attempts-per-second-max", 0, |text| {
+                count(text, 0, CLIENTS_MAX)
+            });
+        let address_failures_max = self.or("address-failures-max", 20, |text| {
+            count(text, 0, CLIENTS_MAX)
+        });
+        let address_ban = self.or("address-ban", BAN, |text| time(text, BAN_MAX));
+        let address_limits_not_for = self.or("address-limits-not-for", Vec::new(), networks);
+        let proxy_protocol_from = self.or("proxy-protocol-from", Vec::new(), networks);
         let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
         let warm_pool = self.or("warm-pool", 8, |text| count(text, 0, WARM_POOL_MAX));
         let drain_limit = self.or("drain-limit", DRAIN, |text| time(text, DRAIN_MAX));
@@ -199,6 +226,12 @@ impl Reader {
             workers: workers?,
             clients_max: clients_max?,
             server_connections_max: server_connections_max?,
+            address_connections_max: address_connections_max?,
+            address_attempts_per_second_max: address_attempts_per_second_max?,
+            address_failures_max: address_failures_max?,
+            address_ban: address_ban?,
+            address_limits_not_for: address_limits_not_for?,
+            proxy_protocol_from: proxy_protocol_from?,
             retention: retention?,
             warm_pool: warm_pool?,
             drain_limit: drain_limit?,
@@ -424,6 +457,21 @@ fn log_filter(text: &str) -> Result<String, String> {
         .map_err(|error| format!("'{text}' is not a log filter: {error}"))
 }
 
+/// Separated by commas.
+fn networks(text: &str) -> Result<Vec<Network>, String> {
+    let networks: Vec<Network> = text
+        .split(',')
+        .map(|one| {
+            let one = one.trim();
+            one.parse().map_err(|error| format!("'{one}': {error}"))
+        })
+        .collect::<Result<_, _>>()?;
+    if networks.len() > NETWORKS_MAX {
+        return Err(format!("has more than {NETWORKS_MAX} networks"));
+    }
+    Ok(networks)
+}
+
 fn boolean(text: &str) -> Result<bool, String> {
     text.parse()
         .map_err(|_| format!("'{text}' is neither true nor false"))
@@ -485,6 +533,10 @@ mod tests {
             ("catalog", "postgresql://me:hunter2@host?sslmode=maybe"),
             ("data-dir", "/etc/passwd"),
             ("log-filter", "a=b=c"),
+            ("address-ban", "2d"),
+            ("address-failures-max", "-1"),
+            ("address-limits-not-for", ""),
+            ("proxy-protocol-from", "10.0.0.0/8, 192.0.2.1/24"),
         ])
         .unwrap_err();
         for part in [
@@ -498,13 +550,17 @@ mod tests {
             "--catalog: sslmode is disable, require, verify-ca or verify-full; a DSN is like",
             "--data-dir: /etc/passwd is no directory",
             "--log-filter: 'a=b=c'",
+            "--address-ban: '2d' is more than 1day",
+            "--address-failures-max: '-1' is not a number from 0",
+            "--address-limits-not-for: '': a network is an address and a length",
+            "--proxy-protocol-from: '192.0.2.1/24': a network has no bits behind its length",
         ] {
             assert!(
                 mistakes.iter().any(|m| m.contains(part)),
                 "{part}: {mistakes:?}"
             );
         }
-        assert_eq!(mistakes.len(), 10, "{mistakes:?}");
+        assert_eq!(mistakes.len(), 14, "{mistakes:?}");
         assert!(!mistakes.iter().any(|m| m.contains("hunter2")));
     }
 
@@ -564,6 +620,18 @@ mod tests {
     fn switching_plain_http_off_by_name_does_not_switch_it_on() {
         assert!(validate(&[("api-listen", "0.0.0.0:1"), ("allow-plain-http", "false")]).is_err());
         assert!(validate(&[("api-listen", "0.0.0.0:1"), ("api-tls", "false")]).is_err());
+    }
+
+    #[test]
+    fn networks_are_separated_by_commas() {
+        let config = validate(&[("proxy-protocol-from", "10.0.0.0/8, 2001:db8::1")]).unwrap();
+        let networks: Vec<_> = config
+            .proxy_protocol_from
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(networks, ["10.0.0.0/8", "2001:db8::1/128"]);
+        assert!(config.address_limits_not_for.is_empty());
     }
 
     #[test]

@@ -201,12 +201,23 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
     let mut wanted = proxy::Config::new(vec![config.pg_listen], *keys.login_salt());
     wanted.workers = config.workers as usize;
     wanted.require_tls = !config.plain_pg;
-    wanted.limits.clients_max = config.clients_max as usize;
     wanted.operator = Some(wire::scram::Keys::from_password(
         operator_key.reveal(),
         &wire::scram::login_salt(keys.login_salt(), proxy::OPERATOR),
         wanted.scram_iterations,
     ));
+    wanted
+        .proxy_protocol_from
+        .clone_from(&config.proxy_protocol_from);
+    wanted
+        .address_limits_not_for
+        .clone_from(&config.address_limits_not_for);
+    let limits = &mut wanted.limits;
+    limits.clients_max = config.clients_max as usize;
+    limits.address_connections_max = config.address_connections_max as usize;
+    limits.address_attempts_per_second_max = config.address_attempts_per_second_max;
+    limits.address_failures_max = config.address_failures_max;
+    limits.address_ban = config.address_ban;
     wanted.tls = Some(
         TlsConfig::from_pem(&identity.chain_pem, identity.key_pem.reveal().as_bytes())
             .map_err(|error| told::machine(told::chain(&error), "see --tls-cert and --tls-key"))?,

@@ -144,6 +144,40 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Server connections that all tenants may hold together",
     ),
     setting(
+        "address-connections-max",
+        "COUNT",
+        "0, none",
+        "PostgreSQL clients at once from one address (of IPv6: one /64)",
+    ),
+    setting(
+        "address-attempts-per-second-max",
+        "COUNT",
+        "0, none",
+        "Logins tried from one address in a second; running queries are not delayed by logins in any case",
+    ),
+    setting(
+        "address-failures-max",
+        "COUNT",
+        "20",
+        "Failed logins of one user from one address, within a minute, that ban this user there for a \
+         while; those of four and more users together ban the address. 0 bans nobody",
+    ),
+    setting("address-ban", "TIME", "60s", "How long such a ban lasts"),
+    setting(
+        "address-limits-not-for",
+        "NETWORKS",
+        "none",
+        "Where the limits per address do not hold: addresses that many clients share, like \
+         192.0.2.0/24,2001:db8::1",
+    ),
+    setting(
+        "proxy-protocol-from",
+        "NETWORKS",
+        "none",
+        "Load balancers: what connects from there must begin with a header of the PROXY protocol, \
+         version 2, and the address in it counts as the client's. From elsewhere the header is refused",
+    ),
+    setting(
         "retention",
         "TIME",
         "24h",

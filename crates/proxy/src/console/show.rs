@@ -481,11 +481,24 @@ fn lists(worker: &Rc<Worker>, tenants: &[Seen], table: &mut Table) {
 fn config(worker: &Rc<Worker>, table: &mut Table) {
     let (own, default) = (&worker.config.limits, Limits::default());
     type Get = fn(&Limits) -> String;
-    let rows: [(&str, Get); 18] = [
+    let rows: [(&str, Get); 23] = [
         // As PgBouncer calls it.
         ("max_client_conn", |l| l.clients_max.to_string()),
         ("clients_max", |l| l.clients_max.to_string()),
         ("login_time_max", |l| seconds(l.login_time_max)),
+        ("address_connections_max", |l| {
+            l.address_connections_max.to_string()
+        }),
+        ("address_attempts_per_second_max", |l| {
+            l.address_attempts_per_second_max.to_string()
+        }),
+        ("address_failures_max", |l| {
+            l.address_failures_max.to_string()
+        }),
+        ("address_failures_window", |l| {
+            seconds(l.address_failures_window)
+        }),
+        ("address_ban", |l| seconds(l.address_ban)),
         ("login_steps_max", |l| l.login_steps_max.to_string()),
         ("server_idle_max", |l| seconds(l.server_idle_max)),
         ("tenant_idle_max", |l| seconds(l.tenant_idle_max)),

@@ -81,6 +81,21 @@ fn clients(page: &mut Page, now: &Snapshot) {
         "Steps of logins that waited so that queries could go on.",
     )
     .sample(&[], now.login_steps_delayed);
+    page.counter(
+        "tenantry_address_bans_total",
+        "Times that a login was banned at an address, or an address as a whole, after repeated failed logins.",
+    )
+    .sample(&[], now.address_bans);
+    page.gauge(
+        "tenantry_addresses_remembered",
+        "Addresses, and logins at addresses, of which attempts or failures are remembered.",
+    )
+    .sample(&[], now.addresses_remembered);
+    page.gauge(
+        "tenantry_addresses_remembered_max",
+        "How many can be; with more, what matters least is forgotten.",
+    )
+    .sample(&[], now.addresses_remembered_max);
     words(
         page,
         "tenantry_sessions_ended_total",

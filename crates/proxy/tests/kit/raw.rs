@@ -133,7 +133,14 @@ impl Raw {
         port: u16,
         certificate: &str,
     ) -> std::io::Result<(Self, Arc<Mutex<Vec<usize>>>)> {
-        let mut stream = tcp(port);
+        Self::tls_on(tcp(port), certificate)
+    }
+
+    /// On a connection on which something may have been said before.
+    pub fn tls_on(
+        mut stream: TcpStream,
+        certificate: &str,
+    ) -> std::io::Result<(Self, Arc<Mutex<Vec<usize>>>)> {
         let mut request = Vec::new();
         build::ssl_request(&mut request);
         stream.write_all(&request).unwrap();
