@@ -217,6 +217,11 @@ impl Proxy {
 pub struct Numbers(Arc<Shared>);
 
 impl Numbers {
+    /// Clients that are connected, those that log in among them.
+    pub fn clients(&self) -> usize {
+        self.0.clients.load(Ordering::Relaxed)
+    }
+
     /// The numbers of now. Each worker answers between two turns of its event loop; one that has
     /// stopped is left out.
     pub async fn snapshot(&self) -> Snapshot {

@@ -243,6 +243,33 @@ fn sigterm_lets_statements_finish_within_the_limit() {
     });
 }
 
+/// The limit is half a minute; the test takes a few seconds.
+#[test]
+fn a_slow_stop_says_what_it_waits_for_and_a_second_signal_hurries_it() {
+    test(StackConfig::default(), 0, async |world: &mut World| {
+        let tenant = new_tenant(world).await;
+        let slow = busy(world, &tenant, 600).await;
+        wait_busy(world, 1).await;
+        world.stack.terminate();
+        wait_for("what is waited for", HEAR_MAX, || {
+            let log = world.stack.log();
+            log.contains("for 1 client to end its transaction; a second signal stops at once")
+                .then_some(())
+        });
+        let hurried = Instant::now();
+        world.stack.terminate();
+        assert!(world.stack.wait_end(STOP_MAX).success());
+        assert!(hurried.elapsed() < STOP_MAX, "{:?}", hurried.elapsed());
+        assert!(world.stack.log().contains("stopping at once"));
+        slow.await.expect("no panic").expect_err("it had no time");
+        assert_eq!(world.stack.postmaster(), None, "PostgreSQL still runs");
+
+        world.stack.start_again();
+        world.wait_settled().await;
+        world.assert_canary(&tenant).await;
+    });
+}
+
 #[test]
 fn starting_again_finds_all_data_and_the_pool() {
     test(StackConfig::default(), 2, async |world: &mut World| {

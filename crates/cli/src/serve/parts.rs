@@ -3,7 +3,7 @@
 //! PostgreSQL first (it takes the lock of the data directory), then the keys, the proxy (whose port
 //! and door the control plane must know), and the control plane. Stopping is the other way round.
 
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{cell::Cell, fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use control::{Control, Keys};
@@ -26,6 +26,11 @@ const PACE_EVERY: Duration = Duration::from_secs(300);
 
 /// A wait of this length makes a person wonder: then it is said what is waited for.
 const TELL_AFTER: Duration = Duration::from_secs(2);
+/// How often it is said again.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How long PostgreSQL may write what it holds in memory when somebody hurries. What it has not written
+/// by then it takes from its log at the next start.
+const HURRIED_MAX: Duration = Duration::from_secs(5);
 
 /// Everything that runs.
 pub(super) struct Parts {
@@ -98,7 +103,8 @@ impl Server {
         }
     }
 
-    async fn stop(self, fast: Duration) {
+    /// Stops it; within [`HURRIED_MAX`] of the end of `hurry`.
+    async fn stop(self, hurry: impl Future<Output = ()>) {
         let Self::Managed { managed, pace } = self else {
             return;
         };
@@ -108,18 +114,54 @@ impl Server {
         let Some(managed) = Arc::into_inner(managed) else {
             return;
         };
-        let mut stopping = std::pin::pin!(managed.stop(StopLimit { fast }));
-        if tokio::time::timeout(TELL_AFTER, &mut stopping)
-            .await
-            .is_err()
-        {
+        let limit = StopLimit::default();
+        let hurry = async {
+            hurry.await;
+            tokio::time::sleep(HURRIED_MAX).await;
+        };
+        let until = clock_after(limit.fast);
+        let tell = telling(|| {
             tracing::info!(
-                limit_s = fast.as_secs(),
-                "waiting for PostgreSQL, which writes what it holds in memory to disk before it stops"
+                "waiting until {until} for PostgreSQL, which writes what it holds in memory to disk before it stops"
             );
-            stopping.await;
+        });
+        tokio::select! {
+            () = managed.stop_unless_hurried(limit, hurry) => {}
+            () = tell => {}
         }
     }
+}
+
+/// Calls `tell` when somebody begins to wonder, and again and again. Never ends.
+async fn telling(tell: impl Fn()) {
+    tokio::time::sleep(TELL_AFTER).await;
+    let mut ticks = tokio::time::interval(TELL_EVERY);
+    loop {
+        ticks.tick().await;
+        tell();
+    }
+}
+
+/// What a stop waits for, in words.
+fn waited_for(clients: usize, is_control_running: bool) -> String {
+    let mut what = match clients {
+        0 => Vec::new(),
+        1 => vec!["1 client to end its transaction".to_owned()],
+        many => vec![format!("{many} clients to end their transactions")],
+    };
+    if is_control_running {
+        what.push("requests and steps of the API".to_owned());
+    }
+    if what.is_empty() {
+        what.push("server connections to close".to_owned());
+    }
+    what.join(" and ")
+}
+
+/// The time of day, so much later.
+fn clock_after(limit: Duration) -> String {
+    let then = chrono::Utc::now() + limit;
+    then.format("%H:%M:%S UTC").to_string()
 }
 
 async fn keep_pace(managed: Arc<Managed>) {
@@ -157,7 +199,7 @@ pub(super) async fn start(config: &Config) -> Result<Parts, Failure> {
             api_scheme: if config.api_tls { "https" } else { "http" },
         }),
         Err(failure) => {
-            server.stop(StopLimit::default().fast).await;
+            server.stop(std::future::pending()).await;
             Err(failure)
         }
     }
@@ -316,15 +358,26 @@ async fn start_control(
 impl Parts {
     /// Lets running work end within `limit`, or until the second signal; then stops everything.
     pub(super) async fn stop(self, limit: Duration, signals: &mut Signals) {
+        let (numbers, until) = (self.proxy.numbers(), clock_after(limit));
+        let control_stopped = Cell::new(false);
         let drained = async {
+            let control = async {
+                self.control.stop(limit).await;
+                control_stopped.set(true);
+            };
             // Both at once: what the API still runs goes through the proxy.
-            tokio::join!(self.control.stop(limit), self.proxy.drain(limit));
+            tokio::join!(control, self.proxy.drain(limit));
         };
+        let tell = telling(|| {
+            let what = waited_for(numbers.clients(), !control_stopped.get());
+            tracing::info!("waiting until {until} for {what}; a second signal stops at once");
+        });
         tokio::select! {
             () = drained => {}
             () = signals.times(2) => tracing::warn!("stopping at once"),
+            () = tell => {}
         }
-        self.node.stop(StopLimit::default().fast).await;
+        self.node.stop(signals.times(2)).await;
     }
 
     fn pg_address(&self) -> String {
@@ -373,5 +426,25 @@ impl Parts {
     fn postgres_version(&self) -> String {
         let version = self.node.node().server_version();
         format!("{}.{}", version.major(), version.0 % 10_000)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_says_what_it_waits_for() {
+        for (clients, is_control_running, words) in [
+            (0, false, "server connections to close"),
+            (1, false, "1 client to end its transaction"),
+            (
+                2,
+                true,
+                "2 clients to end their transactions and requests and steps of the API",
+            ),
+        ] {
+            assert_eq!(waited_for(clients, is_control_running), words);
+        }
     }
 }

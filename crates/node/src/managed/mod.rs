@@ -226,7 +226,7 @@ pub struct Managed {
     node: Node,
     state: watch::Receiver<ServerState>,
     pid: Arc<AtomicU32>,
-    stop: oneshot::Sender<StopLimit>,
+    stop: oneshot::Sender<server::Stopping>,
     keeper: tokio::task::JoinHandle<()>,
     sizes: Mutex<Sizes>,
     conf: PathBuf,
@@ -275,9 +275,27 @@ impl Managed {
 
     /// Stops the server: fast, and immediately after the limit. Returns when it has ended.
     pub async fn stop(self, limit: StopLimit) {
+        self.stop_unless_hurried(limit, std::future::pending())
+            .await;
+    }
+
+    /// The same, and immediately from when `hurry` ends: the next start recovers then.
+    pub async fn stop_unless_hurried(self, limit: StopLimit, hurry: impl Future<Output = ()>) {
+        let (hurried, hurry_heard) = oneshot::channel();
+        let stopping = server::Stopping {
+            limit,
+            hurry: Some(hurry_heard),
+        };
         // The keeper is there until it has stopped the server.
-        let _ = self.stop.send(limit);
-        let _ = self.keeper.await;
+        let _ = self.stop.send(stopping);
+        let mut keeper = self.keeper;
+        tokio::select! {
+            _ = &mut keeper => {}
+            () = hurry => {
+                let _ = hurried.send(());
+                let _ = keeper.await;
+            }
+        }
     }
 }
 

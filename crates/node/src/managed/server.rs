@@ -44,6 +44,14 @@ const IMMEDIATE_MAX: Duration = Duration::from_secs(30);
 const LIMITED: &str = r#"ulimit -d "$0" && exec "$@""#;
 const SHELL: &str = "/bin/sh";
 
+/// How the server is to end.
+#[derive(Debug, Default)]
+pub(crate) struct Stopping {
+    pub(crate) limit: StopLimit,
+    /// Says that the limit is over now.
+    pub(crate) hurry: Option<oneshot::Receiver<()>>,
+}
+
 /// What is needed to start the server, again and again.
 #[derive(Debug)]
 pub(crate) struct Launch {
@@ -101,7 +109,7 @@ pub(crate) async fn run(
     node: Node,
     state: watch::Sender<ServerState>,
     pid: Arc<AtomicU32>,
-    stop: oneshot::Receiver<StopLimit>,
+    stop: oneshot::Receiver<Stopping>,
 ) -> Result<tokio::task::JoinHandle<()>, ManagedError> {
     let tail = launch.tail.clone();
     let mut keeper = Keeper {
@@ -142,7 +150,7 @@ enum Event {
     /// The postmaster ended by itself.
     Died(std::io::Result<ExitStatus>),
     /// We are to stop it.
-    Stop(StopLimit),
+    Stop(Stopping),
     /// It answers.
     Ready,
 }
@@ -163,7 +171,7 @@ impl Keeper {
     async fn keep(
         mut self,
         mut child: Child,
-        mut stop: oneshot::Receiver<StopLimit>,
+        mut stop: oneshot::Receiver<Stopping>,
         report: oneshot::Sender<Result<(), String>>,
     ) {
         let first = tokio::time::timeout(START_MAX, self.next(&mut child, &mut stop)).await;
@@ -173,12 +181,12 @@ impl Keeper {
                 let _ = report.send(Ok(()));
                 self.keep_up(child, stop).await;
             }
-            Ok(Event::Stop(limit)) => self.end(&mut child, limit).await,
+            Ok(Event::Stop(stopping)) => self.end(&mut child, stopping).await,
             Ok(Event::Died(status)) => {
                 let _ = report.send(Err(words(status)));
             }
             Err(_) => {
-                self.end(&mut child, StopLimit::default()).await;
+                self.end(&mut child, Stopping::default()).await;
                 let _ = report.send(Err(format!("it did not answer within {START_MAX:?}")));
             }
         }
@@ -186,17 +194,17 @@ impl Keeper {
         self.set(ServerState::Stopped);
     }
 
-    async fn keep_up(&mut self, child: Child, mut stop: oneshot::Receiver<StopLimit>) {
+    async fn keep_up(&mut self, child: Child, mut stop: oneshot::Receiver<Stopping>) {
         let mut child = Some(child);
         let mut started = Instant::now();
         let mut attempt = 0;
-        let limit = loop {
+        let stopping = loop {
             let Some(running) = child.as_mut() else {
                 attempt += 1;
                 self.set(ServerState::Restarting { attempt });
                 tokio::select! {
                     () = tokio::time::sleep(backoff(attempt)) => {}
-                    limit = &mut stop => break limit.unwrap_or_default(),
+                    stopping = &mut stop => break stopping.unwrap_or_default(),
                 }
                 started = Instant::now();
                 match self.start() {
@@ -213,7 +221,7 @@ impl Keeper {
                     tracing::info!("PostgreSQL answers again");
                     self.set(ServerState::Up);
                 }
-                Event::Stop(limit) => break limit,
+                Event::Stop(stopping) => break stopping,
                 Event::Died(status) => {
                     self.pid.store(0, Ordering::Relaxed);
                     let status = words(status);
@@ -226,15 +234,15 @@ impl Keeper {
             }
         };
         if let Some(mut child) = child {
-            self.end(&mut child, limit).await;
+            self.end(&mut child, stopping).await;
         }
     }
 
-    async fn next(&self, child: &mut Child, stop: &mut oneshot::Receiver<StopLimit>) -> Event {
+    async fn next(&self, child: &mut Child, stop: &mut oneshot::Receiver<Stopping>) -> Event {
         let starting = *self.state.borrow() == ServerState::Starting;
         tokio::select! {
             status = child.wait() => Event::Died(status),
-            limit = stop => Event::Stop(limit.unwrap_or_default()),
+            stopping = stop => Event::Stop(stopping.unwrap_or_default()),
             () = self.answers(), if starting => Event::Ready,
         }
     }
@@ -245,22 +253,36 @@ impl Keeper {
         }
     }
 
-    /// Fast; after the limit, immediately.
-    async fn end(&self, child: &mut Child, limit: StopLimit) {
+    /// Fast; after the limit, or when it is hurried, immediately.
+    async fn end(&self, child: &mut Child, stopping: Stopping) {
+        let mut hurried = std::pin::pin!(hurried(stopping.hurry));
         for (signal, limit) in [
-            (Signal::INT, limit.fast),
+            (Signal::INT, stopping.limit.fast),
             (Signal::QUIT, IMMEDIATE_MAX),
             (Signal::KILL, Duration::MAX),
         ] {
             let Some(pid) = id(child) else { return };
             // Not reaped yet, so the number is still its own.
             let _ = kill_process(pid, signal);
-            if tokio::time::timeout(limit, child.wait()).await.is_ok() {
-                return;
+            tokio::select! {
+                _ = child.wait() => return,
+                () = tokio::time::sleep(limit) => {
+                    tracing::warn!(?signal, "PostgreSQL did not stop in time");
+                }
+                () = &mut hurried, if signal == Signal::INT => {}
             }
-            tracing::warn!(?signal, "PostgreSQL did not stop in time");
         }
     }
+}
+
+/// Never, when nobody hurries.
+async fn hurried(hurry: Option<oneshot::Receiver<()>>) {
+    if let Some(hurry) = hurry
+        && hurry.await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 fn words(status: std::io::Result<ExitStatus>) -> String {
