@@ -44,7 +44,7 @@ async fn limits_are_set_shown_and_told_to_proxies() {
         shown["effective"],
         json!({
             "client_connections_max": 500, "server_connections_max": 12, "server_connections_min": 0,
-            "statements_per_second": 0, "statements_burst": 0, "result_rows_max": 0,
+            "server_connections_weight": 1, "statements_per_second": 0, "statements_burst": 0, "result_rows_max": 0,
             "result_bytes_max": 0, "statement_ms_max": 0, "transaction_ms_max": 0,
             "idle_in_transaction_ms_max": 0, "client_idle_ms_max": 1_800_000,
             "pool_mode": shown["effective"]["pool_mode"],
@@ -157,6 +157,10 @@ async fn an_owner_gets_no_more_than_the_operator_allows() {
             json!({"server_connections_min": 1}),
             "server_connections_min is set by the operator",
         ),
+        (
+            json!({"server_connections_weight": 2}),
+            "server_connections_weight is set by the operator",
+        ),
     ] {
         let error = owner(values).await.error(403, "limit_not_allowed");
         assert!(text(&error["message"]).contains(words), "{error}");
@@ -202,5 +206,52 @@ async fn an_owner_gets_no_more_than_the_operator_allows() {
     assert!(limits.admits("10.1.2.3".parse().unwrap()));
     assert!(!limits.admits("10.2.2.3".parse().unwrap()));
     assert!(!limits.admits("11.1.2.3".parse().unwrap()));
+    stack.stop().await;
+}
+
+/// Minimums are kept from others, so all together they may not be more than the budget can spare.
+#[tokio::test(flavor = "multi_thread")]
+async fn minimums_leave_a_part_of_the_budget_to_others() {
+    let stack = Stack::start().await;
+    let token = stack.token().await;
+    let [one, two] = ["one", "two"];
+    let mut paths = Vec::new();
+    for name in [one, two] {
+        let id = text(&stack.create(&token, name).await["id"]);
+        paths.push(format!("/customer/databases/{id}/limits"));
+    }
+    let set = async |path: &str, values| {
+        let request = stack.request(Method::PATCH, path, OPERATOR).json(&values);
+        stack.send(request).await
+    };
+    let budget = kit::BUDGET;
+    let most = budget - (budget / 4).max(1);
+    let first = json!({"server_connections_min": most - 2, "server_connections_weight": 3});
+    let answer = set(&paths[0], first).await.ok();
+    assert_eq!(answer["effective"]["server_connections_weight"], 3);
+    let error = set(&paths[1], json!({"server_connections_min": 3})).await;
+    let error = error.error(409, "minimums_too_high");
+    let words = format!("of {budget} server connections, {most} may be kept");
+    assert!(text(&error["message"]).contains(&words), "{error}");
+    assert!(
+        text(&error["hint"]).contains("ask for 2 at most"),
+        "{error}"
+    );
+    // Two at once cannot have what there is for one.
+    set(&paths[0], json!({"server_connections_min": 0}))
+        .await
+        .ok();
+    let wish = json!({"server_connections_min": most});
+    let (a, b) = tokio::join!(set(&paths[0], wish.clone()), set(&paths[1], wish));
+    let mut statuses = [a.status, b.status];
+    statuses.sort_unstable();
+    assert_eq!(statuses.map(|status| status.as_u16()), [200, 409]);
+    // Less of it is never refused, and other limits are not either.
+    for path in &paths {
+        set(path, json!({"result_rows_max": 7})).await.ok();
+        set(path, json!({"server_connections_min": null}))
+            .await
+            .ok();
+    }
     stack.stop().await;
 }

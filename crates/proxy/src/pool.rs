@@ -20,7 +20,7 @@ use tokio::{sync::oneshot, time::timeout};
 use wire::scram::ClientKeys;
 
 use crate::{
-    budget::{Budget, Permit},
+    budget::{Budget, Permit, Share},
     cancel,
     config::LendingRule,
     error::Refusal,
@@ -59,6 +59,9 @@ pub(crate) struct Tenant {
     /// Server connections opened or being opened.
     servers: Cell<u32>,
     servers_max: Cell<u32>,
+    /// Of them, those that nobody will use any more and that are still there.
+    leaving: Cell<u32>,
+    share: Cell<Share>,
     budget: RefCell<Option<Arc<Budget>>>,
     waiting: RefCell<VecDeque<Waiting>>,
     /// Whether it stands in the budget's round.
@@ -158,6 +161,12 @@ impl Lease {
     pub(crate) fn next_serial(&self) -> u64 {
         self.tenant.next_serial()
     }
+
+    /// Whether its tenant may go on with the server connection. See [`Budget::may_keep`].
+    pub(crate) fn may_stay(&mut self, has_next: bool) -> bool {
+        let permit = self.permit.as_mut();
+        permit.is_some_and(|permit| permit.may_stay(has_next))
+    }
 }
 
 impl Drop for Lease {
@@ -183,6 +192,8 @@ impl Tenant {
             pools: RefCell::default(),
             servers: Cell::new(0),
             servers_max: Cell::new(0),
+            leaving: Cell::new(0),
+            share: Cell::default(),
             budget: RefCell::new(None),
             waiting: RefCell::default(),
             queued: Cell::new(false),
@@ -233,8 +244,12 @@ impl Tenant {
 
     /// Uses another route from now on. Idle connections made by another login are closed.
     pub(crate) fn set_route(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, resolved: Resolved) {
-        self.servers_max
-            .set(resolved.route.limits.server_connections_max);
+        let limits = &resolved.route.limits;
+        self.servers_max.set(limits.server_connections_max);
+        self.share.set(Share {
+            weight: limits.server_connections_weight,
+            min: limits.server_connections_min,
+        });
         *self.budget.borrow_mut() = Some(worker.shared.budgets.of(&resolved.node));
         let mut stale = Vec::new();
         match self.pools.borrow_mut().entry(role) {
@@ -377,7 +392,8 @@ impl Tenant {
     fn try_lease(self: &Rc<Self>) -> Option<Lease> {
         self.forget_who_left();
         if self.waiting.borrow().is_empty() && self.servers.get() < self.servers_max.get() {
-            let permit = self.budget.borrow().as_ref()?.try_permit()?;
+            let budget = self.budget.borrow();
+            let permit = budget.as_ref()?.try_permit(&self.id, self.share.get())?;
             return Some(Lease::new(permit, self));
         }
         None
@@ -495,12 +511,12 @@ impl Tenant {
             let Some(budget) = self.budget.borrow().clone() else {
                 return;
             };
-            if let Some(permit) = budget.try_permit() {
+            if let Some(permit) = budget.try_permit(&self.id, self.share.get()) {
                 self.hand(permit);
                 continue;
             }
             self.queued.set(true);
-            let granted = budget.queue(self.id.clone());
+            let granted = budget.queue(&self.id, self.share.get());
             worker.make_room(&budget);
             let tenant = self.clone();
             tokio::task::spawn_local(async move {
@@ -619,8 +635,8 @@ impl Tenant {
         }
     }
 
-    /// Lends a clean connection on, or keeps it idle, or closes it for a tenant that waits: the
-    /// round comes before our own clients, or a crowd would keep all others out.
+    /// Lends a clean connection on, or keeps it idle, or closes it for a tenant that waits, when that
+    /// one's turn has come: a crowd of our own clients does not keep others out.
     fn put(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, server: Box<Server>) {
         self.forget_who_left();
         let mut server = server;
@@ -637,12 +653,10 @@ impl Tenant {
             }
             fits
         });
-        let is_wanted = self
-            .budget()
-            .is_some_and(|budget| budget.is_wanted_by_others(&self.id));
         let is_last = server.cancel.is_last.get() || self.pause.is_on();
-        if !fits || is_wanted || is_last || worker.is_closing() {
-            tokio::task::spawn_local(close(server));
+        let has_next = !self.waiting.borrow().is_empty();
+        if !fits || is_last || worker.is_closing() || !server.may_stay(has_next) {
+            self.send_away(server);
             return;
         }
         loop {
@@ -652,7 +666,7 @@ impl Tenant {
             };
             if !is_mine {
                 // Its lease goes to the one who waits.
-                tokio::task::spawn_local(close(server));
+                self.send_away(server);
                 return;
             }
             let Some(first) = self.waiting.borrow_mut().pop_front() else {
@@ -671,6 +685,15 @@ impl Tenant {
         }
     }
 
+    fn send_away(self: &Rc<Self>, server: Box<Server>) {
+        self.leaving.set(self.leaving.get() + 1);
+        let tenant = self.clone();
+        tokio::task::spawn_local(async move {
+            close(server).await;
+            tenant.leaving.set(tenant.leaving.get() - 1);
+        });
+    }
+
     /// Closes the idle connection with this number.
     pub(crate) fn evict(self: &Rc<Self>, role: Role, number: u64) {
         let server = self.pools.borrow_mut().get_mut(&role).and_then(|pool| {
@@ -678,8 +701,14 @@ impl Tenant {
             Some(pool.idle.remove(at).1)
         });
         if let Some(server) = server {
-            tokio::task::spawn_local(close(server));
+            self.send_away(server);
         }
+    }
+
+    /// Whether it has more than its minimum, or minimums do not hold now.
+    pub(crate) fn may_lose_one(&self) -> bool {
+        let stay = self.servers.get().saturating_sub(self.leaving.get());
+        stay > self.share.get().min || !self.budget().is_some_and(|budget| budget.keeps_minimums())
     }
 
     /// The node that a role's connections lead to.

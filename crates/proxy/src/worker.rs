@@ -369,9 +369,8 @@ impl IdleList {
             .borrow()
             .iter()
             .find(|(_, idle)| {
-                idle.tenant
-                    .budget()
-                    .is_some_and(|own| Arc::ptr_eq(&own, budget))
+                let own = idle.tenant.budget();
+                own.is_some_and(|own| Arc::ptr_eq(&own, budget)) && idle.tenant.may_lose_one()
             })
             .map(|(number, _)| *number)
     }
@@ -379,8 +378,23 @@ impl IdleList {
     fn oldest(&self) -> Option<(u64, Instant)> {
         self.list
             .borrow()
-            .first_key_value()
+            .iter()
+            .min_by_key(|(_, idle)| idle.since)
             .map(|(number, idle)| (*number, idle.since))
+    }
+
+    /// Whether its tenant has more than its minimum.
+    fn may_go(&self, number: u64) -> bool {
+        let list = self.list.borrow();
+        list.get(&number)
+            .is_none_or(|idle| idle.tenant.may_lose_one())
+    }
+
+    /// One stays for its tenant's minimum: its time begins anew.
+    fn keep(&self, number: u64) {
+        if let Some(idle) = self.list.borrow_mut().get_mut(&number) {
+            idle.since = Instant::now();
+        }
     }
 }
 
@@ -415,9 +429,13 @@ async fn sweep(worker: Rc<Worker>) {
         if let Some((number, since)) = oldest
             && now >= since + limits.server_idle_max
         {
-            // It may have been taken and returned under another number meanwhile.
-            worker.idle.give_up(number);
-            add(&worker.counted.expired, 1);
+            if worker.idle.may_go(number) {
+                // It may have been taken and returned under another number meanwhile.
+                worker.idle.give_up(number);
+                add(&worker.counted.expired, 1);
+            } else {
+                worker.idle.keep(number);
+            }
         }
         if forget_at.is_some_and(|at| now >= at) {
             forget_at = None;

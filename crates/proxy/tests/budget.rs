@@ -82,6 +82,59 @@ async fn a_tenant_has_a_limit_of_its_own_and_its_roles_share_it() {
     assert!(stack.backends() <= 2);
 }
 
+/// What a tenant has within its minimum is closed neither for others nor because nobody uses it; what it
+/// has above it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_minimum_stays_when_it_is_idle_and_when_others_wait() {
+    for workers in [1, 3] {
+        let stack = Stack::with_budget(3, |config| {
+            config.workers = workers;
+            config.limits.server_idle_max = Duration::from_millis(200);
+        })
+        .await;
+        let kept = stack.tenant();
+        for role in Role::ALL {
+            stack.set_route(&kept, role, |route| {
+                route.limits.server_connections_min = 1;
+            });
+        }
+        let has = || {
+            let sql = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}'",
+                kept.pid.database()
+            );
+            stack.postgres.sql("postgres", &sql)
+        };
+        let clients = [
+            stack.connect(&kept, Role::Admin).await,
+            stack.connect(&kept, Role::Admin).await,
+        ];
+        for client in &clients {
+            client.batch_execute("BEGIN").await.unwrap();
+        }
+        assert_eq!(has(), "2");
+        drop(clients);
+        wait_until("what is above the minimum is gone", || has() == "1");
+        let sql = format!(
+            "SELECT pid FROM pg_stat_activity WHERE datname = '{}'",
+            kept.pid.database()
+        );
+        let first = stack.postgres.sql("postgres", &sql);
+        let mut others = Vec::new();
+        for _ in 0..6 {
+            let other = stack.tenant();
+            let client = stack.connect(&other, Role::Admin).await;
+            client.simple_query("SELECT 1").await.unwrap();
+            assert!(stack.backends() <= 3);
+            others.push(client);
+            others.truncate(1);
+        }
+        wait_until("the others' are gone", || stack.backends() == 1);
+        // It has been idle for longer than any of theirs.
+        assert_eq!(stack.postgres.sql("postgres", &sql), first);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crowd_does_not_keep_another_tenant_out() {
     let stack = Stack::with_budget(2, |_| {}).await;

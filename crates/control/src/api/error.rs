@@ -96,6 +96,9 @@ codes! {
     /// Not allowed in the state that the database is in.
     WrongState = "wrong_state", CONFLICT, "the database is in a state that does not allow this",
         "look at its state first";
+    /// All minimums together would leave too little to others.
+    MinimumsTooHigh = "minimums_too_high", CONFLICT, "too much of the budget of server connections would be kept by minimums",
+        "ask for less, lower the minimum of another database, or raise the budget";
     /// The same key is being worked on.
     IdempotencyInProgress = "idempotency_in_progress", CONFLICT, "a request with this Idempotency-Key is still running",
         "send the same request again after the time in Retry-After";

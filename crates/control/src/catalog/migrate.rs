@@ -22,6 +22,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "limits",
         sql: include_str!("../../migrations/0002_limits.sql"),
     },
+    Migration {
+        version: 3,
+        name: "weight",
+        sql: include_str!("../../migrations/0003_weight.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

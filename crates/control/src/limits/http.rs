@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
+use deadpool_postgres::Transaction;
 use model::{
-    Limits,
-    limits::{ALLOWED_ADDRESSES, LimitError, LimitSet, Number, POOL_MODE},
+    Limits, TenantId,
+    limits::{self, ALLOWED_ADDRESSES, LimitError, LimitSet, Number, POOL_MODE},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -36,9 +37,14 @@ pub(crate) struct LimitValues {
     /// Server connections at once, 1 to 1,000. 12 when nobody says otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     server_connections_max: Option<u64>,
-    /// Server connections that are not taken from it for others, 0 to 100; set by the operator.
+    /// Server connections that are not taken from it once it has them, and that it gets before others,
+    /// 0 to 100; set by the operator. All together leave a quarter of the budget to others.
     #[serde(skip_serializing_if = "Option::is_none")]
     server_connections_min: Option<u64>,
+    /// Turns with a server connection for one of another database, when not all get what they want, 1 to
+    /// 100; set by the operator.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    server_connections_weight: Option<u64>,
     /// Statements begun in a second in the long run, up to 1,000,000.
     #[serde(skip_serializing_if = "Option::is_none")]
     statements_per_second: Option<u64>,
@@ -192,6 +198,10 @@ async fn change(
         // something else now.
         named.check_owner(&wishes.operator).map_err(refused)?;
     }
+    let min = |set: &LimitSet| set.number(Number::ServerConnectionsKept).unwrap_or(0);
+    if party == Party::Operator && min(wishes.of(party)) > min(&before) {
+        leave_enough(app, &transaction, &tenant.id, min(wishes.of(party))).await?;
+    }
     let answer = describe(&tenant, &wishes);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     ticket
@@ -206,6 +216,31 @@ async fn change(
         tracing::info!(tenant = %tenant.id, ?party, ?names, "limits were changed");
     }
     Ok(axum::Json(answer))
+}
+
+/// Refuses a minimum that would leave too little of the budget to all who have none.
+async fn leave_enough(
+    app: &App,
+    transaction: &Transaction<'_>,
+    tenant: &TenantId,
+    min: u64,
+) -> ApiResult<()> {
+    let budget = app.node.target().server_connections_max;
+    let most = u64::from(limits::minimums_max(budget));
+    let others = store::minimums_of_others(transaction, tenant, app.node.name()).await?;
+    if others.saturating_add(min) <= most {
+        return Ok(());
+    }
+    let message = format!(
+        "of {budget} server connections, {most} may be kept by minimums, and other databases have {others} \
+         of them"
+    );
+    let left = most.saturating_sub(others);
+    Err(
+        ApiError::with(ErrorCode::MinimumsTooHigh, message).hint(format!(
+            "ask for {left} at most, lower another database's, or raise the budget"
+        )),
+    )
 }
 
 /// Sets one limit to a value of a request.
@@ -275,6 +310,7 @@ mod tests {
             client_connections_max: Some(1),
             server_connections_max: Some(1),
             server_connections_min: Some(1),
+            server_connections_weight: Some(1),
             statements_per_second: Some(1),
             statements_burst: Some(1),
             result_rows_max: Some(1),

@@ -127,6 +127,22 @@ pub(crate) async fn write(
     Ok(())
 }
 
+/// Sum of the minimums of all other tenants of a node, also deleted ones: they may come back. Nobody
+/// else changes one until the end of the transaction.
+pub(crate) async fn minimums_of_others(
+    client: &impl GenericClient,
+    tenant: &TenantId,
+    node: &str,
+) -> Result<u64, CatalogError> {
+    let lock = "SELECT pg_advisory_xact_lock('tenant_limits'::regclass::oid::int8)";
+    catalog::query_one(client, lock, &[]).await?;
+    let sql = "SELECT coalesce(sum(l.server_connections_min), 0)::int8
+        FROM tenant_limits l JOIN tenant t ON t.id = l.tenant_id JOIN placement p ON p.pid = t.pid
+        WHERE l.server_connections_min > 0 AND p.node = $2 AND t.id <> $1";
+    let row = catalog::query_one(client, sql, &[&tenant.as_str(), &node]).await?;
+    Ok(row.get::<_, i64>(0).unsigned_abs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -81,6 +81,9 @@ impl Answer {
     }
 }
 
+/// Server connections of all tenants.
+pub const BUDGET: u32 = 20;
+
 impl Stack {
     /// With a pool of two.
     pub async fn start() -> Self {
@@ -96,7 +99,7 @@ impl Stack {
         let managed = node::managed::start(ManagedConfig {
             bin: Some("/usr/lib/postgresql/15/bin".into()),
             memory_bytes: Some(512 << 20),
-            budget: 20,
+            budget: BUDGET,
             fallback_root: dir.path().join("elsewhere"),
             ..ManagedConfig::new(dir.path().join("data"))
         })

@@ -21,8 +21,12 @@ pub struct Limits {
     /// Server connections it may hold at once, in both roles and states together. 12: enough for
     /// an application's pool to be busy, a small part of any node's budget.
     pub server_connections_max: u32,
-    /// Server connections that are not taken from it for others once it has them. 0.
+    /// Server connections that are not taken from it, neither for others nor because they are idle,
+    /// once it has them; while it has fewer, it comes before others. 0.
     pub server_connections_min: u32,
+    /// How many turns with a server connection it gets for one of a tenant of weight 1, when not all get
+    /// what they want. 1; never 0.
+    pub server_connections_weight: u32,
     /// Clients it may have at once. 500: half of what one process accepts.
     pub client_connections_max: u32,
     /// How often its clients may begin a statement.
@@ -107,6 +111,7 @@ impl Limits {
             server_connections_max,
             server_connections_min: count(Number::ServerConnectionsKept)
                 .min(server_connections_max),
+            server_connections_weight: count(Number::ServerConnectionsWeight).max(1),
             client_connections_max: count(Number::ClientConnections),
             statements: (per_second > 0).then_some(Rate { per_second, burst }),
             result_rows_max: limit(Number::ResultRows),
@@ -135,6 +140,12 @@ impl Limits {
         }
         set
     }
+}
+
+/// How many of a budget of server connections tenants may keep by their minimums, all together: a quarter,
+/// and one at least, stays for those who have none.
+pub fn minimums_max(budget: u32) -> u32 {
+    budget.saturating_sub((budget / 4).max(1))
 }
 
 /// The operator's pool mode, or else the owner's, or else the default.
@@ -167,6 +178,7 @@ mod tests {
             Limits {
                 server_connections_max: 12,
                 server_connections_min: 0,
+                server_connections_weight: 1,
                 client_connections_max: 500,
                 statements: None,
                 result_rows_max: None,
@@ -194,6 +206,9 @@ mod tests {
             (Number::ServerConnections, 2, 5, 2, false),
             (Number::ServerConnectionsKept, none, 5, 0, false),
             (Number::ServerConnectionsKept, 5, none, 5, true),
+            (Number::ServerConnectionsWeight, none, none, 1, true),
+            (Number::ServerConnectionsWeight, none, 5, 1, false),
+            (Number::ServerConnectionsWeight, 3, none, 3, true),
             (Number::Statement, none, none, 0, true),
             (Number::Statement, none, 1000, 1000, true),
             (Number::Statement, 500, none, 500, true),

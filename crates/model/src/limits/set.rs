@@ -57,6 +57,8 @@ numbers! {
     ServerConnections = "server_connections_max", 1..=1_000, 12, Ceiling;
     /// Server connections that others do not get.
     ServerConnectionsKept = "server_connections_min", 0..=100, 0, OperatorOnly;
+    /// How much more than others it gets, when not all get what they want.
+    ServerConnectionsWeight = "server_connections_weight", 1..=100, 1, OperatorOnly;
     /// Statements begun in a second, in the long run.
     Statements = "statements_per_second", 1..=1_000_000, 0, Optional;
     /// Statements at once after a pause; 0: as many as in a second.

@@ -328,6 +328,12 @@ impl Server {
         self.is_gone = true;
     }
 
+    /// Whether its tenant may go on with it. See [`Lease::may_stay`].
+    pub(crate) fn may_stay(&mut self, has_next: bool) -> bool {
+        let lease = self.lease.as_mut();
+        lease.is_some_and(|lease| lease.may_stay(has_next))
+    }
+
     /// Its place in the budget, for another one. For a connection that the server has ended.
     pub(crate) fn into_lease(mut self: Box<Self>) -> Lease {
         self.lease.take().expect("only a drop takes it, too")
