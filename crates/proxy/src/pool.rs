@@ -162,7 +162,7 @@ impl Lease {
         self.tenant.next_serial()
     }
 
-    /// Whether its tenant may go on with the server connection. See [`Budget::may_keep`].
+    /// Whether its tenant may go on with the server connection. See [`Permit::may_stay`].
     pub(crate) fn may_stay(&mut self, has_next: bool) -> bool {
         let permit = self.permit.as_mut();
         permit.is_some_and(|permit| permit.may_stay(has_next))

@@ -182,12 +182,8 @@ impl Budget {
         }
     }
 
-    /// Whether the tenant of `permit`, whose client has just finished with the connection, may go on with
-    /// it; otherwise it is to be closed, for the round. `has_next`: a client of its own waits for it.
-    pub(crate) fn may_keep(&self, permit: &mut Permit, has_next: bool) -> bool {
-        if !self.is_short.load(Ordering::Relaxed) {
-            return true;
-        }
+    /// See [`Permit::may_stay`].
+    fn may_keep(&self, permit: &mut Permit, has_next: bool) -> bool {
         let mut state = self.state();
         let max = state.max;
         if state.used > max {
@@ -297,10 +293,12 @@ impl Permit {
             .is_some_and(|own| Arc::ptr_eq(own, budget))
     }
 
-    /// See [`Budget::may_keep`].
+    /// Whether its tenant, whose client has just finished with the connection, may go on with it;
+    /// otherwise it is to be closed, for the round. `has_next`: a client of its own waits for it.
     pub(crate) fn may_stay(&mut self, has_next: bool) -> bool {
-        match self.budget.clone() {
-            Some(budget) => budget.may_keep(self, has_next),
+        match &self.budget {
+            Some(budget) if !budget.is_short.load(Ordering::Relaxed) => true,
+            Some(budget) => budget.clone().may_keep(self, has_next),
             None => false,
         }
     }

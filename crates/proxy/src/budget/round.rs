@@ -425,9 +425,9 @@ mod tests {
                 let holders: Vec<usize> = (0..tenants).filter(|n| busy.held[*n] > 0).collect();
                 let has = busy.turn(holders[(pick + at) % holders.len()]);
                 last[has] = at;
-                for number in 0..tenants {
-                    if busy.held[number] > 0 { last[number] = at; }
-                    prop_assert!(at - last[number] <= bound, "{number} after {}", at - last[number]);
+                for (held, last) in busy.held.iter().zip(&mut last) {
+                    if *held > 0 { *last = at; }
+                    prop_assert!(at - *last <= bound, "{held} after {}", at - *last);
                 }
             }
         }
