@@ -111,6 +111,13 @@ pub struct Limits {
     pub fresh_max: Duration,
     /// Answers of the control plane that are kept, per worker. 16,384 of 0.5 kB.
     pub routes_max: usize,
+    /// Statements told apart for each tenant, by their shape. 200: applications have some 50 to 500,
+    /// and the table takes 60 kB when it is full of usual ones. 0: none, and their times are not
+    /// measured.
+    pub insight_statements_max: usize,
+    /// What shapes of statements take per worker, bytes. 32 MB, which is 500 tenants with a full
+    /// table; the next ones are counted without their text.
+    pub insight_bytes_max: usize,
     /// Cancel requests under way at once, per worker. 64; others wait their turn.
     pub cancels_max: usize,
     /// Time for one cancel request towards a server. 5 s.
@@ -139,6 +146,8 @@ impl Default for Limits {
             stale_max: Duration::from_secs(3600),
             fresh_max: Duration::from_secs(10),
             routes_max: 16_384,
+            insight_statements_max: 200,
+            insight_bytes_max: 32 << 20,
             cancels_max: 64,
             cancel_time_max: Duration::from_secs(5),
         }

@@ -58,17 +58,17 @@ impl About {
     }
 
     /// Notes whether the server owes it an answer. When that has just ended: how long it took,
-    /// microseconds.
+    /// microseconds. `now` is asked when something changed.
     #[inline]
-    pub(crate) fn set_busy(&self, is_busy: bool) -> Option<u64> {
+    pub(crate) fn set_busy(&self, is_busy: bool, now: impl FnOnce() -> Instant) -> Option<u64> {
         match (self.busy_since.get(), is_busy) {
             (None, true) => {
-                self.busy_since.set(Some(Instant::now()));
+                self.busy_since.set(Some(now()));
                 None
             }
             (Some(since), false) => {
                 self.busy_since.set(None);
-                let took_us = micros(since.elapsed());
+                let took_us = micros(now().saturating_duration_since(since));
                 add(&self.counters.busy_us, took_us);
                 Some(took_us)
             }

@@ -8,7 +8,7 @@ use std::{rc::Rc, task::Context};
 
 use model::route::PoolMode;
 use statement::{Effects, Exact};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use wire::{
     message::{TransactionStatus, build},
     queue::{Request, Tags},
@@ -168,6 +168,8 @@ impl Session {
             && lending.last_server == server.number;
         server.is_foreign = server.last.is_some() && !is_where_it_was;
         server.used = true;
+        // Of whoever left before all was answered.
+        server.queue.take_over();
         lending.last_server = server.number;
         self.handle.set_target(Some(server.cancel.clone()));
         self.server = Some(server);
@@ -293,7 +295,7 @@ impl Session {
         self.handle.answer_recall();
         self.handle.set_target(None);
         self.handle.is_busy.set(false);
-        let _ = self.handle.about.set_busy(false);
+        let _ = self.handle.about.set_busy(false, Instant::now);
         self.counted = Pins::default();
         server.last = Some(Last {
             session: self.lending.serial,

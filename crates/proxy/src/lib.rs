@@ -17,6 +17,7 @@ mod errand;
 mod error;
 mod handle;
 mod hazard;
+mod insight;
 mod journal;
 mod knowledge;
 mod learn;
@@ -43,6 +44,7 @@ mod worker;
 
 use std::{
     net::SocketAddr,
+    rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -51,7 +53,10 @@ use std::{
     time::Duration,
 };
 
-use model::route::{Door, RouteClient};
+use model::{
+    TenantId,
+    route::{Door, RouteClient},
+};
 use tokio::{
     sync::{mpsc, oneshot},
     time::Instant,
@@ -60,11 +65,12 @@ use tokio::{
 pub use config::{Config, LendingRule, Limits, StartError, TlsConfig, TlsError};
 pub use console::USER as OPERATOR;
 pub use error::Refusal;
+pub use insight::{StatementInsight, Sums, TenantInsight};
 pub use metrics::{Reader, Times, Words, WorkerCounts};
 pub use pins::Pin;
 pub use stats::{NodeStats, Snapshot, TenantStats, Totals};
 
-use worker::{Inbox, Shared, Start};
+use worker::{Inbox, Shared, Start, Worker};
 
 /// Streams through the door that may wait to be taken in.
 const DOOR_MAX: usize = 64;
@@ -251,6 +257,27 @@ impl Numbers {
             }
         }
         snapshot
+    }
+}
+
+impl Numbers {
+    /// What a tenant's statements are and do; of statements, the `most` that took most time
+    /// together, and as many that ran most often. `None`: it is not in use.
+    pub async fn insight(&self, tenant: &TenantId, most: usize) -> Option<TenantInsight> {
+        let home = self.0.home_of(tenant);
+        let tenant = tenant.clone();
+        let insight = move |worker: &Rc<Worker>| Some(worker.known_tenant(&tenant)?.insight(most));
+        errand::on(&self.0, home, insight).await?
+    }
+
+    /// The same of all tenants in use or used lately, without their statements.
+    pub async fn insights(&self) -> Vec<TenantInsight> {
+        let insights = |worker: &Rc<Worker>| {
+            let tenants = worker.all_tenants();
+            let insights = tenants.iter().map(|tenant| tenant.insight(0));
+            insights.collect::<Vec<_>>()
+        };
+        errand::on_all(&self.0, insights).await.concat()
     }
 }
 

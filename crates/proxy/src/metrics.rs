@@ -67,7 +67,7 @@ impl Clocked {
         add(&self.sum_us, took_us);
     }
 
-    fn times(&self) -> Times {
+    pub(crate) fn times(&self) -> Times {
         Times {
             counts: std::array::from_fn(|at| self.counts[at].get()),
             sum_us: self.sum_us.get(),

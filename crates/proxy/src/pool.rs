@@ -25,6 +25,7 @@ use crate::{
     config::LendingRule,
     error::Refusal,
     handle::{Handle, When},
+    insight::Insight,
     knowledge::{Custom, Knowledge},
     metrics::micros,
     pause::Pause,
@@ -46,6 +47,7 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 pub(crate) struct Tenant {
     pub(crate) id: TenantId,
     pub(crate) counters: Counters,
+    pub(crate) insight: Insight,
     pub(crate) pause: Pause,
     /// Clients logged in.
     pub(crate) clients: Cell<u32>,
@@ -183,6 +185,7 @@ impl Tenant {
         Self {
             id,
             counters: Counters::default(),
+            insight: Insight::new(worker.config.limits.insight_statements_max, &worker.shapes),
             pause: Pause::default(),
             clients: Cell::new(0),
             was_at_rest: Cell::new(false),

@@ -21,6 +21,7 @@ use crate::{
     accept::{self, Peer, Slot},
     error::{Refusal, write_error, write_fatal},
     handle::Handle,
+    insight::Watch,
     journal::{self, About},
     learn,
     lending::Lending,
@@ -142,6 +143,8 @@ pub(crate) struct Session {
     pub(crate) is_rest_ours: bool,
     /// The server said no to something of ours.
     pub(crate) ours_failed: bool,
+    /// Which answer belongs to which statement.
+    pub(crate) watch: Box<Watch>,
     /// Why it keeps its server connection, as far as that was counted.
     pub(crate) counted: Pins,
     registered: Registered,
@@ -250,6 +253,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
                 behind: None,
                 is_rest_ours: false,
                 ours_failed: false,
+                watch: Box::new(Watch::new(&registered.tenant.insight)),
                 counted: Pins::default(),
                 registered,
             };
@@ -510,6 +514,7 @@ impl Session {
     async fn end(mut self, worker: &Rc<Worker>, ended: Ended) {
         self.handle.set_target(None);
         self.unlist(worker);
+        self.watch.lost(&self.tenant.insight);
         if let Some(server) = self.lending.taken.take() {
             self.tenant.release(worker, self.handle.role, server);
         }

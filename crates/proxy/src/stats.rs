@@ -13,7 +13,7 @@ use std::{
 
 use model::TenantId;
 
-use crate::{metrics::WorkerCounts, pins::Pin, pool::Tenant};
+use crate::{insight::TenantInsight, metrics::WorkerCounts, pins::Pin, pool::Tenant};
 
 /// Counters of a session, or of all of a tenant that ended.
 #[derive(Debug, Default)]
@@ -167,6 +167,12 @@ impl Tenant {
             .map(|own| own.about.counters.totals())
             .sum();
         self.counters.totals() + live
+    }
+
+    pub(crate) fn insight(&self, most: usize) -> TenantInsight {
+        let life = self.counters.life.get();
+        self.insight
+            .numbers(self.id.clone(), life, self.totals(), most)
     }
 
     pub(crate) fn stats(&self) -> TenantStats {

@@ -32,6 +32,7 @@ use crate::{
     console, drain,
     errand::Errand,
     handle::Handle,
+    insight::ShapeBytes,
     learn::Learning,
     metrics::{Counted, WorkerCounts},
     pace::Pace,
@@ -67,6 +68,16 @@ pub(crate) struct Shared {
     pub(crate) idle: Vec<AtomicUsize>,
     pub(crate) mismatches: AtomicU64,
     pub(crate) panics: AtomicU64,
+}
+
+impl Shared {
+    /// Which worker is home to a tenant.
+    pub(crate) fn home_of(&self, tenant: &TenantId) -> usize {
+        let mut hasher = DefaultHasher::new();
+        tenant.hash(&mut hasher);
+        let workers = self.inboxes.len() as u64;
+        usize::try_from(hasher.finish() % workers).unwrap_or_default()
+    }
 }
 
 /// Said to a worker by another thread.
@@ -115,6 +126,8 @@ pub(crate) struct Worker {
     pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
     pub(crate) idle: IdleList,
     pub(crate) cancels: Semaphore,
+    /// Of the shapes of all tenants here.
+    pub(crate) shapes: Rc<ShapeBytes>,
     pub(crate) scratch: RefCell<Box<[u8]>>,
     /// For what goes to a server, or to a client, and is not as it was read.
     pub(crate) outgoing: RefCell<Vec<u8>>,
@@ -155,6 +168,7 @@ impl Worker {
             sessions: RefCell::default(),
             idle: IdleList::new(index, shared.clone()),
             cancels: Semaphore::new(config.limits.cancels_max),
+            shapes: ShapeBytes::new(config.limits.insight_bytes_max),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             outgoing: RefCell::default(),
             incoming: RefCell::default(),
@@ -171,10 +185,7 @@ impl Worker {
 
     /// Which worker is home to a tenant.
     pub(crate) fn home_of(&self, tenant: &TenantId) -> usize {
-        let mut hasher = DefaultHasher::new();
-        tenant.hash(&mut hasher);
-        let workers = self.shared.inboxes.len() as u64;
-        usize::try_from(hasher.finish() % workers).unwrap_or_default()
+        self.shared.home_of(tenant)
     }
 
     /// The tenant, at its home.

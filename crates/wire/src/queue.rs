@@ -44,6 +44,8 @@ pub struct Queue {
     /// See [`Self::is_certain`].
     certain: bool,
     notes: Notes,
+    /// See [`Self::take_over`].
+    over: u32,
 }
 
 impl Default for Queue {
@@ -57,6 +59,7 @@ impl Default for Queue {
             extra: 0,
             certain: true,
             notes: Notes::default(),
+            over: 0,
         }
     }
 }
@@ -160,6 +163,14 @@ impl Queue {
     #[inline]
     pub fn take_notes(&mut self) -> Notes {
         std::mem::take(&mut self.notes)
+    }
+
+    /// Simple queries, Executes and function calls of the client that are over since the last call,
+    /// in order: the first is the one that was answered, or that an error came before; the others
+    /// were skipped because of that error.
+    #[inline]
+    pub fn take_over(&mut self) -> u32 {
+        std::mem::take(&mut self.over)
     }
 
     /// Records that `request` was passed on to the server. False when the server skips it.
@@ -354,6 +365,7 @@ impl Queue {
         let front = self.front();
         self.copy_ends -= usize::from(front & CODE == COPY_END);
         self.notes.done += u32::from(front & NOTED != 0);
+        self.over += u32::from(is_statement(front));
         self.head = self.slot(1);
         self.len -= 1;
         if self.len == 0 && self.ring.len() > RING_KEPT {

@@ -11,7 +11,7 @@ use wire::{
     queue::Now,
 };
 
-use super::{LOOKED_INTO_MAX, out_of_step};
+use super::{LOOKED_INTO_MAX, note::Clock, out_of_step};
 use crate::{
     error::Refusal,
     session::{Ended, Session, write_differences},
@@ -101,7 +101,10 @@ impl Session {
             }
             let mut is_for_client = answer.is_for_client();
             match head.kind {
-                b'D' if is_for_client => rows += 1,
+                b'D' if is_for_client => {
+                    rows += 1;
+                    self.watch.row();
+                }
                 b'Z' | b'S' => {
                     match body {
                         Some(body) => {
@@ -141,6 +144,9 @@ impl Session {
                     if is_for_client {
                         add(&counters.errors, 1);
                         lending.cycle.failed = true;
+                        let insight = &self.tenant.insight;
+                        self.watch
+                            .error(insight, report.map(|report| report.code()));
                         if let Some(report) = report {
                             let message = report.field(b'M').unwrap_or_default();
                             // A plan that is of no use any more, or a name of ours that is not
@@ -156,10 +162,17 @@ impl Session {
                         self.ours_failed = true;
                     }
                 }
-                b'C' | b'I' if answer.is_to_query() => {
-                    add(&counters.statements, 1);
+                b'C' | b'I' | b's' if is_for_client => {
+                    add(&counters.statements, u64::from(answer.is_to_query()));
+                    self.watch.complete(body);
                 }
                 _ => {}
+            }
+            let over = server.queue.take_over();
+            if over > 0 {
+                self.watch.over(over, &self.tenant.insight);
+            } else if head.kind == b'E' && !answer.is_to_statement() {
+                self.watch.nothing_over();
             }
             let end = server.frames.pass(at, head, bytes.len());
             if is_for_client {
@@ -182,7 +195,10 @@ impl Session {
         }
         server.kept.extend_from_slice(&bytes[at..]);
         self.handle.is_busy.set(!server.queue.is_empty());
-        if let Some(took_us) = self.handle.about.set_busy(!server.queue.is_empty()) {
+        let mut clock = Clock::default();
+        self.watch.settle(&self.tenant.insight, || clock.now());
+        let about = &self.handle.about;
+        if let Some(took_us) = about.set_busy(!server.queue.is_empty(), || clock.now()) {
             worker.counted.busy_time.note(took_us);
         }
         add(&counters.rows, rows);

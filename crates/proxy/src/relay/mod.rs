@@ -10,6 +10,7 @@
 
 mod around;
 mod down;
+mod note;
 mod up;
 
 use std::{

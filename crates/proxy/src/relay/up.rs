@@ -24,6 +24,7 @@ use super::{
         large_parse, may_need_follow_up, name_for_sql, occupy, ready_named, ready_unnamed, rename,
         say, sets_locally, unknown, write_parse,
     },
+    note::Clock,
 };
 use crate::{
     error::Refusal,
@@ -109,15 +110,20 @@ impl Session {
         }
         let mut stop = None;
         let mut flushes = false;
+        let mut clock = Clock::default();
         while self.lending.barrier.is_none()
             && let Some(head) =
                 frame::head(&bytes[at..]).map_err(|_| Ended::Refused(Refusal::OutOfStep))?
         {
             match FromClient::of(head.kind, bytes.get(at + HEADER).copied()) {
                 FromClient::Request(request) => {
+                    let Some(note) = self.note_of(bytes, at, head, request) else {
+                        break;
+                    };
                     match self.look(head, request, at, &mut outgoing) {
-                        Pass::On => {}
+                        Pass::On => self.take_note(note, &mut clock),
                         Pass::Answered => {
+                            self.take_note(note, &mut clock);
                             outgoing.before(at);
                             at = self.from_client.pass(at, head, bytes.len());
                             outgoing.leave_out(at);
@@ -158,7 +164,8 @@ impl Session {
         }
         server.used = true;
         self.handle.is_busy.set(!server.queue.is_empty());
-        let _ = self.handle.about.set_busy(!server.queue.is_empty());
+        let about = &self.handle.about;
+        let _ = about.set_busy(!server.queue.is_empty(), || clock.now());
         let all = outgoing.all(at);
         if !self.is_server_deaf && !all.is_empty() && server.stream.send(cx, all).is_err() {
             // Its last words may still be there to be read.

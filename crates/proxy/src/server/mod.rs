@@ -227,6 +227,8 @@ impl Server {
             read.drain(..at);
         }
         self.kept = read;
+        // None of the client's.
+        self.queue.take_over();
         match said {
             Some(said) => Err(ExchangeError::Said(said)),
             None => Ok(()),

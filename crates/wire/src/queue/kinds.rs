@@ -129,6 +129,12 @@ impl Answer {
         self.front & OURS == 0 && matches!(self.front & CODE, QUERY | QUERY_IN | QUERY_OUT)
     }
 
+    /// Whether it belongs to a simple query, an Execute or a function call of the client.
+    #[inline]
+    pub fn is_to_statement(self) -> bool {
+        is_statement(self.front)
+    }
+
     /// Whether it belongs to a request of ours.
     #[inline]
     pub fn is_to_ours(self) -> bool {
@@ -189,6 +195,19 @@ pub(super) const CODE: u8 = 0x1f;
 pub(super) const NOTED: u8 = 0x20;
 pub(super) const OURS: u8 = 0x40;
 pub(super) const TURNED: u8 = 0x80;
+
+/// Whether it runs something, and is the client's.
+#[inline]
+pub(super) fn is_statement(front: u8) -> bool {
+    const STATEMENTS: u32 = 1 << QUERY
+        | 1 << QUERY_IN
+        | 1 << QUERY_OUT
+        | 1 << EXECUTE
+        | 1 << EXECUTE_IN
+        | 1 << EXECUTE_OUT
+        | 1 << CALL;
+    front & OURS == 0 && STATEMENTS >> (front & CODE) & 1 != 0
+}
 
 pub(super) fn name(code: u8) -> &'static str {
     [

@@ -118,6 +118,8 @@ struct Outcome {
     became: Vec<Became>,
     model: Model,
     queue: Queue,
+    /// Statements of the client that the server was to look at, and those of them that are over.
+    statements: (u32, u32),
 }
 
 fn run_with_ours(sent: &[Sent], turns: &[u8], dice: &[u8]) -> Option<Outcome> {
@@ -134,6 +136,7 @@ fn run_with_ours(sent: &[Sent], turns: &[u8], dice: &[u8]) -> Option<Outcome> {
         became: Vec::new(),
     };
     let (mut got, mut due, mut became) = (Vec::new(), Vec::new(), Vec::new());
+    let mut statements = (0, 0);
     let mut sent = sent.iter();
     let mut turns = turns.iter().cycle();
     let mut idle = 0;
@@ -181,10 +184,13 @@ fn run_with_ours(sent: &[Sent], turns: &[u8], dice: &[u8]) -> Option<Outcome> {
                     Sent::Both => {
                         pipe.push_back((Sent::Client(b'Q', false), true));
                         pipe.push_back((Sent::Ours(b'Q'), true));
-                        queue.sent_as(Request::Query, Tags::TURNED);
+                        statements.0 += u32::from(queue.sent_as(Request::Query, Tags::TURNED));
                         queue.sent_as(Request::Query, Tags::TURNED.with(ours))
                     }
                 };
+                if let Sent::Client(b'Q' | b'E' | b'F', _) = next {
+                    statements.0 += u32::from(known);
+                }
                 // Sent after an error that was seen: nobody takes a note of it.
                 if !known
                     && matches!(
@@ -221,6 +227,7 @@ fn run_with_ours(sent: &[Sent], turns: &[u8], dice: &[u8]) -> Option<Outcome> {
                         got.push(kind);
                     }
                 }
+                statements.1 += queue.take_over();
                 let notes = queue.take_notes();
                 let all = [
                     (notes.done, Became::Done),
@@ -244,6 +251,7 @@ fn run_with_ours(sent: &[Sent], turns: &[u8], dice: &[u8]) -> Option<Outcome> {
         became,
         model,
         queue,
+        statements,
     })
 }
 
@@ -272,12 +280,48 @@ proptest! {
                     "{:?} {:?} {:?}", what, outcome.became, outcome.model.became
                 );
             }
+            let (begun, over) = outcome.statements;
+            prop_assert!(over <= begun && (over == begun || !outcome.queue.has_none()));
             prop_assert_eq!(
                 outcome.queue.is_empty(),
                 outcome.model.server.mode == Mode::Normal
             );
         }
     }
+}
+
+#[test]
+fn statements_are_over_with_their_answer_or_the_error_before_them() {
+    let mut queue = Queue::default();
+    for request in "qpbe-pbe-pbes".bytes() {
+        match request {
+            b'q' => queue.sent_as(Request::Query, Tags::OURS),
+            b'p' => queue.sent_as(Request::Parse, Tags::NONE),
+            b'b' => queue.sent_as(Request::Bind, Tags::NONE),
+            b'e' => queue.sent_as(Request::Execute, Tags::NONE),
+            b's' => queue.sent_as(Request::Sync, Tags::NONE),
+            _ => true,
+        };
+    }
+    let mut over = Vec::new();
+    for kind in "CZ12DCSEZ".bytes() {
+        let answer = queue.received(kind).unwrap();
+        over.push((kind, answer.is_to_statement(), queue.take_over()));
+    }
+    let expected = [
+        (b'D', true, 0),
+        (b'C', true, 1),
+        (b'S', false, 0),
+        (b'E', false, 2),
+    ];
+    assert_eq!(over[4..8], expected);
+    queue.sent(Request::Query);
+    queue.sent(Request::Call);
+    let over = "IECSZEZ".bytes().map(|kind| {
+        queue.received(kind).unwrap();
+        queue.take_over()
+    });
+    assert_eq!(over.collect::<Vec<_>>(), [0, 0, 0, 0, 1, 0, 1]);
 }
 
 #[test]

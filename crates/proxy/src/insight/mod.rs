@@ -1,0 +1,206 @@
+//! What a tenant's statements are, how often they run, how long they take and how they end.
+//!
+//! Owns: for each tenant, errors by class, a histogram of times, and the statements that count most by
+//! how often they run or how long they take, under their shapes (`statement::normalise`): no
+//! constant, parameter or secret is ever kept. Does not own: plain counters (`stats`), or which answer
+//! belongs to which statement (`watch`).
+//!
+//! All of it is plain memory of the tenant's home worker, goes with the tenant's state, and is bounded:
+//! by [`Limits::insight_statements_max`](crate::Limits) for each tenant and
+//! [`Limits::insight_bytes_max`](crate::Limits) for each worker. What falls out of a tenant's table is
+//! kept in one sum, so the sum of all is always right.
+
+mod shape;
+mod top;
+mod watch;
+
+use std::{cell::RefCell, rc::Rc};
+
+use model::TenantId;
+use statement::Encoding;
+
+use crate::{
+    metrics::{Clocked, Times},
+    stats::Totals,
+};
+pub(crate) use shape::ShapeBytes;
+use shape::{Shape, Texts};
+use top::Top;
+pub(crate) use watch::Watch;
+
+/// Classes of errors told apart for a tenant. PostgreSQL has 43; its users can make others.
+const CLASSES_MAX: usize = 64;
+/// What further ones are counted under.
+const OTHER_CLASSES: [u8; 2] = *b"??";
+
+/// Of one tenant, since it is in use.
+#[derive(Debug)]
+pub(crate) struct Insight {
+    /// Whether statements are told apart.
+    is_on: bool,
+    times: Clocked,
+    /// Errors by the first two characters of their SQLSTATE.
+    errors: RefCell<Vec<([u8; 2], u64)>>,
+    texts: RefCell<Texts>,
+    top: RefCell<Top>,
+    bytes: Rc<ShapeBytes>,
+}
+
+/// How a statement ended.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Outcome {
+    /// Rows sent or changed.
+    pub(crate) rows: u64,
+    pub(crate) error: Option<Sqlstate>,
+}
+
+/// As the server wrote it.
+pub(crate) type Sqlstate = [u8; 5];
+
+impl Insight {
+    pub(crate) fn new(statements_max: usize, bytes: &Rc<ShapeBytes>) -> Self {
+        Self {
+            is_on: statements_max > 0,
+            times: Clocked::default(),
+            errors: RefCell::default(),
+            texts: RefCell::default(),
+            top: RefCell::new(Top::new(statements_max)),
+            bytes: bytes.clone(),
+        }
+    }
+
+    /// The shape of a text, as far as it is there. `None`: nobody asks, or there is no room for
+    /// another one.
+    #[inline]
+    pub(crate) fn shape(
+        &self,
+        text: &[u8],
+        is_whole: bool,
+        encoding: Encoding,
+    ) -> Option<Rc<Shape>> {
+        if !self.is_on {
+            return None;
+        }
+        let top = self.top.borrow();
+        self.texts
+            .borrow_mut()
+            .shape(text, is_whole, encoding, &top, &self.bytes)
+    }
+
+    /// Notes an error that a client was told.
+    pub(crate) fn failed(&self, code: Sqlstate) {
+        let mut errors = self.errors.borrow_mut();
+        let class = [code[0], code[1]];
+        let has_room = errors.len() < CLASSES_MAX - 1;
+        let class = match class.iter().all(u8::is_ascii_alphanumeric) {
+            true if has_room || errors.iter().any(|(own, _)| *own == class) => class,
+            _ => OTHER_CLASSES,
+        };
+        match errors.iter_mut().find(|(own, _)| *own == class) {
+            Some((_, count)) => *count += 1,
+            None => errors.push((class, 1)),
+        }
+    }
+
+    /// Notes that a statement ended.
+    #[inline]
+    fn ended(&self, shape: Option<&Rc<Shape>>, took_us: u64, outcome: Outcome) {
+        self.times.note(took_us);
+        self.top.borrow_mut().note(shape, took_us, outcome);
+    }
+
+    /// The numbers of now; of statements, the `statements_max` that took most time together, and as
+    /// many that ran most often.
+    pub(crate) fn numbers(
+        &self,
+        tenant: TenantId,
+        life: u64,
+        totals: Totals,
+        most: usize,
+    ) -> TenantInsight {
+        let mut errors: Vec<_> = self
+            .errors
+            .borrow()
+            .iter()
+            .map(|(class, count)| (String::from_utf8_lossy(class).into_owned(), *count))
+            .collect();
+        errors.sort();
+        let top = self.top.borrow();
+        TenantInsight {
+            tenant,
+            life,
+            totals,
+            times: self.times.times(),
+            errors,
+            statements: top.most(most),
+            rest: top.rest(),
+        }
+    }
+}
+
+/// What a tenant's statements are and do.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TenantInsight {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Which time it is in use since the start, as [`TenantStats::life`](crate::TenantStats): all
+    /// numbers begin anew with it.
+    pub life: u64,
+    /// Plain counters.
+    pub totals: Totals,
+    /// How long statements took, from being passed to the server to the end of the answer. Of
+    /// several in one flight, each counts from the end of the one before.
+    pub times: Times,
+    /// Errors that clients were told, by the class of their SQLSTATE; `??` for those of no known
+    /// form, and of further classes when there are very many.
+    pub errors: Vec<(String, u64)>,
+    /// Those that count most, the most time first.
+    pub statements: Vec<StatementInsight>,
+    /// All others together, with those that were forgotten.
+    pub rest: Sums,
+}
+
+/// One shape of statements.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct StatementInsight {
+    /// The same on every proxy and in every release.
+    pub id: u64,
+    /// Without constants; at most [`statement::SHAPE_BYTES_MAX`] bytes in its encoding. Of one that
+    /// PostgreSQL never understood, only the first word.
+    pub text: String,
+    /// Since it is told apart.
+    pub sums: Sums,
+}
+
+/// What runs of statements add up to.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Sums {
+    /// Simple queries, also of several statements, and Executes, answered or refused.
+    pub count: u64,
+    /// Of them, those that ended with an error.
+    pub errors: u64,
+    /// Rows sent or changed.
+    pub rows: u64,
+    /// All together, microseconds.
+    pub time_us: u64,
+    /// The longest, microseconds.
+    pub time_us_max: u64,
+}
+
+impl Sums {
+    fn note(&mut self, took_us: u64, outcome: Outcome) {
+        self.count += 1;
+        self.errors += u64::from(outcome.error.is_some());
+        self.rows += outcome.rows;
+        self.time_us += took_us;
+        self.time_us_max = self.time_us_max.max(took_us);
+    }
+
+    fn take_over(&mut self, other: &Self) {
+        self.count += other.count;
+        self.errors += other.errors;
+        self.rows += other.rows;
+        self.time_us += other.time_us;
+        self.time_us_max = self.time_us_max.max(other.time_us_max);
+    }
+}
