@@ -11,6 +11,8 @@ use wire::{
     startup::{OptionError, StartupError},
 };
 
+use crate::limits::Exceeded;
+
 /// Why a client is turned away, its statement refused, or its session ended. Unless
 /// [`Self::ends_only_a_statement`], the connection closes behind it.
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -111,6 +113,12 @@ pub enum Refusal {
     /// An operator holds the tenant's new transactions, for longer than a statement waits.
     #[error("the database is paused")]
     Paused,
+    /// A limit of the tenant that is kept while sessions are open.
+    #[error("{0}")]
+    Limit(Exceeded),
+    /// The same, of a result whose statement was carried out before it could be stopped.
+    #[error("terminating connection: {0}")]
+    Unseen(Exceeded),
     /// The client cancelled a statement that waited for a server connection.
     #[error("canceling statement due to user request")]
     Cancelled,
@@ -182,6 +190,7 @@ impl Public for Refusal {
             }
             // protocol_violation
             Self::Forwarded(_) | Self::Alpn | Self::OutOfStep | Self::ClientMessage(_) => "08P01",
+            Self::Limit(limit) | Self::Unseen(limit) => limit.sqlstate(),
             Self::Internal => "XX000", // internal_error
         }
     }
@@ -241,6 +250,10 @@ impl Public for Refusal {
             Self::Revoked => "Reconnect with the new one.",
             Self::Replaced | Self::Draining => "Reconnect.",
             Self::Closed => "",
+            Self::Limit(limit) => limit.hint(),
+            Self::Unseen(_) => {
+                "What was asked may have been carried out. Ask for less, or raise the limit (tenantry db limits)."
+            }
         }
     }
 }
@@ -248,15 +261,16 @@ impl Public for Refusal {
 impl Refusal {
     /// Whether a session that is told so during a statement goes on behind it.
     pub fn ends_only_a_statement(&self) -> bool {
-        matches!(
-            self,
-            Self::Busy { .. } | Self::QueueFull | Self::Paused | Self::Cancelled
-        )
+        match self {
+            Self::Busy { .. } | Self::QueueFull | Self::Paused | Self::Cancelled => true,
+            Self::Limit(limit) => limit.ends_only_a_statement(),
+            _ => false,
+        }
     }
 
     /// One of every kind, for `docs/errors.md`.
     pub fn examples() -> Vec<Self> {
-        vec![
+        let mut examples = vec![
             Self::Startup(StartupError::Length),
             Self::Startup(StartupError::NotPostgres),
             Self::Forwarded(ForwardedError::Missing),
@@ -305,7 +319,14 @@ impl Refusal {
             Self::Closed,
             Self::Draining,
             Self::Internal,
-        ]
+        ];
+        examples.extend(Exceeded::examples().map(Self::Limit));
+        examples.extend(
+            Exceeded::examples()
+                .filter(|limit| limit.sqlstate() == "54000")
+                .map(Self::Unseen),
+        );
+        examples
     }
 }
 

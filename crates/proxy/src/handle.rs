@@ -17,6 +17,8 @@ use crate::{
     cancel::{self},
     error::Refusal,
     journal::About,
+    limits::{Exceeded, Moment, Pulse},
+    pool::Tenant,
     server::CancelTarget,
     worker::Worker,
 };
@@ -48,11 +50,31 @@ enum Shield {
     Hit,
 }
 
+/// Whether a session goes on as fast as it can.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Course {
+    stop: Stop,
+    /// Its client is not read until then.
+    held: Option<Moment>,
+}
+
+/// Whether we stop the statement of a session.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+enum Stop {
+    #[default]
+    No,
+    /// A cancel is on its way: what the client asks next must not meet it. `Some`: the statement goes on.
+    Sending(Option<(Exceeded, Moment)>),
+    /// It has arrived.
+    Sent(Exceeded, Moment),
+}
+
 /// A session as others see it.
-#[derive(Debug)]
 pub(crate) struct Handle {
     /// The number in the key for cancelling.
     pub(crate) id: i32,
+    /// Whose it is. It knows its sessions until they end.
+    pub(crate) tenant: Rc<Tenant>,
     pub(crate) role: Role,
     pub(crate) credential: CredentialId,
     pub(crate) one_use: bool,
@@ -60,6 +82,11 @@ pub(crate) struct Handle {
     pub(crate) about: About,
     /// Whether the server owes it an answer.
     pub(crate) is_busy: Cell<bool>,
+    pub(crate) pulse: Pulse,
+    /// When it is looked at because of some limit.
+    pub(crate) alarm: Cell<Option<Moment>>,
+    /// Kept only while it is not the usual one.
+    course: RefCell<Option<Box<Course>>>,
     wait: Cell<Wait>,
     shield: Cell<Shield>,
     recalled: Cell<bool>,
@@ -68,10 +95,18 @@ pub(crate) struct Handle {
     waker: RefCell<Option<Waker>>,
 }
 
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not its tenant, which would show its sessions.
+        write!(f, "Handle({})", self.id)
+    }
+}
+
 impl Handle {
     /// Of a session that begins.
     pub(crate) fn new(
         id: i32,
+        tenant: Rc<Tenant>,
         role: Role,
         credential: CredentialId,
         one_use: bool,
@@ -80,12 +115,16 @@ impl Handle {
     ) -> Self {
         Self {
             id,
+            tenant,
             role,
             credential,
             one_use,
             pid,
             about,
             is_busy: Cell::new(false),
+            pulse: Pulse::new(),
+            alarm: Cell::default(),
+            course: RefCell::default(),
             wait: Cell::new(Wait::No),
             shield: Cell::new(Shield::Down),
             recalled: Cell::new(false),
@@ -173,6 +212,101 @@ impl Handle {
     /// Its server connection.
     pub(crate) fn target(&self) -> Option<Rc<CancelTarget>> {
         self.target.borrow().clone()
+    }
+
+    /// Whether a statement of it waits for a server connection.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.about.waits_since.get().is_some()
+    }
+
+    #[inline]
+    fn course(&self) -> Course {
+        self.course.borrow().as_deref().copied().unwrap_or_default()
+    }
+
+    fn change_course(&self, change: impl FnOnce(&mut Course)) {
+        let mut course = self.course();
+        change(&mut course);
+        *self.course.borrow_mut() = (course != Course::default()).then(|| Box::new(course));
+    }
+
+    fn set_stop(&self, stop: Stop) {
+        self.change_course(|course| course.stop = stop);
+    }
+
+    /// Stops the statement that runs. False: what runs is ours.
+    pub(crate) fn stop(self: &Rc<Self>, worker: &Rc<Worker>, why: Exceeded) -> bool {
+        if self.shield.get() != Shield::Down {
+            return false;
+        }
+        let Some(target) = self
+            .busy_target()
+            .filter(|_| self.course().stop == Stop::No)
+        else {
+            return true;
+        };
+        worker.counted.limits_reached.add(why.limit.name());
+        self.set_stop(Stop::Sending(Some((why, Moment::now()))));
+        let (worker, handle) = (worker.clone(), self.clone());
+        tokio::task::spawn_local(async move {
+            cancel::send(&worker, &target).await;
+            handle.set_stop(match handle.course().stop {
+                Stop::Sending(Some((why, since))) => Stop::Sent(why, since),
+                _ => Stop::No,
+            });
+            handle.wake();
+        });
+        true
+    }
+
+    /// Why its statement is being stopped, and since when.
+    #[inline]
+    pub(crate) fn stopping(&self) -> Option<(Exceeded, Moment)> {
+        match self.course().stop {
+            Stop::Sending(Some(stop)) => Some(stop),
+            Stop::Sent(why, since) => Some((why, since)),
+            Stop::No | Stop::Sending(None) => None,
+        }
+    }
+
+    /// The statement has come to an end, one way or the other.
+    #[inline]
+    pub(crate) fn has_stopped(&self) {
+        match self.course().stop {
+            Stop::No | Stop::Sending(None) => {}
+            Stop::Sending(Some(_)) => self.set_stop(Stop::Sending(None)),
+            Stop::Sent(..) => self.set_stop(Stop::No),
+        }
+    }
+
+    /// Has its client not read until then.
+    pub(crate) fn hold(&self, until: Moment) {
+        self.change_course(|course| course.held = Some(until));
+    }
+
+    /// Until when its client is not read.
+    #[inline]
+    pub(crate) fn held_until(&self) -> Option<Moment> {
+        self.course().held
+    }
+
+    /// Has it read again.
+    pub(crate) fn let_go(&self) {
+        self.change_course(|course| course.held = None);
+        self.wake();
+    }
+
+    /// Whether its client is to be read now. `in_copy`: the statement that runs waits for it.
+    #[inline]
+    pub(crate) fn may_be_read(&self, in_copy: bool) -> bool {
+        let course = self.course();
+        course.held.is_none() && (in_copy || !matches!(course.stop, Stop::Sending(_)))
+    }
+
+    fn wake(&self) {
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
     }
 
     /// Asks the session to give up the server connection that it keeps between transactions.

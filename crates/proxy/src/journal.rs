@@ -11,12 +11,7 @@ use tokio::time::Instant;
 use wire::startup::Startup;
 
 use crate::{
-    accept::Peer,
-    handle::Handle,
-    metrics::micros,
-    pool::Tenant,
-    session::Ended,
-    stats::{Counters, add},
+    accept::Peer, handle::Handle, metrics::micros, pool::Tenant, session::Ended, stats::Counters,
     stream::Stream,
 };
 
@@ -36,8 +31,6 @@ pub(crate) struct About {
     pub(crate) counters: Counters,
     /// Since when it waits for a server connection.
     pub(crate) waits_since: Cell<Option<Instant>>,
-    /// Since when the server owes it an answer.
-    busy_since: Cell<Option<Instant>>,
 }
 
 impl About {
@@ -53,26 +46,6 @@ impl About {
                 .into(),
             counters: Counters::default(),
             waits_since: Cell::new(None),
-            busy_since: Cell::new(None),
-        }
-    }
-
-    /// Notes whether the server owes it an answer. When that has just ended: how long it took,
-    /// microseconds. `now` is asked when something changed.
-    #[inline]
-    pub(crate) fn set_busy(&self, is_busy: bool, now: impl FnOnce() -> Instant) -> Option<u64> {
-        match (self.busy_since.get(), is_busy) {
-            (None, true) => {
-                self.busy_since.set(Some(now()));
-                None
-            }
-            (Some(since), false) => {
-                self.busy_since.set(None);
-                let took_us = micros(now().saturating_duration_since(since));
-                add(&self.counters.busy_us, took_us);
-                Some(took_us)
-            }
-            (None, false) | (Some(_), true) => None,
         }
     }
 }

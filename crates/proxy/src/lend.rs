@@ -294,8 +294,7 @@ impl Session {
         self.unlist(worker);
         self.handle.answer_recall();
         self.handle.set_target(None);
-        self.handle.is_busy.set(false);
-        let _ = self.handle.about.set_busy(false, Instant::now);
+        self.beat(worker, Instant::now);
         self.counted = Pins::default();
         server.last = Some(Last {
             session: self.lending.serial,

@@ -100,6 +100,7 @@ pub(crate) struct Counted {
     pub(crate) logins_refused: Tally,
     pub(crate) sessions_ended: Tally,
     pub(crate) statements_refused: Tally,
+    pub(crate) limits_reached: Tally,
     pub(crate) opens_failed: Tally,
     pub(crate) opened: Cell<u64>,
     pub(crate) evicted: Cell<u64>,
@@ -124,6 +125,8 @@ pub struct WorkerCounts {
     pub sessions_ended: Words,
     /// Statements that got no server connection, by SQLSTATE.
     pub statements_refused: Words,
+    /// Limits of tenants that ended a statement or a session, by the name of the limit.
+    pub limits_reached: Words,
     /// Server connections that could not be opened: `refused`, `full` or `down`.
     pub opens_failed: Words,
     /// Server connections that were opened.
@@ -150,6 +153,7 @@ impl Counted {
             logins_refused: self.logins_refused.0.borrow().clone(),
             sessions_ended: self.sessions_ended.0.borrow().clone(),
             statements_refused: self.statements_refused.0.borrow().clone(),
+            limits_reached: self.limits_reached.0.borrow().clone(),
             opens_failed: self.opens_failed.0.borrow().clone(),
             opened: self.opened.get(),
             evicted: self.evicted.get(),
@@ -175,6 +179,7 @@ impl WorkerCounts {
             (&mut self.logins_refused, &other.logins_refused),
             (&mut self.sessions_ended, &other.sessions_ended),
             (&mut self.statements_refused, &other.statements_refused),
+            (&mut self.limits_reached, &other.limits_reached),
             (&mut self.opens_failed, &other.opens_failed),
         ] {
             for (word, count) in other {

@@ -5,7 +5,7 @@
 //! (`budget`) or what happens on a connection.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, Ref, RefCell},
     collections::{HashMap, VecDeque},
     rc::{Rc, Weak},
     sync::Arc,
@@ -13,7 +13,7 @@ use std::{
 };
 
 use model::{
-    CredentialId, Role, TenantId,
+    CredentialId, Limits, Role, TenantId,
     route::{Report, Resolved},
 };
 use tokio::{sync::oneshot, time::timeout};
@@ -27,6 +27,7 @@ use crate::{
     handle::{Handle, When},
     insight::Insight,
     knowledge::{Custom, Knowledge},
+    limits::{Bucket, Moment},
     metrics::micros,
     pause::Pause,
     server::{self, CancelTarget, Opening, Parameters, Server},
@@ -49,6 +50,9 @@ pub(crate) struct Tenant {
     pub(crate) counters: Counters,
     pub(crate) insight: Insight,
     pub(crate) pause: Pause,
+    /// What it may use, as was heard last.
+    limits: RefCell<Rc<Limits>>,
+    pub(crate) bucket: Bucket,
     /// Clients logged in.
     pub(crate) clients: Cell<u32>,
     /// Whether it was at rest when the worker last looked.
@@ -187,6 +191,8 @@ impl Tenant {
             counters: Counters::default(),
             insight: Insight::new(worker.config.limits.insight_statements_max, &worker.shapes),
             pause: Pause::default(),
+            limits: RefCell::default(),
+            bucket: Bucket::default(),
             clients: Cell::new(0),
             was_at_rest: Cell::new(false),
             reviews: Cell::new(0),
@@ -240,6 +246,25 @@ impl Tenant {
         look
     }
 
+    /// What it may use.
+    #[inline]
+    pub(crate) fn limits(&self) -> Ref<'_, Rc<Limits>> {
+        self.limits.borrow()
+    }
+
+    /// Other limits hold from now on, for sessions that are open too.
+    fn set_limits(self: &Rc<Self>, worker: &Worker, limits: &Limits) {
+        self.servers_max.set(limits.server_connections_max);
+        if **self.limits.borrow() == *limits {
+            return;
+        }
+        *self.limits.borrow_mut() = Rc::new(limits.clone());
+        let now = Moment::now();
+        for handle in self.sessions.borrow().values() {
+            worker.alarms.set(worker, handle, now);
+        }
+    }
+
     /// What servers of a role report at login, once one was there.
     pub(crate) fn seen(&self, role: Role) -> Option<Rc<Parameters>> {
         self.pools.borrow().get(&role)?.seen.clone()
@@ -248,11 +273,11 @@ impl Tenant {
     /// Uses another route from now on. Idle connections made by another login are closed.
     pub(crate) fn set_route(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, resolved: Resolved) {
         let limits = &resolved.route.limits;
-        self.servers_max.set(limits.server_connections_max);
         self.share.set(Share {
             weight: limits.server_connections_weight,
             min: limits.server_connections_min,
         });
+        self.set_limits(worker, limits);
         *self.budget.borrow_mut() = Some(worker.shared.budgets.of(&resolved.node));
         let mut stale = Vec::new();
         match self.pools.borrow_mut().entry(role) {

@@ -25,6 +25,7 @@ use crate::{
     journal::{self, About},
     learn,
     lending::Lending,
+    limits::{self, Meter},
     login::refusal_of,
     metrics::micros,
     pins::Pins,
@@ -147,6 +148,13 @@ pub(crate) struct Session {
     pub(crate) watch: Box<Watch>,
     /// Why it keeps its server connection, as far as that was counted.
     pub(crate) counted: Pins,
+    pub(crate) meter: Meter,
+    /// Statements begun since it was at rest, as far as their number is limited.
+    pub(crate) begun: u32,
+    /// An Execute was passed on since the last Sync.
+    pub(crate) has_executed: bool,
+    /// Statements of the simple query that is being answered that are done.
+    pub(crate) completed: u32,
     registered: Registered,
 }
 
@@ -170,16 +178,20 @@ async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
         match session.relay(&worker).await {
             Turn::NeedsServer => match Box::pin(session.take_server(&worker)).await {
                 Ok(()) => {}
+                // Handed over, so that nothing of it is kept with every session.
                 Err(NoServer::Statement(refusal)) => {
-                    worker.counted.statements_refused.add(refusal.sqlstate());
-                    tracing::debug!(from = %peer, tenant = %session.tenant.id, reason = %refusal,
-                        "statement refused");
-                    if let Err(ended) = Box::pin(session.refuse_statement(&refusal)).await {
+                    if let Err(ended) = Box::pin(session.refuse_statement(&worker, refusal)).await {
                         break ended;
                     }
                 }
                 Err(NoServer::Session(ended)) => break ended,
             },
+            Turn::Refused(limit) => {
+                let refusal = Refusal::Limit(limit);
+                if let Err(ended) = Box::pin(session.refuse_statement(&worker, refusal)).await {
+                    break ended;
+                }
+            }
             Turn::Ask => {
                 if let Err(ended) = Box::pin(session.ask(&worker)).await {
                     break ended;
@@ -255,6 +267,10 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
                 ours_failed: false,
                 watch: Box::new(Watch::new(&registered.tenant.insight)),
                 counted: Pins::default(),
+                meter: Meter::default(),
+                begun: 0,
+                has_executed: false,
+                completed: 0,
                 registered,
             };
             match session.greet(worker, settings).await {
@@ -371,6 +387,7 @@ fn register(
     let id = key.process_id();
     let handle = Rc::new(Handle::new(
         id,
+        tenant.clone(),
         entry.name.role,
         entry.credential.clone(),
         entry.one_use,
@@ -381,6 +398,7 @@ fn register(
     tenant.sessions.borrow_mut().insert(id, handle.clone());
     tenant.clients.set(tenant.clients.get() + 1);
     add(&tenant.counters.logins, 1);
+    limits::watch(worker, &handle);
     let registered = Registered {
         worker: worker.clone(),
         tenant,
@@ -443,9 +461,12 @@ impl Session {
 
     /// Ends what the client asked with an error, as PostgreSQL would: a simple query is answered,
     /// and behind an extended one all is skipped up to the Sync.
-    async fn refuse_statement(&mut self, refusal: &Refusal) -> Result<(), Ended> {
+    async fn refuse_statement(&mut self, worker: &Worker, refusal: Refusal) -> Result<(), Ended> {
+        worker.counted.statements_refused.add(refusal.sqlstate());
+        tracing::debug!(from = %self.handle.about.peer, tenant = %self.tenant.id, reason = %refusal,
+            "statement refused");
         let mut out = Vec::new();
-        write_error(refusal, &mut out);
+        write_error(&refusal, &mut out);
         self.skip = Skip::of(self.parked.first().copied());
         self.is_parked_unseen = true;
         self.say(&out).await

@@ -34,6 +34,7 @@ use crate::{
     handle::Handle,
     insight::ShapeBytes,
     learn::Learning,
+    limits::{self, Alarms},
     metrics::{Counted, WorkerCounts},
     pace::Pace,
     parting::{self, Partings},
@@ -123,6 +124,7 @@ pub(crate) struct Worker {
     pub(crate) counted: Counted,
     pub(crate) learning: Learning,
     pub(crate) partings: Rc<Partings>,
+    pub(crate) alarms: Alarms,
     pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
     pub(crate) idle: IdleList,
     pub(crate) cancels: Semaphore,
@@ -165,6 +167,7 @@ impl Worker {
             counted: Counted::default(),
             learning: Learning::default(),
             partings: Rc::default(),
+            alarms: Alarms::default(),
             sessions: RefCell::default(),
             idle: IdleList::new(index, shared.clone()),
             cancels: Semaphore::new(config.limits.cancels_max),
@@ -503,6 +506,7 @@ pub(crate) async fn run(start: Start) {
         spawn(Box::pin(always(worker.clone(), route::follow))),
         spawn(Box::pin(always(worker.clone(), keep))),
         spawn(Box::pin(always(worker.clone(), parting::see_off))),
+        spawn(Box::pin(always(worker.clone(), limits::ring))),
     ];
     let mut helpers = vec![spawn(Box::pin(always(worker.clone(), sweep)))];
     for listener in start.listeners {

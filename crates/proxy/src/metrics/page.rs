@@ -121,6 +121,13 @@ fn statements(page: &mut Page, now: &Snapshot) {
         "code",
         &now.counts.statements_refused,
     );
+    words(
+        page,
+        "tenantry_limits_reached_total",
+        "Statements refused or stopped and sessions ended because of a limit of their database.",
+        "limit",
+        &now.counts.limits_reached,
+    );
     times(
         page,
         "tenantry_statement_seconds",

@@ -5,6 +5,8 @@
 
 use std::{rc::Rc, task::Context};
 
+use model::Limits;
+use tokio::time::Instant;
 use wire::{
     frame::{self, HEADER},
     message::{TransactionStatus, build, parse},
@@ -14,6 +16,7 @@ use wire::{
 use super::{LOOKED_INTO_MAX, note::Clock, out_of_step};
 use crate::{
     error::Refusal,
+    limits::{self, End, Exceeded},
     session::{Ended, Session, write_differences},
     stats::add,
     worker::Worker,
@@ -25,6 +28,24 @@ pub(super) fn write_now(now: Now, out: &mut Vec<u8>) {
         Now::ParseComplete => build::parse_complete(out),
         Now::CloseComplete => build::close_complete(out),
     }
+}
+
+/// What the client is told beside a limit of its result, when the statement ended by itself.
+const WAS_DONE: &str = "The statement had come to its end before it could be stopped.";
+/// `query_canceled`.
+const CANCELLED: &str = "57014";
+
+/// What was in the messages that were read at once.
+#[derive(Default)]
+struct Seen {
+    /// The end of a statement.
+    statement: bool,
+    /// The end of a transaction.
+    transaction: bool,
+    /// The first row too many.
+    exceeded: Option<Exceeded>,
+    /// What ends the session.
+    end: Option<Refusal>,
 }
 
 /// What goes to a client at once.
@@ -68,7 +89,9 @@ impl Session {
             out: &mut out,
             done: 0,
         };
+        let limits = self.tenant.limits();
         let mut rows = 0;
+        let mut seen = Seen::default();
         let mut at = server.frames.begin(bytes.len());
         if self.is_rest_ours {
             incoming.done = at;
@@ -100,11 +123,26 @@ impl Session {
                 lending.prepared.became(notes, &mut server.statements);
             }
             let mut is_for_client = answer.is_for_client();
+            if is_for_client
+                && let Some(over) = self.meter.follows()
+                && !matches!(head.kind, b'Z' | b'S' | b'N' | b'A')
+            {
+                // The client takes it for not done.
+                seen.end = Some(Refusal::Unseen(over));
+                break;
+            }
+            let mut instead = None;
             match head.kind {
-                b'D' if is_for_client => {
-                    rows += 1;
-                    self.watch.row();
+                b'D' | b'd' if is_for_client => {
+                    let (passes, over) = self.meter.takes(HEADER + head.body, &limits);
+                    if head.kind == b'D' {
+                        rows += u64::from(passes);
+                        self.watch.row();
+                    }
+                    is_for_client = passes;
+                    seen.exceeded = seen.exceeded.or(over);
                 }
+                b'c' if is_for_client => is_for_client = !self.meter.drops(),
                 b'Z' | b'S' => {
                     match body {
                         Some(body) => {
@@ -121,6 +159,9 @@ impl Session {
                     } else if !answer.is_to_ours() {
                         let is_over = server.status == TransactionStatus::Idle;
                         add(&counters.transactions, u64::from(is_over));
+                        self.meter.ready();
+                        self.completed = 0;
+                        seen.transaction |= is_over;
                     } else {
                         // In a transaction that failed, nothing can be said that would count.
                         if self.ours_failed && server.status != TransactionStatus::Failed {
@@ -144,9 +185,18 @@ impl Session {
                     if is_for_client {
                         add(&counters.errors, 1);
                         lending.cycle.failed = true;
-                        let insight = &self.tenant.insight;
-                        self.watch
-                            .error(insight, report.map(|report| report.code()));
+                        seen.statement = true;
+                        let over = self.meter.fails();
+                        let mut code = report.map(|report| report.code());
+                        if code == Some(CANCELLED)
+                            && let Some((why, _)) = self.handle.stopping()
+                        {
+                            self.handle.has_stopped();
+                            let why = over.unwrap_or(why);
+                            code = Some(why.sqlstate());
+                            instead = Some((why, ""));
+                        }
+                        self.watch.error(&self.tenant.insight, code);
                         if let Some(report) = report {
                             let message = report.field(b'M').unwrap_or_default();
                             // A plan that is of no use any more, or a name of ours that is not
@@ -163,8 +213,27 @@ impl Session {
                     }
                 }
                 b'C' | b'I' | b's' if is_for_client => {
-                    add(&counters.statements, u64::from(answer.is_to_query()));
+                    if answer.is_to_query() {
+                        add(&counters.statements, 1);
+                        if self.completed > 0
+                            && let Some(rate) = limits.statements
+                        {
+                            // One more than it looked like.
+                            self.tenant.bucket.take(1, rate, Instant::now());
+                        }
+                        self.completed += 1;
+                    }
                     self.watch.complete(body);
+                    seen.statement = true;
+                    let tag = (head.kind != b's').then_some(body.unwrap_or_default());
+                    match self.meter.ends(tag) {
+                        End::Passes => {}
+                        End::Told(over) => instead = Some((over, WAS_DONE)),
+                        End::Fatal(over) => {
+                            seen.end = Some(Refusal::Unseen(over));
+                            break;
+                        }
+                    }
                 }
                 _ => {}
             }
@@ -175,7 +244,11 @@ impl Session {
                 self.watch.nothing_over();
             }
             let end = server.frames.pass(at, head, bytes.len());
-            if is_for_client {
+            if let Some((over, detail)) = instead {
+                incoming.keep_back(at, end);
+                self.is_rest_ours = true;
+                over.write(detail, incoming.before(end));
+            } else if is_for_client {
                 self.is_rest_ours = false;
             } else {
                 incoming.keep_back(at, end);
@@ -194,13 +267,8 @@ impl Session {
             lending.prepared.became(notes, &mut server.statements);
         }
         server.kept.extend_from_slice(&bytes[at..]);
-        self.handle.is_busy.set(!server.queue.is_empty());
         let mut clock = Clock::default();
         self.watch.settle(&self.tenant.insight, || clock.now());
-        let about = &self.handle.about;
-        if let Some(took_us) = about.set_busy(!server.queue.is_empty(), || clock.now()) {
-            worker.counted.busy_time.note(took_us);
-        }
         add(&counters.rows, rows);
         let all = if incoming.done == 0 && incoming.out.is_empty() {
             &bytes[..at]
@@ -208,9 +276,35 @@ impl Session {
             incoming.before(at)
         };
         add(&counters.bytes_to_clients, all.len() as u64);
-        if all.is_empty() {
-            return Ok(());
+        if !all.is_empty() {
+            self.client.send(cx, all).map_err(|_| Ended::Lost)?;
         }
-        self.client.send(cx, all).map_err(|_| Ended::Lost)
+        if seen.statement || seen.exceeded.is_some() {
+            self.heed(worker, &seen, &limits);
+        }
+        drop((limits, out));
+        self.beat(worker, || clock.now());
+        seen.end.map_or(Ok(()), |end| Err(Ended::Refused(end)))
+    }
+
+    /// What limits follow from what the server said.
+    #[inline]
+    fn heed(&self, worker: &Rc<Worker>, seen: &Seen, limits: &Limits) {
+        let handle = &self.handle;
+        if seen.statement {
+            // A cancel that comes too late for it has missed.
+            handle.has_stopped();
+            if limits.statement_time_max.is_some() || limits.transaction_time_max.is_some() {
+                handle.pulse.next_statement(seen.transaction);
+            }
+        }
+        let Some(exceeded) = seen.exceeded else {
+            return;
+        };
+        if !self.meter.drops() {
+            worker.counted.limits_reached.add(exceeded.limit.name());
+        } else if handle.stop(worker, exceeded) {
+            limits::watch_stop(worker, handle);
+        }
     }
 }

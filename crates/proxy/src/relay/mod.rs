@@ -19,14 +19,17 @@ use std::{
     task::{Context, Poll},
 };
 
+use model::limits::Number;
+use tokio::time::Instant;
 use wire::{
     frame,
     message::{TransactionStatus, build},
-    queue::FromClient,
+    queue::{FromClient, Request},
 };
 
 use crate::{
     error::Refusal,
+    limits::{self, Doing, Exceeded, Moment},
     session::{Ended, Session},
     stats::add,
     worker::Worker,
@@ -43,6 +46,8 @@ const LOOKED_INTO_MAX: usize = crate::worker::SCRATCH / 2;
 pub(crate) enum Turn {
     /// The client asked something and has no server.
     NeedsServer,
+    /// What the client asks now is refused with this.
+    Refused(Exceeded),
     /// The server has to be asked what it holds for the session.
     Ask,
     /// It is over.
@@ -157,9 +162,10 @@ impl Session {
     #[inline]
     fn may_read_client(&self) -> bool {
         match &self.server {
-            None => !self.client.is_blocked(),
+            None => !self.client.is_blocked() && self.handle.may_be_read(false),
             Some(server) => {
                 !server.stream.is_blocked()
+                    && self.handle.may_be_read(server.queue.in_copy())
                     && !server.queue.is_full()
                     && !self.is_server_deaf
                     && self.lending.barrier.is_none()
@@ -197,13 +203,20 @@ impl Session {
         bytes: &[u8],
         worker: &Rc<Worker>,
     ) -> Result<Option<Turn>, Ended> {
-        if self.server.is_some() {
-            return self.pass_to_server(cx, bytes, worker);
-        }
         let bytes = match self.skip {
             Skip::Nothing => bytes,
             Skip::Message | Skip::ToSync => &bytes[self.skip(cx, bytes)?..],
         };
+        if self.skip == Skip::Nothing
+            && let Some(refusal) = self.is_too_often(bytes)
+        {
+            worker.counted.limits_reached.add(refusal.limit.name());
+            self.parked.extend_from_slice(bytes);
+            return Ok(Some(Turn::Refused(refusal)));
+        }
+        if self.skip == Skip::Nothing && self.server.is_some() {
+            return self.pass_to_server(cx, bytes, worker);
+        }
         let bytes = &bytes[self.drop_strays(bytes)?..];
         if self.skip == Skip::Nothing
             && let Some(head) =
@@ -225,6 +238,71 @@ impl Session {
         }
         self.parked.extend_from_slice(bytes);
         Ok(None)
+    }
+
+    /// Takes note of what the session does now, for those who look, and for limits of time.
+    #[inline]
+    pub(crate) fn beat(&mut self, worker: &Worker, now: impl FnOnce() -> Instant) {
+        let doing = match &self.server {
+            Some(server) if !server.queue.has_none() => Doing::Running,
+            Some(server)
+                if server.status != TransactionStatus::Idle
+                    || server.queue.is_skipping()
+                    || self.lending.is_open =>
+            {
+                Doing::InTransaction
+            }
+            _ => Doing::Nothing,
+        };
+        let handle = &self.handle;
+        let is_busy = matches!(&self.server, Some(server) if !server.queue.is_empty());
+        handle.is_busy.set(is_busy);
+        if handle.pulse.doing() == doing {
+            return;
+        }
+        if let Some(took_us) = handle.pulse.set(doing, now) {
+            add(&handle.about.counters.busy_us, took_us);
+            worker.counted.busy_time.note(took_us);
+            handle.has_stopped();
+        }
+        limits::watch(worker, handle);
+    }
+
+    /// Whether what the client asks now is one statement too many in this second. Inside a transaction
+    /// it never is: there it waits ([`Self::begins`]), so that nothing is left out of one.
+    #[inline]
+    fn is_too_often(&mut self, bytes: &[u8]) -> Option<Exceeded> {
+        let rate = self.tenant.limits().statements?;
+        if !self.from_client.is_between() || self.handle.pulse.doing() != Doing::Nothing {
+            return None;
+        }
+        let head = frame::head(bytes).ok().flatten()?;
+        match FromClient::of(head.kind, None) {
+            FromClient::Request(request) if request != Request::Sync => {}
+            _ => return None,
+        }
+        self.begun = 0;
+        (!self.tenant.bucket.wait(rate, Instant::now()).is_zero()).then(|| Exceeded {
+            limit: Number::Statements,
+            value: rate.per_second.into(),
+        })
+    }
+
+    /// A statement begins, or has turned out to be one more.
+    #[inline]
+    fn begins(&mut self, worker: &Worker) {
+        let Some(rate) = self.tenant.limits().statements else {
+            return;
+        };
+        let now = Instant::now();
+        self.tenant.bucket.take(1, rate, now);
+        self.begun += 1;
+        let wait = self.tenant.bucket.wait(rate, now);
+        if self.begun > 1 && !wait.is_zero() {
+            let until = Moment::of(now + wait);
+            self.handle.hold(until);
+            worker.alarms.set(worker, &self.handle, until);
+        }
     }
 
     /// Drops what a client says into a COPY that is over, and Flush where nothing is on the way:

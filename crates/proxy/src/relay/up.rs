@@ -120,8 +120,14 @@ impl Session {
                     let Some(note) = self.note_of(bytes, at, head, request) else {
                         break;
                     };
+                    if request == Request::Execute && self.has_executed {
+                        self.part_statements(at, &mut outgoing);
+                    }
                     match self.look(head, request, at, &mut outgoing) {
-                        Pass::On => self.take_note(note, &mut clock),
+                        Pass::On => {
+                            self.take_note(note, &mut clock);
+                            self.count(head.kind, worker);
+                        }
                         Pass::Answered => {
                             self.take_note(note, &mut clock);
                             outgoing.before(at);
@@ -163,15 +169,13 @@ impl Session {
             build::flush(outgoing.before(at));
         }
         server.used = true;
-        self.handle.is_busy.set(!server.queue.is_empty());
-        let about = &self.handle.about;
-        let _ = about.set_busy(!server.queue.is_empty(), || clock.now());
         let all = outgoing.all(at);
         if !self.is_server_deaf && !all.is_empty() && server.stream.send(cx, all).is_err() {
             // Its last words may still be there to be read.
             self.is_server_deaf = true;
         }
         drop(out);
+        self.beat(worker, || clock.now());
         if let Some(ended) = stop {
             return Err(ended);
         }
@@ -179,6 +183,25 @@ impl Session {
         self.answer_now(cx, flushes)?;
         // Nothing may be on the way: what was sent was answered here, or nobody answers it.
         self.after_answers(worker)
+    }
+
+    /// Has the server send what it says to the statement before, which it would keep back until the
+    /// Sync: each statement has its own time.
+    #[inline]
+    fn part_statements(&self, at: usize, outgoing: &mut Outgoing<'_>) {
+        if self.tenant.limits().statement_time_max.is_some() {
+            build::flush(outgoing.before(at));
+        }
+    }
+
+    /// Takes note of a message that is on its way, for limits.
+    #[inline]
+    fn count(&mut self, kind: u8, worker: &Worker) {
+        if matches!(kind, b'Q' | b'E' | b'F') {
+            self.begins(worker);
+        }
+        self.has_executed |= kind == b'E';
+        self.has_executed &= !matches!(kind, b'Q' | b'S');
     }
 
     /// Gives answers of ours that wait for nobody.
