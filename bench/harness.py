@@ -329,6 +329,18 @@ class Stack(Scratch):
         logins = [json.loads(line) for line in open(save)] if os.path.exists(save) else []
         return result, logins
 
+    def limit(self, tenant_id, **limits):
+        """Sets limits of a tenant as the operator."""
+        request = urllib.request.Request(f"{self.api}/customer/databases/{tenant_id}/limits", json.dumps(limits).encode(), method="PUT",
+                                         headers={"Authorization": f"Bearer {self.token}", "Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return json.load(answer)
+
+    def direct(self, login):
+        """The same database without the proxy, as the platform logs in."""
+        return {"address": f"{self.socket_dir()}/.s.PGSQL.5432", "user": "tenantry", "password": self.superuser_password(),
+                "database": self.database_of(login["user"].split(".")[0])}
+
     def targets(self, logins):
         path = tempfile.mktemp(prefix="targets-", dir=self.path)
         with open(path, "w") as file:
@@ -369,11 +381,39 @@ class Stack(Scratch):
         super().__exit__()
 
 
+def begin_load(*arguments, ahead=False):
+    """Starts the load generator; `ahead`: it gets a core before others who want one."""
+    nice = {"preexec_fn": lambda: os.nice(-10)} if ahead and os.geteuid() == 0 else {}
+    return subprocess.Popen([load(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **nice)
+
+
+def end_load(process):
+    out, err = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"load: {err}")
+    return json.loads(out.splitlines()[-1])
+
+
 def run_load(*arguments):
-    done = subprocess.run([load(), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise RuntimeError(f"load {arguments[0]}: {done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+    return end_load(begin_load(*arguments))
+
+
+def option(name, default):
+    """The number behind `--name`."""
+    return type(default)(sys.argv[sys.argv.index(name) + 1]) if name in sys.argv else default
+
+
+def pooled(logins, mode):
+    """The same logins, with this pool mode."""
+    return [{**login, "options": f"-c tenantry.pool_mode={mode}"} for login in logins]
+
+
+def environment(login, tls=False):
+    """For psql and pgbench."""
+    host, port = os.path.split(login["address"]) if login["address"].startswith("/") else login["address"].rsplit(":", 1)
+    return {**os.environ, "PGHOST": host, "PGPORT": port.rsplit(".", 1)[-1], "PGUSER": login["user"],
+            "PGDATABASE": login["database"], "PGPASSWORD": login["password"], "PGSSLMODE": "require" if tls else "disable",
+            "PGOPTIONS": login.get("options", "")}
 
 
 # --- PgBouncer -------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_rustls::TlsConnector;
 
-use crate::{Login, ms, session::Target};
+use crate::{Address, Login, ms, session::Target};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -137,10 +137,11 @@ async fn create(
     let text =
         |key: &str| Ok::<_, anyhow::Error>(body[key].as_str().context("no login")?.to_owned());
     let login = Login {
-        address: args.pg,
+        address: Address::Tcp(args.pg),
         user: text("admin_user")?,
         database: "postgres".to_owned(),
         password: text("admin_password")?,
+        options: None,
     };
     let (mut logged_in, mut asked) = (api, api);
     if !args.no_connect {

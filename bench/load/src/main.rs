@@ -6,6 +6,7 @@
 
 mod cold;
 mod create;
+mod crowd;
 mod idle;
 mod logins;
 mod queries;
@@ -34,6 +35,8 @@ enum Command {
     Logins(logins::Args),
     /// Ask `select 1`, again and again.
     Queries(queries::Args),
+    /// Many clients, some tenants more often than others, asking `select 1`.
+    Crowd(crowd::Args),
     /// One login and some queries on each database in turn.
     Cold(cold::Args),
     /// Log in and stay until standard input ends.
@@ -43,10 +46,21 @@ enum Command {
 /// Whom to log in to, one JSON object per line of a file.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 struct Login {
-    address: std::net::SocketAddr,
+    address: Address,
     user: String,
     database: String,
     password: String,
+    /// Of the startup packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    options: Option<String>,
+}
+
+/// `host:port`, or the path of a socket file, which is never TLS.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+enum Address {
+    Tcp(std::net::SocketAddr),
+    Unix(PathBuf),
 }
 
 #[derive(Debug, clap::Args)]
@@ -84,6 +98,7 @@ fn main() -> anyhow::Result<()> {
             Command::Create(args) => create::run(args).await,
             Command::Logins(args) => logins::run(args).await,
             Command::Queries(args) => queries::run(args).await,
+            Command::Crowd(args) => crowd::run(args).await,
             Command::Cold(args) => cold::run(args).await,
             Command::Idle(args) => idle::run(args).await,
         }

@@ -17,7 +17,7 @@ use rustls::{
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpStream, UnixStream},
 };
 use tokio_rustls::TlsConnector;
 use wire::{
@@ -28,7 +28,7 @@ use wire::{
 };
 use zeroize::Zeroizing;
 
-use crate::Login;
+use crate::{Address, Login};
 
 /// Longest message that is taken; the queries here return one number.
 const BODY_BYTES_MAX: u32 = 1 << 20;
@@ -75,7 +75,16 @@ impl Target {
 
     /// Connects and logs in, up to ReadyForQuery.
     pub(crate) async fn connect(&self) -> anyhow::Result<Session> {
-        let mut tcp = TcpStream::connect(self.login.address).await?;
+        let address = match &self.login.address {
+            Address::Tcp(address) => *address,
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await?;
+                return self
+                    .log_in(Box::new(stream), ChannelBinding::Unavailable)
+                    .await;
+            }
+        };
+        let mut tcp = TcpStream::connect(address).await?;
         tcp.set_nodelay(true)?;
         let Some(tls) = &self.tls else {
             return self
@@ -90,7 +99,7 @@ impl Target {
         if tls_answer(&answer)? != Some(true) {
             bail!("the server does not want TLS");
         }
-        let name = ServerName::IpAddress(self.login.address.ip().into());
+        let name = ServerName::IpAddress(address.ip().into());
         let stream = tls.connect(name, tcp).await?;
         let certificate = stream
             .get_ref()
@@ -124,7 +133,13 @@ impl Target {
             input: Vec::with_capacity(2048),
         };
         let mut out = Vec::new();
-        let parameters = [("database", self.login.database.as_str())];
+        let mut parameters = vec![("database", self.login.database.as_str())];
+        parameters.extend(
+            self.login
+                .options
+                .iter()
+                .map(|options| ("options", options.as_str())),
+        );
         let mut login = start(credentials, Protocol::V3_0, &parameters, nonce()?, &mut out);
         loop {
             if !out.is_empty() {
@@ -171,10 +186,19 @@ impl Session {
 
     /// `select 1`, and checks that 1 came back.
     pub(crate) async fn select_1(&mut self) -> anyhow::Result<()> {
+        match self.ask_1().await? {
+            Ok(()) => Ok(()),
+            Err(refused) => bail!(refused),
+        }
+    }
+
+    /// The same, for whom a refused statement is no end: the inner error is the server's, and the
+    /// session can ask again.
+    pub(crate) async fn ask_1(&mut self) -> anyhow::Result<Result<(), String>> {
         let mut out = Vec::new();
         build::query("select 1", &mut out);
         self.send(&out).await?;
-        let mut rows = 0;
+        let (mut rows, mut refused) = (0, None);
         loop {
             let Some(message) = split(&self.input, BODY_BYTES_MAX)? else {
                 self.read().await?;
@@ -183,7 +207,8 @@ impl Session {
             match message.tag {
                 server::ERROR_RESPONSE => {
                     let report = parse::report(message.body)?;
-                    bail!("{} {}", report.code(), report.message());
+                    refused = Some(format!("{} {}", report.code(), report.message()));
+                    anyhow::ensure!(!report.is_fatal(), "{}", refused.unwrap_or_default());
                 }
                 server::DATA_ROW if message.body == b"\x00\x01\x00\x00\x00\x011" => rows += 1,
                 server::DATA_ROW => bail!("another row than 1"),
@@ -196,8 +221,11 @@ impl Session {
             let size = message.size();
             self.input.drain(..size);
             if done {
+                if let Some(refused) = refused {
+                    return Ok(Err(refused));
+                }
                 anyhow::ensure!(rows == 1, "{rows} rows");
-                return Ok(());
+                return Ok(Ok(()));
             }
         }
     }
