@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{NodeError, NodeKey};
+use crate::{NodeError, NodeKey, managed::settings::Sizes};
 
 /// Maintenance connections at once. Four: creating databases is bound by the disk, more would only
 /// take from the reserved share that catalog and operator also live on.
@@ -80,6 +80,9 @@ pub(crate) struct NodeParts {
 pub(crate) struct ManagedFacts {
     pub(crate) hba_file: std::path::PathBuf,
     pub(crate) hba_text: String,
+    pub(crate) conf_file: std::path::PathBuf,
+    /// What `conf_file` is written from.
+    pub(crate) sizes: Arc<Mutex<Sizes>>,
     /// Its process, or 0.
     pub(crate) postmaster: Arc<AtomicU32>,
 }

@@ -48,11 +48,21 @@ async fn plant(node: &Node, a: &Pid, kind: Kind, place: &str, defect: &str, mend
     let found = node.check(&open(&[a])).await.unwrap();
     assert!(
         !found.is_empty() && found.iter().all(|finding| finding.kind == kind),
-        "{kind:?} planted, found {found:#?}"
+        "{kind:?} planted by {defect}, found {found:#?}"
     );
     run(mend).await;
-    let left = node.check(&open(&[a])).await.unwrap();
-    assert!(left.is_empty(), "after mending {kind:?}: {left:#?}");
+}
+
+/// Until a new session goes by what the files say now.
+async fn reload(platform: &tokio_postgres::Client) {
+    const LOADED: &str = "SELECT extract(epoch FROM pg_conf_load_time())::float8";
+    let loaded = async || -> f64 { platform.query_one(LOADED, &[]).await.unwrap().get(0) };
+    let before = loaded().await;
+    platform
+        .batch_execute("SELECT pg_reload_conf()")
+        .await
+        .unwrap();
+    kit::until("the files are loaded", async || loaded().await > before).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -66,7 +76,12 @@ async fn every_planted_defect_is_found() {
         admin
             .batch_execute(
                 "CREATE TABLE t (v text); CREATE SCHEMA s; CREATE FUNCTION s.f() RETURNS int \
-                 LANGUAGE sql AS 'SELECT 1'; CREATE TYPE e AS ENUM ('x'); SELECT lo_create(0)",
+                 LANGUAGE sql AS 'SELECT 1'; CREATE TYPE e AS ENUM ('x'); SELECT lo_create(0); \
+                 SELECT lo_create(5); GRANT ALL ON t TO PUBLIC; GRANT ALL ON SCHEMA public TO PUBLIC; \
+                 GRANT ALL ON FUNCTION s.f() TO PUBLIC; GRANT UPDATE (v) ON t TO tenantry_read; \
+                 GRANT ALL ON LARGE OBJECT 5 TO PUBLIC; \
+                 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO PUBLIC; \
+                 CREATE EXTENSION citext; CREATE EXTENSION hstore SCHEMA s",
             )
             .await
             .unwrap();
@@ -222,6 +237,108 @@ async fn every_planted_defect_is_found() {
                 "REVOKE EXECUTE ON FUNCTION pg_advisory_lock(bigint) FROM PUBLIC",
             ),
             (
+                Kind::FunctionAcl,
+                "{a}",
+                "GRANT EXECUTE ON FUNCTION pg_read_file(text) TO tenantry_admin",
+                "REVOKE EXECUTE ON FUNCTION pg_read_file(text) FROM tenantry_admin",
+            ),
+            (
+                Kind::FunctionAcl,
+                "{a}",
+                "GRANT EXECUTE ON FUNCTION lo_export(oid, text) TO PUBLIC",
+                "REVOKE EXECUTE ON FUNCTION lo_export(oid, text) FROM PUBLIC",
+            ),
+            (
+                Kind::FunctionAcl,
+                "{a}",
+                "GRANT EXECUTE ON FUNCTION txid_current() TO {a}_read",
+                "REVOKE EXECUTE ON FUNCTION txid_current() FROM {a}_read",
+            ),
+            (
+                Kind::FunctionAcl,
+                "{a}",
+                "GRANT EXECUTE ON FUNCTION txid_current() TO tenantry_write WITH GRANT OPTION",
+                "REVOKE GRANT OPTION FOR EXECUTE ON FUNCTION txid_current() FROM tenantry_write",
+            ),
+            (
+                Kind::FunctionAcl,
+                "{a}",
+                "REVOKE EXECUTE ON FUNCTION lo_put(oid, bigint, bytea) FROM tenantry_write",
+                "GRANT EXECUTE ON FUNCTION lo_put(oid, bigint, bytea) TO tenantry_write",
+            ),
+            (
+                Kind::FunctionAcl,
+                "{a}",
+                "GRANT EXECUTE ON FUNCTION public.citextin(cstring) TO tenantry_read",
+                "REVOKE EXECUTE ON FUNCTION public.citextin(cstring) FROM tenantry_read",
+            ),
+            (
+                Kind::CatalogAcl,
+                "{a}",
+                "GRANT SELECT ON pg_authid TO tenantry_admin",
+                "REVOKE SELECT ON pg_authid FROM tenantry_admin",
+            ),
+            (
+                Kind::CatalogAcl,
+                "{a}",
+                "GRANT SELECT (rolpassword) ON pg_authid TO PUBLIC",
+                "REVOKE SELECT (rolpassword) ON pg_authid FROM PUBLIC",
+            ),
+            (
+                Kind::CatalogAcl,
+                "{a}",
+                "GRANT SELECT ON pg_statistic TO pg_read_all_data",
+                "REVOKE SELECT ON pg_statistic FROM pg_read_all_data",
+            ),
+            (
+                Kind::CatalogAcl,
+                "{a}",
+                "GRANT UPDATE ON information_schema.sql_features TO {a}_write",
+                "REVOKE UPDATE ON information_schema.sql_features FROM {a}_write",
+            ),
+            (
+                Kind::CatalogAcl,
+                "{a}",
+                "GRANT CREATE ON SCHEMA pg_catalog TO tenantry_owner",
+                "REVOKE CREATE ON SCHEMA pg_catalog FROM tenantry_owner",
+            ),
+            (
+                Kind::CatalogAcl,
+                "{a}",
+                "GRANT USAGE ON LANGUAGE sql TO tenantry_read",
+                "REVOKE USAGE ON LANGUAGE sql FROM tenantry_read",
+            ),
+            (
+                Kind::FunctionAcl,
+                "{a}",
+                "ALTER FUNCTION pg_stat_file(text) OWNER TO tenantry_admin",
+                "ALTER FUNCTION pg_stat_file(text) OWNER TO tenantry",
+            ),
+            (
+                Kind::CatalogAcl,
+                "{a}",
+                "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC",
+                "ALTER DEFAULT PRIVILEGES REVOKE SELECT ON TABLES FROM PUBLIC",
+            ),
+            (
+                Kind::CatalogAcl,
+                "postgres",
+                "GRANT SET ON PARAMETER session_preload_libraries TO tenantry_admin",
+                "REVOKE SET ON PARAMETER session_preload_libraries FROM tenantry_admin",
+            ),
+            (
+                Kind::CatalogAcl,
+                "postgres",
+                "GRANT CREATE ON TABLESPACE pg_default TO PUBLIC",
+                "REVOKE CREATE ON TABLESPACE pg_default FROM PUBLIC",
+            ),
+            (
+                Kind::PublicAccess,
+                "postgres",
+                "CREATE DATABASE others",
+                "DROP DATABASE others",
+            ),
+            (
                 Kind::Extension,
                 "{a}",
                 "CREATE EXTENSION dblink; ALTER EXTENSION dblink SET SCHEMA public",
@@ -245,6 +362,20 @@ async fn every_planted_defect_is_found() {
                 plant(&node, &a, kind, place, defect, mend).await;
             }
         }
+
+        // All are mended: none hid that another was not found.
+        let left = node.check(&open(&[&a])).await.unwrap();
+        assert!(left.is_empty(), "after mending: {left:#?}");
+
+        // What an operator gives to a role of its own is no tenant's.
+        superuser(&node, &a.database())
+            .await
+            .batch_execute(
+                "CREATE ROLE watcher; GRANT EXECUTE ON FUNCTION pg_read_file(text) TO watcher; \
+                 GRANT SET ON PARAMETER work_mem TO watcher; REVOKE SELECT ON pg_user FROM PUBLIC",
+            )
+            .await
+            .unwrap();
 
         // Missing pieces.
         let gone = kit::pid();
@@ -280,8 +411,69 @@ async fn every_planted_defect_is_found() {
         }];
         assert!(kinds(&node, &closed).await.contains(&Kind::WrongAccess));
 
-        // The configuration.
-        let hba = dir.path().join("data/postgres/conf/pg_hba.conf");
+        // The configuration. Whether the server has loaded it, or only would at its next start.
+        let conf = dir.path().join("data/postgres/conf");
+        let settings = async |want: &[&str]| {
+            let found = node.check(&changing.concat()).await.unwrap();
+            let mut names: Vec<&str> = found.iter().map(|one| &*one.subject).collect();
+            names.dedup();
+            assert!(
+                found.iter().all(|one| one.kind == Kind::Configuration) && names == want,
+                "{want:?}: {found:#?}"
+            );
+        };
+        for (defect, is_loaded, want) in [
+            ("temp_file_limit = -1", true, &["temp_file_limit"][..]),
+            ("autovacuum = off", true, &["autovacuum"]),
+            ("log_statement = 'all'", true, &["log_statement"]),
+            (
+                "log_min_duration_statement = 0",
+                false,
+                &["log_min_duration_statement"],
+            ),
+            (
+                "session_preload_libraries = 'auto_explain'",
+                false,
+                &["session_preload_libraries"],
+            ),
+            ("max_connections = 999", true, &["max_connections"]),
+            ("listen_addresses = '*'", false, &["listen_addresses"]),
+            ("random_page_cost = 1.1", true, &[]),
+        ] {
+            let platform = superuser(&node, "postgres").await;
+            let run = async |sql: &str| platform.batch_execute(sql).await.unwrap();
+            run(&format!("ALTER SYSTEM SET {defect}")).await;
+            if is_loaded {
+                reload(&platform).await;
+            }
+            settings(want).await;
+            run("ALTER SYSTEM RESET ALL").await;
+            reload(&platform).await;
+            settings(&[]).await;
+        }
+        let platform = superuser(&node, "postgres").await;
+        let written = std::fs::read_to_string(conf.join("tenantry.conf")).unwrap();
+        std::fs::write(
+            conf.join("tenantry.conf"),
+            written.replace("temp_file_limit = '4096MB'", "temp_file_limit = -1"),
+        )
+        .unwrap();
+        reload(&platform).await;
+        let file = conf.join("tenantry.conf").display().to_string();
+        settings(&[&file, "temp_file_limit"]).await;
+        // Put back, and not loaded.
+        std::fs::write(conf.join("tenantry.conf"), written).unwrap();
+        settings(&["temp_file_limit"]).await;
+        reload(&platform).await;
+        std::fs::write(
+            conf.join("operator.conf"),
+            "work_mem = '9MB'\nlisten_addresses = '*'\n",
+        )
+        .unwrap();
+        reload(&platform).await;
+        settings(&[]).await;
+
+        let hba = conf.join("pg_hba.conf");
         let text = std::fs::read_to_string(&hba).unwrap();
         std::fs::write(&hba, format!("local all all trust\n{text}")).unwrap();
         assert!(

@@ -1,4 +1,6 @@
-//! What can only be seen from inside a tenant's database: owners, functions, extensions.
+//! What can only be seen from inside a tenant's database: owners and extensions.
+//!
+//! Does not own: grants (`grants`).
 
 use model::Pid;
 
@@ -42,7 +44,11 @@ FROM objects o JOIN pg_roles r ON r.oid = o.owner
 WHERE o.oid >= 16384
   AND r.rolname NOT IN ('tenantry_owner', 'tenantry_admin', 'tenantry_write', 'tenantry_read')
   AND NOT EXISTS (SELECT FROM pg_depend d
-    WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'e')
+    WHERE d.classid = o.class AND d.objid = o.oid AND (d.deptype = 'e'
+      -- Array types, row types, toast tables, indexes and sequences of what belongs to one.
+      OR d.deptype IN ('i', 'a') AND o.class IN ('pg_type'::regclass, 'pg_class'::regclass)
+        AND EXISTS (SELECT FROM pg_depend e WHERE e.classid = d.refclassid AND e.objid = d.refobjid
+          AND e.objsubid = 0 AND e.deptype = 'e')))
   AND NOT (o.class = 'pg_namespace'::regclass
     AND EXISTS (SELECT FROM pg_namespace n WHERE n.oid = o.oid AND n.nspname = 'tenantry'))
   AND NOT (o.class = 'pg_proc'::regclass
@@ -50,29 +56,6 @@ WHERE o.oid >= 16384
       WHERE p.oid = o.oid AND n.nspname = 'tenantry'
         AND p.proname IN ('guard_start', 'guard_end')))
 GROUP BY 1, 2, 4 ORDER BY 1, 2";
-
-/// Functions that `sql/template.sql` takes from PUBLIC and that `read` may call all the same.
-const FUNCTIONS: &str = "
-SELECT count(*) FROM pg_proc
-WHERE pronamespace = 'pg_catalog'::regnamespace
-  AND (proname ~ '^pg_(try_)?advisory_' OR proname = ANY ($1))
-  AND has_function_privilege('tenantry_read', oid, 'EXECUTE')";
-
-/// Named one by one in `sql/template.sql`; a test compares.
-const REVOKED: [&str; 12] = [
-    "lo_creat",
-    "lo_create",
-    "lo_from_bytea",
-    "lo_put",
-    "lowrite",
-    "lo_truncate",
-    "lo_truncate64",
-    "lo_unlink",
-    "pg_logical_emit_message",
-    "pg_export_snapshot",
-    "pg_current_xact_id",
-    "txid_current",
-];
 
 /// Extensions that reach other servers or files, or show the statements of other tenants.
 const FORBIDDEN: [&str; 7] = [
@@ -107,16 +90,7 @@ impl Node {
             let detail = format!("{count} of {class} belong to {owner}");
             findings.push(Finding::new(kind, &name, detail));
         }
-        for row in self
-            .rows(&inside, STEP, FUNCTIONS, &[&&REVOKED[..]])
-            .await?
-        {
-            let open: i64 = row.get(0);
-            if open > 0 {
-                let detail = format!("{open} functions that readers must not call");
-                findings.push(Finding::new(Kind::FunctionAcl, &name, detail));
-            }
-        }
+        self.check_grants(&inside, &name, findings).await?;
         const EXTENSIONS: &str = "SELECT extname::text FROM pg_extension WHERE extname = ANY ($1)";
         for row in self
             .rows(&inside, STEP, EXTENSIONS, &[&&FORBIDDEN[..]])
@@ -125,31 +99,5 @@ impl Node {
             findings.push(Finding::new(Kind::Extension, &name, row.get::<_, &str>(0)));
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::steps::TEMPLATE_TEXT;
-
-    #[test]
-    fn the_checker_knows_every_function_that_the_template_takes_away() {
-        let list = TEMPLATE_TEXT
-            .split("proname IN (")
-            .nth(1)
-            .unwrap()
-            .split(')')
-            .next()
-            .unwrap();
-        let mut named: Vec<&str> = list
-            .split(',')
-            .map(|name| name.trim().trim_matches('\''))
-            .collect();
-        let mut known = REVOKED.to_vec();
-        named.sort_unstable();
-        known.sort_unstable();
-        assert_eq!(named, known);
-        assert!(TEMPLATE_TEXT.contains("'^pg_(try_)?advisory_'"));
     }
 }

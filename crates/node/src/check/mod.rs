@@ -1,9 +1,11 @@
 //! The deep checker: compares what is on a server with what should be there.
 //!
 //! Owns: what counts as a finding, and the order of looking: databases and roles (`server`), the
-//! configuration, then the inside of every open tenant database (`inside`). Changes nothing;
+//! configuration (`configuration`), then the inside of every open tenant database (`inside`, `grants`). Changes nothing;
 //! [`Node::repair_logins`] sets back what a tenant can change on its own roles.
 
+mod configuration;
+mod grants;
 mod inside;
 mod server;
 
@@ -102,11 +104,15 @@ pub enum FindingKind {
     PrivilegedOwner,
     /// Something inside a tenant database belongs to a role that names a tenant.
     NamedOwner,
-    /// Readers may call a function that takes what all tenants share.
+    /// A grant on a function of PostgreSQL or of an extension that neither came with it nor is ours,
+    /// or one of ours that is not there.
     FunctionAcl,
+    /// The same of any other object of theirs: a catalog, a language, a setting, a tablespace; or it
+    /// belongs to somebody else.
+    CatalogAcl,
     /// An extension that must not be in a tenant database.
     Extension,
-    /// The server's own configuration differs from what we wrote.
+    /// A file of ours, or a setting, differs from what we wrote and `operator.conf` adds.
     Configuration,
     /// A database is so many transactions old that freezing it cannot wait.
     TransactionAge,
@@ -137,6 +143,7 @@ impl Node {
             }
             roles.check_strays(&seen, &mut findings);
             self.check_settings(&lease, None, &mut findings).await?;
+            self.check_shared_grants(&lease, &mut findings).await?;
             self.check_template(&lease, &mut findings).await?;
             self.check_configuration(&lease, &mut findings).await?;
             self.check_age(&lease, &mut findings).await?;
@@ -277,40 +284,6 @@ impl Node {
             );
             let database: String = row.get(0);
             findings.push(Finding::new(FindingKind::TransactionAge, database, detail));
-        }
-        Ok(())
-    }
-
-    async fn check_configuration(
-        &self,
-        lease: &Lease,
-        findings: &mut Vec<Finding>,
-    ) -> Result<(), NodeError> {
-        let Some(ours) = &self.shared.parts.managed else {
-            return Ok(());
-        };
-        let file = ours.hba_file.display().to_string();
-        let mut wrong = |detail: &str| {
-            findings.push(Finding::new(FindingKind::Configuration, &file, detail));
-        };
-        match std::fs::read_to_string(&ours.hba_file) {
-            Ok(text) if text == ours.hba_text => {}
-            Ok(_) => wrong("was changed; a restart writes it anew"),
-            Err(error) => wrong(&format!("cannot be read: {error}")),
-        }
-        const SETTINGS: &str = "SELECT current_setting('hba_file'), \
-            current_setting('listen_addresses'), current_setting('max_prepared_transactions')";
-        let rows = self
-            .rows(lease, "check the configuration", SETTINGS, &[])
-            .await?;
-        for row in rows {
-            let (hba, listen, prepared): (&str, &str, &str) = (row.get(0), row.get(1), row.get(2));
-            if hba != file {
-                wrong("is not the file that the server uses");
-            }
-            if !listen.is_empty() || prepared != "0" {
-                wrong("the server listens on TCP or allows prepared transactions");
-            }
         }
         Ok(())
     }

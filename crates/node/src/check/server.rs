@@ -16,11 +16,12 @@ use crate::{
 
 const STEP: &str = "check roles and databases";
 const GROUPS: [Group; 4] = [Group::Owner, Group::Admin, Group::Write, Group::Read];
-/// Databases that are no tenant's and that no tenant may enter.
-const DOORS: [&str; 4] = ["postgres", "template1", CATALOG_DATABASE, TEMPLATE_DATABASE];
+/// Databases that are no tenant's and all the same ours.
+const OURS: [&str; 2] = [CATALOG_DATABASE, TEMPLATE_DATABASE];
 
 impl Node {
-    /// Owners and grants of the databases of tenants and of the doors; of `only` alone, when given.
+    /// Owners and grants of all databases, of which no tenant may enter any but its own; of `only`
+    /// alone, when given.
     pub(super) async fn check_databases(
         &self,
         lease: &Lease,
@@ -36,11 +37,8 @@ impl Node {
              FROM pg_database d \
              CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a \
              LEFT JOIN pg_roles r ON r.oid = a.grantee \
-             WHERE ($1::text IS NULL AND (d.datname ~ '^x_[a-z][a-z0-9]{11}$' OR d.datname = ANY ($2))) \
-               OR d.datname = $1";
-        let rows = self
-            .rows(lease, STEP, GRANTS, &[&only, &&DOORS[..]])
-            .await?;
+             WHERE d.datname <> 'template0' AND ($1::text IS NULL OR d.datname = $1)";
+        let rows = self.rows(lease, STEP, GRANTS, &[&only]).await?;
         let open: BTreeSet<String> = expected
             .iter()
             .filter(|one| one.state == ExpectedState::Open)
@@ -53,8 +51,9 @@ impl Node {
             let (database, ours): (String, bool) = (row.get(0), row.get(1));
             let (grantee, privilege): (&str, &str) = (row.get(2), row.get(3));
             let (grantable, of_owner): (bool, bool) = (row.get(4), row.get(5));
-            let is_door = DOORS.contains(&&*database);
-            if !ours && (!is_door || [CATALOG_DATABASE, TEMPLATE_DATABASE].contains(&&*database)) {
+            let is_door = !split(&database).is_some_and(|(_, rest)| rest.is_empty());
+            let is_ours = !is_door || OURS.contains(&&*database);
+            if !ours && is_ours {
                 foreign.insert(database.clone());
             }
             if of_owner {
@@ -63,8 +62,8 @@ impl Node {
             if grantee == "PUBLIC" {
                 // Whatever state it is in, but for one that was never opened: it has PUBLIC's default
                 // grants behind its limit of 0, and what opens it takes them away in the same moment.
-                // Of an attached server these two belong to others: see `open_doors`.
-                let is_others = !is_managed && ["postgres", "template1"].contains(&&*database);
+                // Of an attached server all but ours belong to others: see `open_doors`.
+                let is_others = !is_managed && !is_ours;
                 let never_opened: bool = row.get(6);
                 if !is_others && (is_door || !never_opened) {
                     findings.push(Finding::new(Kind::PublicAccess, database, privilege));

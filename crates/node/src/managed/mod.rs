@@ -9,7 +9,7 @@ mod machine;
 mod orphan;
 mod place;
 mod server;
-mod settings;
+pub(crate) mod settings;
 mod socket;
 mod user;
 
@@ -228,7 +228,7 @@ pub struct Managed {
     pid: Arc<AtomicU32>,
     stop: oneshot::Sender<server::Stopping>,
     keeper: tokio::task::JoinHandle<()>,
-    sizes: Mutex<Sizes>,
+    sizes: Arc<Mutex<Sizes>>,
     conf: PathBuf,
     group: Option<u32>,
 }
@@ -336,6 +336,8 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
     };
     let group = user.as_ref().map(|user| user.gid);
     cluster::configure(&place, &sizes, group)?;
+    let process_bytes_max = sizes.process_bytes_max();
+    let sizes = Arc::new(Mutex::new(sizes));
 
     let pid = Arc::new(AtomicU32::new(0));
     let mut connect = Config::new();
@@ -357,6 +359,8 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         managed: Some(ManagedFacts {
             hba_file: place.conf().join("pg_hba.conf"),
             hba_text: settings::hba(SUPERUSER),
+            conf_file: place.conf().join("tenantry.conf"),
+            sizes: sizes.clone(),
             postmaster: pid.clone(),
         }),
     });
@@ -368,7 +372,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         bin: installation.bin,
         place,
         user,
-        process_bytes_max: sizes.process_bytes_max(),
+        process_bytes_max,
         tail: log::Tail::default(),
     };
     let keeper = server::run(launch, node.clone(), state_out, pid.clone(), stopped).await?;
@@ -378,7 +382,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         pid,
         stop,
         keeper,
-        sizes: Mutex::new(sizes),
+        sizes,
         conf,
         group,
     };

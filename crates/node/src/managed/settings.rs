@@ -125,7 +125,7 @@ impl Sizes {
         // Checkpoints by time, not by the pages that copies of the template write to the log.
         set("checkpoint_timeout", &"5min");
         set("max_wal_size", &"4GB");
-        set("wal_compression", &"on");
+        set("wal_compression", &"pglz");
         // One call per file system instead of opening every file of every database after a crash.
         set("recovery_init_sync_method", &"syncfs");
         if self.major >= 18 {
@@ -167,6 +167,14 @@ impl Sizes {
     }
 }
 
+/// Names and values of a text of [`Sizes::conf`].
+pub(crate) fn values_of(conf: &str) -> impl Iterator<Item = (&str, &str)> {
+    conf.lines().filter_map(|line| {
+        let (name, value) = line.split_once(" = '")?;
+        Some((name, value.strip_suffix('\'')?))
+    })
+}
+
 /// Who may come in, and how: the platform; then the members of the role that is named like the
 /// database; then nobody.
 pub(crate) fn hba(superuser: &str) -> String {
@@ -177,6 +185,19 @@ pub(crate) fn hba(superuser: &str) -> String {
          local all      all      reject\n"
     )
 }
+
+/// Settings that [`arguments`] gives.
+pub(crate) const COMMAND_LINE: [&str; 9] = [
+    "config_file",
+    "hba_file",
+    "ident_file",
+    "listen_addresses",
+    "port",
+    "unix_socket_directories",
+    "unix_socket_permissions",
+    "max_prepared_transactions",
+    "restart_after_crash",
+];
 
 /// Arguments of `postgres`: no file can change these.
 pub(crate) fn arguments(cluster: &Path, conf: &Path, socket_dir: &Path) -> Vec<OsString> {
@@ -255,6 +276,17 @@ mod tests {
         for (databases, naptime) in [(0, 60), (30, 60), (1500, 3000), (1_000_000, 86_400)] {
             assert_eq!(sizes(4, databases).autovacuum_naptime_s(), naptime);
         }
+    }
+
+    #[test]
+    fn every_argument_is_known_by_name() {
+        let arguments = arguments(Path::new("/c"), Path::new("/f"), Path::new("/s"));
+        let names: Vec<&str> = arguments
+            .iter()
+            .filter_map(|text| text.to_str()?.split_once('='))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(names, COMMAND_LINE);
     }
 
     #[test]
