@@ -18,6 +18,7 @@ use crate::{
     error::Refusal,
     journal::About,
     limits::{Exceeded, Moment, Pulse},
+    pins::Pins,
     pool::Tenant,
     server::CancelTarget,
     worker::Worker,
@@ -82,6 +83,8 @@ pub(crate) struct Handle {
     pub(crate) about: About,
     /// Whether the server owes it an answer.
     pub(crate) is_busy: Cell<bool>,
+    /// Why it keeps its server connection between transactions.
+    pub(crate) pins: Cell<Pins>,
     pub(crate) pulse: Pulse,
     /// When it is looked at because of some limit.
     pub(crate) alarm: Cell<Option<Moment>>,
@@ -122,6 +125,7 @@ impl Handle {
             pid,
             about,
             is_busy: Cell::new(false),
+            pins: Cell::default(),
             pulse: Pulse::new(),
             alarm: Cell::default(),
             course: RefCell::default(),

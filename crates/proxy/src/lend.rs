@@ -161,6 +161,7 @@ impl Session {
     }
 
     pub(crate) fn attach(&mut self, mut server: Box<Server>) {
+        add(&self.handle.about.counters.lends, 1);
         let lending = &mut self.lending;
         let is_where_it_was = server
             .last
@@ -271,7 +272,7 @@ impl Session {
                 Ok(None)
             }
             Verdict::Kept => {
-                self.count_pins();
+                self.count_pins(worker);
                 Ok(None)
             }
             Verdict::Unclear { now } => {
@@ -295,7 +296,7 @@ impl Session {
         self.handle.answer_recall();
         self.handle.set_target(None);
         self.beat(worker, Instant::now);
-        self.counted = Pins::default();
+        self.handle.pins.set(Pins::default());
         server.last = Some(Last {
             session: self.lending.serial,
             credential: self.lending.credential,
@@ -310,12 +311,13 @@ impl Session {
         }
     }
 
-    fn count_pins(&mut self) {
+    fn count_pins(&mut self, worker: &Worker) {
         let pins = self.lending.pins();
-        for pin in pins.without(self.counted).iter() {
+        for pin in pins.without(self.handle.pins.get()).iter() {
             add(&self.tenant.knowledge.pins[pin as usize], 1);
+            worker.counted.pins.add(pin.as_str());
         }
-        self.counted = pins;
+        self.handle.pins.set(pins);
     }
 
     /// Asks the server what it holds for the session, and gives it back if that is nothing.
@@ -331,7 +333,7 @@ impl Session {
         if lending.prepared.unnamed == Unnamed::There {
             // A question of ours would drop it.
             handle.answer_recall();
-            self.count_pins();
+            self.count_pins(worker);
             tenant.recall(worker, handle.role);
             return Ok(());
         }
@@ -364,7 +366,7 @@ impl Session {
         {
             self.release(worker);
         } else {
-            self.count_pins();
+            self.count_pins(worker);
             // Somebody else may be able to.
             self.tenant.recall(worker, self.handle.role);
         }

@@ -101,6 +101,7 @@ pub(crate) struct Counted {
     pub(crate) sessions_ended: Tally,
     pub(crate) statements_refused: Tally,
     pub(crate) limits_reached: Tally,
+    pub(crate) pins: Tally,
     pub(crate) opens_failed: Tally,
     pub(crate) opened: Cell<u64>,
     pub(crate) evicted: Cell<u64>,
@@ -127,6 +128,8 @@ pub struct WorkerCounts {
     pub statements_refused: Words,
     /// Limits of tenants that ended a statement or a session, by the name of the limit.
     pub limits_reached: Words,
+    /// Times that a session had something that kept it on its server connection, by what it was.
+    pub pins: Words,
     /// Server connections that could not be opened: `refused`, `full` or `down`.
     pub opens_failed: Words,
     /// Server connections that were opened.
@@ -154,6 +157,7 @@ impl Counted {
             sessions_ended: self.sessions_ended.0.borrow().clone(),
             statements_refused: self.statements_refused.0.borrow().clone(),
             limits_reached: self.limits_reached.0.borrow().clone(),
+            pins: self.pins.0.borrow().clone(),
             opens_failed: self.opens_failed.0.borrow().clone(),
             opened: self.opened.get(),
             evicted: self.evicted.get(),
@@ -180,6 +184,7 @@ impl WorkerCounts {
             (&mut self.sessions_ended, &other.sessions_ended),
             (&mut self.statements_refused, &other.statements_refused),
             (&mut self.limits_reached, &other.limits_reached),
+            (&mut self.pins, &other.pins),
             (&mut self.opens_failed, &other.opens_failed),
         ] {
             for (word, count) in other {

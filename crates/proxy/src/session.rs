@@ -28,7 +28,6 @@ use crate::{
     limits::{self, Meter},
     login::refusal_of,
     metrics::micros,
-    pins::Pins,
     pool::Tenant,
     relay::{Skip, Turn},
     server::{ExchangeError, Parameters, Said, Server},
@@ -146,8 +145,6 @@ pub(crate) struct Session {
     pub(crate) ours_failed: bool,
     /// Which answer belongs to which statement.
     pub(crate) watch: Box<Watch>,
-    /// Why it keeps its server connection, as far as that was counted.
-    pub(crate) counted: Pins,
     pub(crate) meter: Meter,
     /// Statements begun since it was at rest, as far as their number is limited.
     pub(crate) begun: u32,
@@ -266,7 +263,6 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
                 is_rest_ours: false,
                 ours_failed: false,
                 watch: Box::new(Watch::new(&registered.tenant.insight)),
-                counted: Pins::default(),
                 meter: Meter::default(),
                 begun: 0,
                 has_executed: false,

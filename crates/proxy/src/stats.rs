@@ -25,6 +25,7 @@ pub(crate) struct Counters {
     pub(crate) bytes_to_clients: Cell<u64>,
     pub(crate) logins: Cell<u64>,
     pub(crate) transactions: Cell<u64>,
+    pub(crate) lends: Cell<u64>,
     pub(crate) waits: Cell<u64>,
     pub(crate) waited_us: Cell<u64>,
     pub(crate) busy_us: Cell<u64>,
@@ -48,6 +49,7 @@ impl Counters {
             bytes_to_clients: self.bytes_to_clients.get(),
             logins: self.logins.get(),
             transactions: self.transactions.get(),
+            lends: self.lends.get(),
             waits: self.waits.get(),
             waited_us: self.waited_us.get(),
             busy_us: self.busy_us.get(),
@@ -63,6 +65,7 @@ impl Counters {
         add(&self.bytes_to_clients, other.bytes_to_clients);
         add(&self.logins, other.logins);
         add(&self.transactions, other.transactions);
+        add(&self.lends, other.lends);
         add(&self.waits, other.waits);
         add(&self.waited_us, other.waited_us);
         add(&self.busy_us, other.busy_us);
@@ -86,6 +89,8 @@ pub struct Totals {
     pub logins: u64,
     /// Times the server said that no transaction runs any more.
     pub transactions: u64,
+    /// Times a session was lent a server connection.
+    pub lends: u64,
     /// Times a client waited for a server connection, however short.
     pub waits: u64,
     /// How long all of them together, microseconds.
@@ -106,6 +111,7 @@ macro_rules! each {
             bytes_to_clients: $one.bytes_to_clients.$combine($other.bytes_to_clients),
             logins: $one.logins.$combine($other.logins),
             transactions: $one.transactions.$combine($other.transactions),
+            lends: $one.lends.$combine($other.lends),
             waits: $one.waits.$combine($other.waits),
             waited_us: $one.waited_us.$combine($other.waited_us),
             busy_us: $one.busy_us.$combine($other.busy_us),

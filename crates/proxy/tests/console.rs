@@ -361,6 +361,62 @@ async fn kill_ends_the_sessions_of_one_tenant() {
     console.simple_query("KILL zzzzzzzzzzzz").await.unwrap();
 }
 
+/// What keeps a session on its server connection, for as long as it does.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_shows_lends_and_pins_by_reason() {
+    let stack = start().await;
+    let tenant = stack.tenant();
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.pool_mode = model::route::PoolMode::Auto;
+        route.limits.server_connections_max = 1;
+    });
+    let client = stack.connect(&tenant, Role::Admin).await;
+    for _ in 0..3 {
+        client
+            .batch_execute("BEGIN; SELECT 1; COMMIT")
+            .await
+            .unwrap();
+    }
+    let console = console(&stack).await;
+    assert!(show(&console, "SHOW PINS").await.is_empty());
+    let rows = show(&console, "SHOW CLIENTS").await;
+    let own = the(&rows, "database", tenant.id.as_str());
+    assert_eq!((number(own, "lends"), &own["pins"]), (3, &None));
+    let stats = show(&console, "SHOW STATS").await;
+    let own = the(&stats, "database", tenant.id.as_str());
+    assert_eq!(number(own, "total_server_assignment_count"), 3);
+
+    // Looked at when somebody needs the server connection.
+    client
+        .batch_execute("CREATE TEMPORARY TABLE t (a int); LISTEN news")
+        .await
+        .unwrap();
+    let other = stack.connect(&tenant, Role::Admin).await;
+    let waiting = other.batch_execute("SELECT 1");
+    let look = async {
+        loop {
+            let rows = show(&console, "SHOW PINS").await;
+            if rows.len() == 2 {
+                return rows;
+            }
+        }
+    };
+    let rows = tokio::select! {
+        _ = waiting => panic!("there is no other server connection"),
+        rows = look => rows,
+    };
+    assert_eq!(number(the(&rows, "reason", "temporary"), "sessions"), 1);
+    assert_eq!(number(the(&rows, "reason", "listen"), "total"), 1);
+    let rows = show(&console, "SHOW CLIENTS").await;
+    assert!(
+        rows.iter()
+            .any(|row| row["pins"].as_deref() == Some("temporary,listen")),
+        "{rows:?}"
+    );
+    let reasons = stack.proxy().snapshot().await.counts.pins;
+    assert_eq!((reasons["temporary"], reasons["listen"]), (1, 1));
+}
+
 async fn process(client: &tokio_postgres::Client) -> i32 {
     let sql = "SELECT pg_backend_pid()";
     client.query_one(sql, &[]).await.unwrap().get(0)

@@ -29,6 +29,7 @@ pub(super) enum Show {
     Databases,
     Help,
     Lists,
+    Pins,
     Pools,
     Servers,
     Stats,
@@ -47,7 +48,7 @@ pub(super) enum Act {
 }
 
 impl Show {
-    pub(super) const ALL: [(Self, &str, &str); 11] = [
+    pub(super) const ALL: [(Self, &str, &str); 12] = [
         (
             Self::Clients,
             "CLIENTS",
@@ -65,6 +66,11 @@ impl Show {
         ),
         (Self::Help, "HELP", "this list"),
         (Self::Lists, "LISTS", "how many of everything there are"),
+        (
+            Self::Pins,
+            "PINS",
+            "what keeps sessions on their server connections, by database",
+        ),
         (
             Self::Pools,
             "POOLS",

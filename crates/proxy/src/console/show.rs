@@ -21,6 +21,7 @@ use crate::{
     config::Limits,
     errand,
     metrics::micros,
+    pins::{Pin, Pins},
     pool::Tenant,
     stats::{TenantStats, Totals},
     worker::Worker,
@@ -47,6 +48,8 @@ pub(super) fn columns(what: Show) -> Table {
         ("errors", Number),
         ("bytes_received", Number),
         ("bytes_sent", Number),
+        ("lends", Number),
+        ("pins", Text),
     ];
     const SERVERS: &[(&str, Holds)] = &[
         ("type", Text),
@@ -135,6 +138,12 @@ pub(super) fn columns(what: Show) -> Table {
         Show::Databases => DATABASES,
         Show::Tenants => TENANTS,
         Show::Lists => &[("list", Text), ("items", Number)],
+        Show::Pins => &[
+            ("database", Text),
+            ("reason", Text),
+            ("sessions", Number),
+            ("total", Number),
+        ],
         Show::Config => &[
             ("key", Text),
             ("value", Text),
@@ -162,6 +171,7 @@ pub(super) async fn show(worker: &Rc<Worker>, what: Show) -> Table {
                 Show::Lists => lists(worker, &tenants, &mut table),
                 Show::Clients => clients(&tenants, &mut table),
                 Show::Servers => servers(&tenants, &mut table),
+                Show::Pins => list_pins(&tenants, &mut table),
                 Show::Pools => pools(&tenants, &mut table),
                 Show::Stats | Show::StatsTotals => stats(&tenants, &mut table),
                 Show::Databases => databases(&tenants, &mut table),
@@ -199,6 +209,7 @@ struct SessionSeen {
     application: Box<str>,
     credential: String,
     is_busy: bool,
+    pins: Pins,
     waits_since: Option<Instant>,
     /// Its server connection: the number of the process, and whether it is being cancelled.
     server: Option<(Option<i32>, bool)>,
@@ -225,6 +236,7 @@ fn look_at(tenant: &Rc<Tenant>) -> Seen {
             application: about.application.clone(),
             credential: handle.credential.to_string(),
             is_busy: handle.is_busy.get(),
+            pins: handle.pins.get(),
             waits_since: about.waits_since.get(),
             server: target.map(|target| {
                 let process = target.key.as_ref().map(|key| key.process_id());
@@ -305,6 +317,8 @@ fn clients(tenants: &[Seen], table: &mut Table) {
                 session.did.errors.into(),
                 session.did.bytes_from_clients.into(),
                 session.did.bytes_to_clients.into(),
+                session.did.lends.into(),
+                names(session.pins).into(),
             ]);
         }
     }
@@ -377,6 +391,27 @@ fn pools(tenants: &[Seen], table: &mut Table) {
     }
 }
 
+/// None: nothing keeps it.
+fn names(pins: Pins) -> Option<String> {
+    let names: Vec<&str> = pins.iter().map(Pin::as_str).collect();
+    (!names.is_empty()).then(|| names.join(","))
+}
+
+fn list_pins(tenants: &[Seen], table: &mut Table) {
+    for tenant in tenants {
+        for (pin, total) in tenant.stats.pins.iter().filter(|(_, total)| *total > 0) {
+            let sessions = tenant.sessions.iter();
+            let sessions = sessions.filter(|own| own.pins.iter().any(|own| own == *pin));
+            table.add([
+                tenant.stats.tenant.as_str().into(),
+                pin.as_str().into(),
+                sessions.count().into(),
+                (*total).into(),
+            ]);
+        }
+    }
+}
+
 fn mode(resolved: &Resolved) -> &'static str {
     resolved.route.pool_mode.as_str()
 }
@@ -386,7 +421,7 @@ fn stats(tenants: &[Seen], table: &mut Table) {
         let did = stats.totals;
         table.add([
             stats.tenant.as_str().into(),
-            did.waits.into(),
+            did.lends.into(),
             did.transactions.into(),
             did.statements.into(),
             did.bytes_from_clients.into(),

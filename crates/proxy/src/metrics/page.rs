@@ -128,6 +128,13 @@ fn statements(page: &mut Page, now: &Snapshot) {
         "limit",
         &now.counts.limits_reached,
     );
+    words(
+        page,
+        "tenantry_pins_total",
+        "Times that a session had something that kept it on its server connection, by what it was.",
+        "reason",
+        &now.counts.pins,
+    );
     times(
         page,
         "tenantry_statement_seconds",
@@ -224,7 +231,7 @@ fn mistakes(page: &mut Page, now: &Snapshot) {
 type Count = fn(&Totals) -> Value;
 
 /// Of all tenants together.
-const COUNTS: [(&str, &str, Count); 6] = [
+const COUNTS: [(&str, &str, Count); 7] = [
     (
         "tenantry_statements_total",
         "Statements: results of simple queries, and executions.",
@@ -234,6 +241,11 @@ const COUNTS: [(&str, &str, Count); 6] = [
         "tenantry_transactions_total",
         "Times that PostgreSQL said that no transaction runs any more.",
         |totals| totals.transactions.into(),
+    ),
+    (
+        "tenantry_server_lends_total",
+        "Times that a session was lent a server connection.",
+        |totals| totals.lends.into(),
     ),
     ("tenantry_rows_total", "Rows sent to clients.", |totals| {
         totals.rows.into()
