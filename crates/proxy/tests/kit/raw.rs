@@ -228,8 +228,12 @@ impl Raw {
         parameters: &[(&str, &str)],
         password: &str,
     ) -> Vec<Message> {
-        self.startup(protocol, parameters);
+        let mut out = Vec::new();
+        build::startup(protocol, parameters.iter().copied(), &mut out);
         let mut seen = Vec::new();
+        // Who is not let in may be told so, and hung up on, before all is sent.
+        let _ = self.stream.write_all(&out);
+        let _ = self.stream.flush();
         let mut waiting_for_first = None;
         let mut waiting_for_final = None;
         while let Some((kind, body)) = self.message() {
@@ -262,7 +266,8 @@ impl Raw {
                 _ => {}
             }
             if !out.is_empty() {
-                self.send(&out);
+                let _ = self.stream.write_all(&out);
+                let _ = self.stream.flush();
             }
         }
         seen
