@@ -6,5 +6,6 @@ mod catalog;
 mod command_line;
 mod crash;
 mod flows;
+mod limits;
 mod metrics;
 mod settings;
