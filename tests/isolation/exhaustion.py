@@ -6,6 +6,7 @@ a row and reads it, within WORKS_MAX_S. Where a defence needs a moment to notice
 """
 
 import os
+import select
 import socket
 import struct
 import threading
@@ -26,8 +27,10 @@ WORKS_MAX_S = 10
 RECOVERS_MAX_S = 20
 # model::Limits.
 CLIENTS_OF_TENANT_MAX, SERVERS_OF_TENANT_MAX = 500, 12
-# crates/proxy: clients_max.
-CLIENTS_MAX = 1000
+# product.Product: --clients-max.
+CLIENTS_MAX = product.CLIENTS_MAX
+# crates/proxy: login_time_max. What is closed sooner was pushed out.
+LOGIN_TIME_MAX_S = 15
 
 
 def works(world, what=""):
@@ -170,6 +173,16 @@ def slow(world, number, first):
     return sockets
 
 
+def is_closed(one):
+    """Whether the other side ended this connection."""
+    if not select.select([one], [], [], 0)[0]:
+        return False
+    try:
+        return one.recv(1, socket.MSG_PEEK) == b""
+    except OSError:
+        return True
+
+
 @mechanism
 def slow_logins(world):
     """Connections that begin a startup packet, a TLS handshake or a login and never end it; B works."""
@@ -178,6 +191,13 @@ def slow_logins(world):
     sockets = []
     try:
         # More than the process takes: the last ones push the first ones out.
+        began = time.monotonic()
+        sockets += slow(world, CLIENTS_MAX + 50, b"")
+        equal(len(sockets), CLIENTS_MAX + 50, "connections that are let as far as that")
+        until(lambda: all(is_closed(one) for one in sockets[:50]), "the first ones are pushed out", LOGIN_TIME_MAX_S)
+        if time.monotonic() - began >= LOGIN_TIME_MAX_S:
+            raise Failure("the first ones may just have been too slow: this shows nothing")
+        equal([is_closed(one) for one in sockets[-50:]], [False] * 50, "the last ones are closed")
         for first in (b"", b"\0", b"\0\0\0\x40\0\x03", tls_request, b"\x16\x03\x01\x02", tls_request + hello[:30]):
             sockets += slow(world, CLIENTS_MAX // 4, first)
             works(world, f"beside {len(sockets)} connections that never log in ({first[:12]!r})")

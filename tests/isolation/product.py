@@ -41,6 +41,10 @@ shared_preload_libraries = 'pg_stat_statements'
 """
 
 
+# Fewer than an operator gets, so that the suite reaches the end; more than one tenant may have.
+CLIENTS_MAX = 600
+
+
 class ApiError(Exception):
     pass
 
@@ -72,7 +76,7 @@ class Product(Server):
 
     user = "tenantry"
     # For another suite on this product.
-    operator_conf, arguments = OPERATOR_CONF, ()
+    operator_conf, arguments = OPERATOR_CONF, ("--clients-max", str(CLIENTS_MAX))
 
     def __init__(self, bin_dir):
         self.bin, self.weaken, self.held = Path(bin_dir), set(), {}

@@ -190,7 +190,7 @@ impl Reader {
         let log = self.or("log", LogForm::Human, str::parse);
         let log_filter = self.or("log-filter", "info".to_owned(), log_filter);
         let workers = self.or("workers", 1, |text| count(text, 1, WORKERS_MAX));
-        let clients_max = self.or("clients-max", 5000, |text| count(text, 1, CLIENTS_MAX));
+        let clients_max = self.or("clients-max", 1000, |text| count(text, 1, CLIENTS_MAX));
         let server_connections_max = self.or("server-connections-max", 100, |text| {
             count(text, 4, SERVER_CONNECTIONS_MAX)
         });

@@ -134,7 +134,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
     setting(
         "clients-max",
         "COUNT",
-        "5000",
+        "1000",
         "PostgreSQL clients at once; each needs an open file and, idle, some 10 kB",
     ),
     setting(
@@ -242,6 +242,28 @@ pub(crate) const SETTINGS: &[Setting] = &[
 ];
 
 impl Setting {
+    /// What a value in the file has to be: in TOML `5` is a number and no path.
+    fn kind(&self) -> &'static str {
+        match self.value {
+            None => "true or false",
+            Some("COUNT" | "PERCENT") => "a number",
+            Some(_) => "one text in quotes",
+        }
+    }
+
+    /// A value of the file as it would be given on the command line; numbers and switches may stand in
+    /// quotes, too. `None`: of another kind.
+    fn text(&self, value: &toml::de::DeValue<'_>) -> Option<String> {
+        let text = value.as_str().map(str::to_owned);
+        match self.value {
+            None => text.or_else(|| value.as_bool().map(|value| value.to_string())),
+            Some("COUNT" | "PERCENT") => {
+                text.or_else(|| value.as_integer().map(|value| value.as_str().to_owned()))
+            }
+            Some(_) => text,
+        }
+    }
+
     /// Its environment variable.
     pub(crate) fn variable(&self) -> String {
         format!("TENANTRY_{}", self.name.replace('-', "_").to_uppercase())
@@ -426,6 +448,8 @@ fn read_file(path: &Path, raw: &mut Raw) {
         line: text[..offset.min(text.len())].matches('\n').count() + 1,
     };
     let (table, errors) = toml::de::DeTable::parse_recoverable(&text);
+    // What it was to be is guesswork where the syntax is broken: only that is told, then.
+    let is_broken = !errors.is_empty();
     for error in errors {
         raw.mistakes.push(Mistake {
             source: at(error.span().map_or(0, |span| span.start)),
@@ -435,30 +459,24 @@ fn read_file(path: &Path, raw: &mut Raw) {
     for (key, value) in table.get_ref() {
         let source = at(key.span().start);
         let name = key.get_ref().as_ref();
-        let Some(setting) = SETTINGS.iter().find(|setting| setting.name == name) else {
-            raw.mistakes.push(Mistake {
-                source,
-                what: unknown(name),
-            });
-            continue;
-        };
+        let setting = SETTINGS.iter().find(|setting| setting.name == name);
         let value = value.get_ref();
-        let text = value
-            .as_str()
-            .map(str::to_owned)
-            .or_else(|| value.as_bool().map(|value| value.to_string()))
-            .or_else(|| value.as_integer().map(|value| value.as_str().to_owned()));
-        match text {
-            Some(text) => {
-                raw.values.insert(setting.name, (text, source));
-            }
-            None => raw.mistakes.push(Mistake {
-                source,
-                what: format!(
-                    "{name} takes one value, not this kind ({})",
+        let what = match setting {
+            None => unknown(name),
+            Some(setting) => match setting.text(value) {
+                Some(text) => {
+                    raw.values.insert(setting.name, (text, source));
+                    continue;
+                }
+                None => format!(
+                    "{name} takes {}, not this kind ({})",
+                    setting.kind(),
                     value.type_str()
                 ),
-            }),
+            },
+        };
+        if !is_broken {
+            raw.mistakes.push(Mistake { source, what });
         }
     }
 }
@@ -587,14 +605,63 @@ mod tests {
         has(4, "did you mean 'workers'");
         has(5, "(array)");
         has(6, "--help");
-        has(7, "log takes one value");
+        has(7, "log takes one text");
         assert_eq!(found.len(), 5);
+    }
+
+    #[test]
+    fn a_value_of_another_kind_is_refused() {
+        for (line, want) in [
+            (
+                "data-dir = 5",
+                "data-dir takes one text in quotes, not this kind (integer)",
+            ),
+            (
+                "data-dir = true",
+                "data-dir takes one text in quotes, not this kind (boolean)",
+            ),
+            (
+                "retention = 24",
+                "retention takes one text in quotes, not this kind (integer)",
+            ),
+            (
+                "workers = true",
+                "workers takes a number, not this kind (boolean)",
+            ),
+            (
+                "workers = 1.5",
+                "workers takes a number, not this kind (float)",
+            ),
+            (
+                "api-tls = 1",
+                "api-tls takes true or false, not this kind (integer)",
+            ),
+        ] {
+            assert_eq!(mistakes(line), [(1, want.to_owned())], "{line}");
+        }
+        for line in [
+            "data-dir = '5'",
+            "workers = 2",
+            "workers = '2'",
+            "api-tls = true",
+        ] {
+            assert_eq!(mistakes(line), [], "{line}");
+        }
     }
 
     #[test]
     fn broken_toml_is_told_with_its_line_too() {
         let found = mistakes("workers = 2\nlog = \nnonsense = 1\n");
         assert!(found.iter().any(|(line, _)| *line == 2), "{found:?}");
-        assert!(found.iter().any(|(line, _)| *line == 3), "{found:?}");
+        for text in ["a = [", "data-dir = [\nworker = 3\n"] {
+            let found = mistakes(text);
+            assert!(
+                !found.is_empty()
+                    && !found
+                        .iter()
+                        .any(|(_, what)| what.contains("mean") || what.contains("takes")),
+                "{found:?}"
+            );
+        }
     }
 }
