@@ -84,7 +84,8 @@ impl Check {
 ///
 /// # Errors
 ///
-/// [`Exit::Machine`] when a check ended badly, after all were told.
+/// [`Exit::Machine`] when a check ended badly, after all were told; [`Exit::NotAllowed`] when that was
+/// only because the credentials do not allow it.
 pub(super) async fn doctor(args: &DoctorArgs, global: &Global) -> Result<(), Failure> {
     let mut checks = machine(args).await;
     let trust = Trust {
@@ -96,12 +97,18 @@ pub(super) async fn doctor(args: &DoctorArgs, global: &Global) -> Result<(), Fai
     let server = api.get_public("/readyz").await;
     checks.push(running(&api, &server));
     checks.extend(ports(&api, server.is_ok()));
+    let mut exit = Exit::Machine;
     if args.deep {
-        checks.extend(deep(&api).await);
+        let is_fine = checks.iter().all(|check| check.verdict != Verdict::Bad);
+        let (found, refused) = deep(&api).await;
+        checks.extend(found);
+        if is_fine && let Some(refused) = refused {
+            exit = refused;
+        }
     }
     tell(&checks, global)?;
     if checks.iter().any(|check| check.verdict == Verdict::Bad) {
-        return Err(Failure::Told(Exit::Machine));
+        return Err(Failure::Told(exit));
     }
     Ok(())
 }
@@ -316,47 +323,40 @@ fn ports(api: &Api, server_runs: bool) -> Vec<Check> {
     .collect()
 }
 
-/// Asks the server to compare its catalog with PostgreSQL.
-async fn deep(api: &Api) -> Vec<Check> {
+/// Asks the server to compare its catalog with PostgreSQL. With what it found, or the code of why it did
+/// not look.
+async fn deep(api: &Api) -> (Vec<Check>, Option<Exit>) {
     const NAME: &str = "Databases";
-    match api.get("/operator/check").await {
-        Ok(report) if report["clean"] == true => {
-            vec![Check::good(
-                NAME,
-                format!("{} compared, nothing found", report["checked"]),
-            )]
+    let report = match api.get("/operator/check").await {
+        Ok(report) => report,
+        Err(failure) => {
+            let exit = failure.exit();
+            let (found, advice) = match failure {
+                Failure::Api(error) if exit == Exit::NotAllowed => (
+                    error.message,
+                    "give the operator's key: TENANTRY_API_KEY=$(cat data/operator.key) tenantry doctor --deep",
+                ),
+                Failure::Api(error) => (error.message, "the server's log may say more"),
+                Failure::Here { message, .. } if exit == Exit::NotAllowed => (
+                    message,
+                    "give the operator's key: TENANTRY_API_KEY=$(cat data/operator.key) tenantry doctor --deep",
+                ),
+                _ => ("the server does not answer".to_owned(), "start it first"),
+            };
+            let check = Check::new(NAME, Verdict::Bad, found, advice);
+            return (vec![check], Some(exit));
         }
-        Ok(report) => report["findings"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|finding| {
-                Check::new(
-                    NAME,
-                    Verdict::Bad,
-                    format!(
-                        "{}: {}: {}",
-                        field(finding, "kind"),
-                        field(finding, "subject"),
-                        field(finding, "detail")
-                    ),
-                    "",
-                )
-            })
-            .collect(),
-        Err(Failure::Api(error)) => vec![Check::new(
-            NAME,
-            Verdict::Bad,
-            error.message,
-            "give the operator's key: TENANTRY_API_KEY=$(cat data/operator.key) tenantry doctor --deep",
-        )],
-        Err(_) => vec![Check::new(
-            NAME,
-            Verdict::Bad,
-            "the server does not answer",
-            "start it first",
-        )],
+    };
+    if report["clean"] == true {
+        let found = format!("{} compared, nothing found", report["checked"]);
+        return (vec![Check::good(NAME, found)], None);
     }
+    let told = |finding: &Value| {
+        let parts = ["kind", "subject", "detail"].map(|name| field(finding, name));
+        Check::new(NAME, Verdict::Bad, parts.join(": "), "")
+    };
+    let findings = report["findings"].as_array();
+    (findings.into_iter().flatten().map(told).collect(), None)
 }
 
 fn tell(checks: &[Check], global: &Global) -> Result<(), Failure> {
