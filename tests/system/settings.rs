@@ -45,7 +45,7 @@ fn all_mistakes_are_reported_together_and_nothing_is_started() {
         "line 2: there is no setting 'pg_listen'; did you mean 'pg-listen'?",
         "line 3: workers: '0' is not a number from 1",
         "line 4: retention: 'soon' is not a time",
-        "line 5: log: is neither human nor json",
+        "line 5: log takes one text in quotes, not this kind (boolean)",
         "line 6: api-listen: is not a loopback address",
         "line 7: there is no setting 'tls'",
         "--tls-cert: cannot read /nowhere.pem",
@@ -205,6 +205,29 @@ fn a_taken_port_is_named_and_nothing_is_left_running() {
         stack.config_mut().arguments.clear();
         stack.start_again();
     }
+}
+
+#[test]
+fn all_taken_ports_are_told_before_anything_is_made() {
+    let taken = ["127.0.0.1:0"; 2].map(|any| TcpListener::bind(any).unwrap());
+    let [pg, api] = taken
+        .each_ref()
+        .map(|one| one.local_addr().unwrap().to_string());
+    let scratch = Scratch::new();
+    let data = scratch.path().join("data");
+    let ran = serve(&[
+        "--data-dir",
+        data.to_str().unwrap(),
+        "--pg-listen",
+        &pg,
+        "--api-listen",
+        &api,
+    ]);
+    let said = ran.failed(10);
+    for part in [&*pg, &*api, "--pg-listen", "--api-listen"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!data.exists(), "something was made");
 }
 
 #[test]

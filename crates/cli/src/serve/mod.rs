@@ -7,6 +7,7 @@ mod config;
 mod files;
 mod metrics;
 mod parts;
+mod ports;
 mod settings;
 mod signals;
 mod tls;

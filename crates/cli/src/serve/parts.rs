@@ -1,6 +1,6 @@
 //! The parts of the process, started and stopped in order.
 //!
-//! PostgreSQL first (it takes the lock of the data directory), then the keys, the proxy (whose port
+//! The ports are held before anything is made. PostgreSQL first (it takes the lock of the data directory), then the keys, the proxy (whose port
 //! and door the control plane must know), and the control plane. Stopping is the other way round.
 
 use std::{cell::Cell, fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use crate::{
     exit::{Exit, Failure},
-    serve::{config::Config, files, metrics, signals::Signals, tls::Identity, told},
+    serve::{config::Config, files, metrics, ports, signals::Signals, tls::Identity, told},
 };
 
 /// How often the pace of PostgreSQL's background work is fitted to the number of databases: it
@@ -187,6 +187,7 @@ async fn keep_pace(managed: Arc<Managed>) {
 ///
 /// A sentence for the operator.
 pub(super) async fn start(config: &Config) -> Result<Parts, Failure> {
+    let _held = ports::hold(config)?;
     let server = Server::start(config).await?;
     match start_on(config, &server).await {
         Ok((proxy, control, kept)) => Ok(Parts {

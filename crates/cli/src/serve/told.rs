@@ -85,6 +85,18 @@ pub(super) fn listen(flag: &str, address: SocketAddr, error: &io::Error) -> Fail
     machine(format!("cannot listen on {address}: {error}"), advice)
 }
 
+/// Several listeners: all that is wrong, in one failure.
+pub(super) fn listen_all(refused: &[(&str, SocketAddr, io::Error)]) -> Failure {
+    let (mut what, mut advice) = (Vec::new(), Vec::new());
+    for (flag, address, error) in refused {
+        if let Failure::Here { message, hint, .. } = listen(flag, *address, error) {
+            what.push(message);
+            advice.push(hint);
+        }
+    }
+    machine(what.join("; "), advice.join("; "))
+}
+
 /// A file of the installation.
 pub(super) fn file(error: &anyhow::Error, data_dir: &Path) -> Failure {
     machine(
