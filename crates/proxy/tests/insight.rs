@@ -342,3 +342,34 @@ async fn what_has_no_place_is_summed_up() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_console_shows_statements() {
+    let stack = Stack::start(|config| {
+        let salt = wire::scram::login_salt(&kit::INSTALLATION_KEY, proxy::OPERATOR);
+        let keys = wire::scram::Keys::from_password("operator", &salt, config.scram_iterations);
+        config.operator = Some(keys);
+        config.limits.insight_statements_max = 1;
+    })
+    .await;
+    let tenant = stack.tenant();
+    let mut client = raw(&stack, &tenant);
+    client.query("SELECT 'hunter2', 1");
+    client.query("SELECT 'hunter2'");
+    client.query("SELECT 'hunter2'");
+    let parameters = [("user", proxy::OPERATOR), ("database", "tenantry")];
+    let mut console = Raw::tls(stack.port, &stack.certificate);
+    console.log_in(Protocol::V3_0, &parameters, "operator");
+    let seen = console.query("show statements");
+    let rows = seen.iter().filter(|(kind, _)| *kind == b'D');
+    let rows: Vec<_> = rows
+        .map(|(_, body)| String::from_utf8_lossy(body).into_owned())
+        .collect();
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    assert!(rows[0].contains(tenant.id.as_str()) && rows[0].ends_with("SELECT $1"));
+    assert!(
+        rows[1].contains(tenant.id.as_str())
+            && rows[1].ends_with("\u{fffd}\u{fffd}\u{fffd}\u{fffd}")
+    );
+    assert!(!format!("{rows:?}").contains("hunter2"));
+}

@@ -58,6 +58,7 @@ pub(crate) struct Config {
     pub(crate) notify_queue_max: u32,
     /// Tenants with series of their own.
     pub(crate) metrics_tenants_max: u32,
+    pub(crate) insight_statements_max: u32,
     /// `/metrics` takes no token.
     pub(crate) metrics_open: bool,
     pub(crate) anonymous: bool,
@@ -110,6 +111,8 @@ const NETWORKS_MAX: usize = 64;
 const LOCKS_MIN: u32 = 100;
 /// More takes gigabytes of PostgreSQL's shared memory.
 const LOCKS_MAX: u32 = 100_000;
+/// A table of 10 MB for each database that is full.
+const INSIGHT_STATEMENTS_MAX: u32 = 10_000;
 /// Thirteen series each: more than a Prometheus server likes to get from one process.
 const METRICS_TENANTS_MAX: u32 = 10_000;
 
@@ -216,6 +219,9 @@ impl Reader {
         let metrics_tenants_max = self.or("metrics-tenants-max", 200, |text| {
             count(text, 0, METRICS_TENANTS_MAX)
         });
+        let insight_statements_max = self.or("insight-statements-max", 200, |text| {
+            count(text, 0, INSIGHT_STATEMENTS_MAX)
+        });
         let notify_queue_max = self.or("notify-queue-max", 50, |text| count(text, 1, 100));
         // Only now, when every value has been looked at, may a wrong one end this.
         let (pg_listen, api_listen) = (pg_listen?, api_listen?);
@@ -238,6 +244,7 @@ impl Reader {
             connection_locks_max: connection_locks_max?,
             notify_queue_max: notify_queue_max?,
             metrics_tenants_max: metrics_tenants_max?,
+            insight_statements_max: insight_statements_max?,
             metrics_open,
             pg_listen,
             api_listen,

@@ -216,6 +216,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "200",
         "Databases with series of their own in /metrics, the most active; the others are added up",
     ),
+    setting(
+        "insight-statements-max",
+        "COUNT",
+        "200",
+        "Statements told apart for each database, with how often they ran and how long they took, without \
+         their constants; those that count most, the others are added up. 0: none, and no times",
+    ),
     switch(
         "metrics-open",
         "Let anybody who reaches the API read /metrics, which names databases by their ids; otherwise it \

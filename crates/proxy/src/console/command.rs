@@ -32,6 +32,7 @@ pub(super) enum Show {
     Pins,
     Pools,
     Servers,
+    Statements,
     Stats,
     StatsTotals,
     Tenants,
@@ -48,7 +49,7 @@ pub(super) enum Act {
 }
 
 impl Show {
-    pub(super) const ALL: [(Self, &str, &str); 12] = [
+    pub(super) const ALL: [(Self, &str, &str); 13] = [
         (
             Self::Clients,
             "CLIENTS",
@@ -80,6 +81,11 @@ impl Show {
             Self::Servers,
             "SERVERS",
             "every server connection that is idle or serves a session",
+        ),
+        (
+            Self::Statements,
+            "STATEMENTS",
+            "what databases ran most often and longest, without constants",
         ),
         (
             Self::Stats,

@@ -27,6 +27,10 @@ use crate::{
     worker::Worker,
 };
 
+/// Statements of a database that are shown: so many that took most time, and as many that ran most
+/// often.
+const STATEMENTS_MAX: usize = 10;
+
 /// The table of a SHOW without its rows.
 pub(super) fn columns(what: Show) -> Table {
     const CLIENTS: &[(&str, Holds)] = &[
@@ -129,10 +133,21 @@ pub(super) fn columns(what: Show) -> Table {
         ("statements", Number),
         ("errors", Number),
     ];
+    const STATEMENTS: &[(&str, Holds)] = &[
+        ("database", Text),
+        ("statement_id", Text),
+        ("calls", Number),
+        ("errors", Number),
+        ("rows", Number),
+        ("total_time", Number),
+        ("max_time", Number),
+        ("statement", Text),
+    ];
     Table::new(match what {
         Show::Clients => CLIENTS,
         Show::Servers => SERVERS,
         Show::Pools => POOLS,
+        Show::Statements => STATEMENTS,
         Show::Stats => STATS,
         Show::StatsTotals => STATS_TOTALS,
         Show::Databases => DATABASES,
@@ -164,6 +179,7 @@ pub(super) async fn show(worker: &Rc<Worker>, what: Show) -> Table {
         }
         Show::Help => help(&mut table),
         Show::Config => config(worker, &mut table),
+        Show::Statements => statements(worker, &mut table).await,
         _ => {
             let mut tenants = errand::on_all(&worker.shared, look).await.concat();
             tenants.sort_by(|a, b| a.stats.tenant.cmp(&b.stats.tenant));
@@ -414,6 +430,35 @@ fn list_pins(tenants: &[Seen], table: &mut Table) {
 
 fn mode(resolved: &Resolved) -> &'static str {
     resolved.route.pool_mode.as_str()
+}
+
+async fn statements(worker: &Rc<Worker>, table: &mut Table) {
+    let insights = errand::on_all(&worker.shared, |worker| {
+        let tenants = worker.all_tenants();
+        let insights = tenants.iter().map(|tenant| tenant.insight(STATEMENTS_MAX));
+        insights.collect::<Vec<_>>()
+    });
+    let mut insights = insights.await.concat();
+    insights.sort_by(|a, b| a.tenant.cmp(&b.tenant));
+    for of in insights {
+        let rest = (of.rest.count > 0).then_some((None, None, of.rest));
+        let statements = of.statements.into_iter().map(|statement| {
+            let id = format!("{:016x}", statement.id);
+            (Some(id), Some(statement.text), statement.sums)
+        });
+        for (id, text, sums) in statements.chain(rest) {
+            table.add([
+                of.tenant.as_str().into(),
+                id.into(),
+                sums.count.into(),
+                sums.errors.into(),
+                sums.rows.into(),
+                sums.time_us.into(),
+                sums.time_us_max.into(),
+                text.into(),
+            ]);
+        }
+    }
 }
 
 fn stats(tenants: &[Seen], table: &mut Table) {

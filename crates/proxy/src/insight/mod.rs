@@ -156,7 +156,7 @@ pub struct TenantInsight {
     pub errors: Vec<(String, u64)>,
     /// Those that count most, the most time first.
     pub statements: Vec<StatementInsight>,
-    /// All others together, with those that were forgotten.
+    /// All that are or were told apart no more, together; not those that were merely not asked for.
     pub rest: Sums,
 }
 
