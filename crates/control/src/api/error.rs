@@ -74,10 +74,10 @@ codes! {
         "use the operator's token";
     /// Switched off by the operator.
     RegistrationOff = "registration_off", FORBIDDEN, "anonymous registration is switched off here",
-        "ask the operator for a token";
+        "the operator can switch it on (allow-anonymous), or make databases with the operator's key";
     /// The project has as many databases as it may.
     QuotaExceeded = "quota_exceeded", FORBIDDEN, "the project has as many databases as it may have",
-        "delete one that is not needed, or ask the operator for a project without this limit";
+        "delete one that is not needed";
     /// More than the operator allows.
     LimitNotAllowed = "limit_not_allowed", FORBIDDEN, "the operator does not allow this limit",
         "set it to less, or ask the operator";
