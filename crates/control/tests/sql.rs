@@ -141,6 +141,12 @@ async fn statements_scripts_and_errors() {
         sql.query("COPY t FROM STDIN").await["error"]["code"],
         "57014"
     );
+    // Rows that this cannot return are no success.
+    for query in ["COPY t TO STDOUT", "SELECT 1; COPY t TO STDOUT; SELECT 2"] {
+        assert_eq!(sql.query(query).await["error"]["code"], "0A000", "{query}");
+    }
+    let copied = json!({"query": "COPY (SELECT 1) TO STDOUT", "params": []});
+    assert_eq!(sql.run(copied).await.ok()["error"]["code"], "0A000");
 
     // Limits.
     sql.run(json!({"query": "SELECT generate_series(1, 101)"}))

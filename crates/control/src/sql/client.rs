@@ -237,6 +237,8 @@ impl Session {
                     frontend::copy_fail(reason, &mut self.output)?;
                     self.send().await?;
                 }
+                // Answered at once, and the session ends: rows that nobody gets are no result.
+                Message::CopyOutResponse(_) => return Err(copy_out()),
                 Message::CopyData(body) => {
                     bytes += body.data().len();
                     if bytes > bounds.bytes_max {
@@ -284,6 +286,18 @@ impl Session {
             }
         }
     }
+}
+
+/// What a script did before it is undone only if the server had not come to its end yet.
+fn copy_out() -> SqlError {
+    SqlError::Server(Box::new(ServerError {
+        severity: "ERROR".to_owned(),
+        code: "0A000".to_owned(),
+        message: "COPY TO STDOUT needs a PostgreSQL connection".to_owned(),
+        detail: None,
+        hint: Some("SELECT returns the same rows here".to_owned()),
+        position: None,
+    }))
 }
 
 fn columns(body: &RowDescriptionBody) -> io::Result<Vec<Column>> {
