@@ -4,7 +4,7 @@
 //! words, giving the server connection back), and when a server connection is taken. Does not own:
 //! passing messages between the two (`relay`), login (`login`), server connections (`pool`).
 
-use std::{rc::Rc, time::Duration};
+use std::{pin::Pin, rc::Rc, time::Duration};
 
 use model::{CredentialId, LoginName, Pid, Public, route::Resolved};
 use tokio::time::{Instant, timeout};
@@ -161,45 +161,27 @@ pub(crate) fn serve(worker: &Rc<Worker>, arrived: Box<Arrived>) {
     accept::spawn(worker.clone(), run(worker, arrived));
 }
 
-async fn run(worker: Rc<Worker>, arrived: Box<Arrived>) {
-    let peer = arrived.peer;
-    let began = arrived.began;
-    let begin = worker.pace.paced(Box::pin(begin(&worker, arrived)));
-    let Some(mut session) = begin.await else {
-        return;
-    };
-    let handle = session.handle.clone();
-    worker.counted.login_time.note(micros(began.elapsed()));
-    tracing::debug!(from = %peer, tenant = %session.tenant.id, role = %handle.role, "session began");
-    let ended = loop {
-        match session.relay(&worker).await {
-            Turn::NeedsServer => match Box::pin(session.take_server(&worker)).await {
-                Ok(()) => {}
-                // Handed over, so that nothing of it is kept with every session.
-                Err(NoServer::Statement(refusal)) => {
-                    if let Err(ended) = Box::pin(session.refuse_statement(&worker, refusal)).await {
-                        break ended;
-                    }
-                }
-                Err(NoServer::Session(ended)) => break ended,
-            },
-            Turn::Refused(limit) => {
-                let refusal = Refusal::Limit(limit);
-                if let Err(ended) = Box::pin(session.refuse_statement(&worker, refusal)).await {
-                    break ended;
-                }
+/// What it holds while it waits is most of an idle client: what is only needed at times is boxed, and
+/// nothing is kept here that the session knows as well.
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an async fn would keep its arguments twice"
+)]
+fn run(worker: Rc<Worker>, arrived: Box<Arrived>) -> impl Future<Output = ()> {
+    async move {
+        let begin = worker.pace.paced(Box::pin(begin(&worker, arrived)));
+        let Some(mut session) = begin.await else {
+            return;
+        };
+        session.began(&worker);
+        let leaving = loop {
+            let turn = session.relay(&worker).await;
+            if let Some(ended) = Box::pin(session.take_turn(&worker, turn)).await {
+                break session.leave(&worker, ended);
             }
-            Turn::Ask => {
-                if let Err(ended) = Box::pin(session.ask(&worker)).await {
-                    break ended;
-                }
-            }
-            Turn::Ended(ended) => break ended,
-        }
-    };
-    worker.counted.sessions_ended.add(ended.how());
-    journal::ended(&session.tenant, &handle, &ended);
-    Box::pin(session.end(&worker, ended)).await;
+        };
+        leaving.await;
+    }
 }
 
 /// Everything between login and ReadyForQuery. A client that is refused has been told.
@@ -405,6 +387,40 @@ fn register(
 }
 
 impl Session {
+    fn began(&self, worker: &Rc<Worker>) {
+        let about = &self.handle.about;
+        worker
+            .counted
+            .login_time
+            .note(micros(about.began.elapsed()));
+        tracing::debug!(from = %about.peer, tenant = %self.tenant.id, role = %self.handle.role, "session began");
+    }
+
+    /// Does what the relay stopped for. Returns how the session ended, if it did.
+    async fn take_turn(&mut self, worker: &Rc<Worker>, turn: Turn) -> Option<Ended> {
+        match turn {
+            Turn::NeedsServer => match self.take_server(worker).await {
+                Ok(()) => None,
+                Err(NoServer::Statement(refusal)) => {
+                    self.refuse_statement(worker, refusal).await.err()
+                }
+                Err(NoServer::Session(ended)) => Some(ended),
+            },
+            Turn::Refused(limit) => {
+                let refusal = Refusal::Limit(limit);
+                self.refuse_statement(worker, refusal).await.err()
+            }
+            Turn::Ask => self.ask(worker).await.err(),
+            Turn::Ended(ended) => Some(ended),
+        }
+    }
+
+    fn leave(self, worker: &Rc<Worker>, ended: Ended) -> Pin<Box<impl Future<Output = ()>>> {
+        worker.counted.sessions_ended.add(ended.how());
+        journal::ended(&self.tenant, &self.handle, &ended);
+        Box::pin(self.end(worker, ended))
+    }
+
     /// Tells the client all that PostgreSQL tells after login. Opens a server first where its
     /// values are not known, or where a setting has to be tried.
     async fn greet(&mut self, worker: &Rc<Worker>, mut settings: Settings) -> Result<(), Ended> {
@@ -595,5 +611,21 @@ pub(crate) fn write_differences(told: &Parameters, now: &Parameters, out: &mut V
         if **name != *b"application_name" && known.is_none_or(|(_, told)| told != value) {
             build::parameter_status(name, value, out);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// With what tokio adds to it, a task of 512 bytes: it grows in steps of 128.
+    #[test]
+    fn a_client_that_is_idle_is_small() {
+        const TASK_BYTES_MAX: usize = 512;
+        const TOKIO_BYTES: usize = 112;
+        fn size<A, B, T>(_: fn(A, B) -> T) -> usize {
+            size_of::<T>()
+        }
+        assert!(size(run) + TOKIO_BYTES <= TASK_BYTES_MAX, "{}", size(run));
     }
 }

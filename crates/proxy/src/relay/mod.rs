@@ -78,13 +78,12 @@ impl Skip {
 
 impl Session {
     /// Relays until something else has to happen.
-    pub(crate) async fn relay(&mut self, worker: &Rc<Worker>) -> Turn {
+    pub(crate) fn relay(&mut self, worker: &Rc<Worker>) -> impl Future<Output = Turn> {
         poll_fn(|cx| match self.poll_relay(worker, cx) {
             Ok(Poll::Pending) => Poll::Pending,
             Ok(Poll::Ready(turn)) => Poll::Ready(turn),
             Err(ended) => Poll::Ready(Turn::Ended(ended)),
         })
-        .await
     }
 
     #[inline]
