@@ -1,6 +1,11 @@
 //! Settings of `serve`, and what happens when they, or the machine, are wrong.
 
-use std::{fs, net::TcpListener, time::Duration};
+use std::{
+    fs,
+    io::Write as _,
+    net::{TcpListener, TcpStream},
+    time::Duration,
+};
 
 use kit::{
     Scratch, Stack, StackConfig,
@@ -68,6 +73,10 @@ fn check_says_that_settings_are_right_and_makes_nothing() {
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(!data.exists(), "something was made");
     serve(&["--check", "--workers", "none"]).failed(2);
+    let networks = serve(&["--check", "--proxy-protocol-from", "10.0.0.5,2001:db8::/48"]);
+    assert_eq!(networks.code, Some(0), "{networks:?}");
+    serve(&["--check", "--proxy-protocol-from", "balancer"]).failed(2);
+    serve(&["--check", "--address-limits-not-for", "10.0.0.5/8"]).failed(2);
     serve(&["--check", "--attach", "postgresql://host"]).failed(2);
     serve(&["--check", "--pg-bin", "/nowhere"]).failed(2);
 }
@@ -146,6 +155,61 @@ fn a_slow_end_of_postgresql_is_told() {
     signal(checkpointer, Signal::CONT);
     assert!(stack.wait_end(Duration::from_secs(20)).success());
     assert_eq!(stack.postmaster(), None);
+}
+
+/// Passes one connection on, as a load balancer does that says for whom: 203.0.113.9, port 40,000.
+fn balance(to: u16) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().unwrap();
+        let mut server = TcpStream::connect(("127.0.0.1", to)).unwrap();
+        let header =
+            b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xcb\0\x71\x09\x7f\0\0\x01\x9c\x40\x15\x38";
+        server.write_all(header).unwrap();
+        let (mut back, mut forth) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut back, &mut forth));
+        let _ = std::io::copy(&mut client, &mut server);
+    });
+    port
+}
+
+#[test]
+fn the_operator_says_which_load_balancers_are_believed_and_how_many_failures_are_a_ban() {
+    let config = StackConfig::default()
+        .arg("--proxy-protocol-from=127.0.0.0/8")
+        .arg("--address-failures-max=2")
+        .arg("--address-ban=5m");
+    let stack = Stack::start_with(config);
+    let address = stack.create_address("app");
+    let (before, behind) = address.rsplit_once(':').unwrap();
+    let (port, behind) = behind.split_once('/').unwrap();
+    let ask = |password: Option<&str>| {
+        let through = balance(port.parse().unwrap());
+        let mut psql = kit::program::psql(&format!("{before}:{through}/{behind}"));
+        if let Some(password) = password {
+            psql.args([
+                "--dbname",
+                &format!("{before}:{through}/{behind}&password={password}"),
+            ]);
+        }
+        run(psql.args(["-c", "select 'in'"]))
+    };
+    assert!(ask(None).ok().contains("in"));
+    wait_for("the line of the session", Duration::from_secs(20), || {
+        stack.log().contains("203.0.113.9:40000").then_some(())
+    });
+    for _ in 0..2 {
+        ask(Some("wrong")).failed(2);
+    }
+    let banned = ask(None);
+    assert!(
+        banned.failed(2).contains("retry in 300s") || banned.failed(2).contains("retry in 29"),
+        "{banned:?}"
+    );
+    // Not through it: nobody says who it is.
+    let refused = run(kit::program::psql(&address).args(["-c", "select 1"]));
+    refused.failed(2);
 }
 
 /// One session takes less than the limit that was set and more than the default, another more than
