@@ -236,11 +236,15 @@ impl Lending {
                 Some(states.nothing().change(&only).queries)
             }
             _ if effects.contains(Effects::ROLE) && mentions_authorization(text) => {
-                // Inside or behind a transaction, and not where a client chose another role.
+                // Inside or behind a transaction, and not where a client chose another role, or is
+                // somebody else now, who may not take ours.
+                let login = &server.login.server;
                 Some(vec![format!(
                     "SELECT pg_catalog.set_config('role', '{}', false) WHERE \
-                     pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none'",
-                    server.login.server.group.as_str()
+                     pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none' AND \
+                     session_user OPERATOR(pg_catalog.=) '{}'",
+                    login.group.as_str(),
+                    login.user
                 )])
             }
             _ => None,

@@ -272,7 +272,11 @@ impl Session {
     #[inline]
     fn is_too_often(&mut self, bytes: &[u8]) -> Option<Exceeded> {
         let rate = self.tenant.limits().statements?;
-        if !self.from_client.is_between() || self.handle.pulse.doing() != Doing::Nothing {
+        // After a FATAL there is nothing more to say than why the connection ends.
+        if self.is_server_leaving
+            || !self.from_client.is_between()
+            || self.handle.pulse.doing() != Doing::Nothing
+        {
             return None;
         }
         let head = frame::head(bytes).ok().flatten()?;

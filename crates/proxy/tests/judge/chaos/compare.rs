@@ -91,6 +91,7 @@ impl Life<'_> {
         let mut awaited = unit.iter();
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut failed = None;
+        let mut first = String::new();
         loop {
             let Some((kind, body)) = self.message() else {
                 if failed.is_none() {
@@ -130,7 +131,7 @@ impl Life<'_> {
                     {
                         let shown = String::from_utf8_lossy(&body).into_owned();
                         return self
-                            .wrong(&format!("{answer:?}"), &format!("{rows:?}, then {shown}"));
+                            .wrong(&format!("{answer:?}"), &format!("{first}{rows:?}, then {shown}"));
                     }
                     self.tally.error(&code);
                     if is_expected {
@@ -138,6 +139,7 @@ impl Life<'_> {
                     }
                     rows.clear();
                     failed = Some(is_expected);
+                    first = format!("{}, then ", String::from_utf8_lossy(&body));
                 }
                 b'Z' => {
                     if failed.is_none() && awaited.next().is_some() {
