@@ -5,7 +5,7 @@ use std::{fs::File, io, net::SocketAddr, os::fd::OwnedFd, path::Path};
 
 use rustix::{
     fs::{FlockOperation, flock},
-    net::{AddressFamily, SocketType, bind, socket, sockopt},
+    net::{AddressFamily, SocketFlags, SocketType, bind, socket_with, sockopt},
 };
 
 use crate::{
@@ -49,7 +49,8 @@ fn take(address: SocketAddr, v6_only: bool) -> io::Result<OwnedFd> {
     } else {
         AddressFamily::INET
     };
-    let socket = socket(family, SocketType::STREAM, None)?;
+    // Not for PostgreSQL, our child, to keep.
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     if address.is_ipv6() {
         sockopt::set_ipv6_v6only(&socket, v6_only)?;
