@@ -150,7 +150,10 @@ fn a_slow_end_of_postgresql_is_told() {
     signal(checkpointer, Signal::STOP);
     stack.terminate();
     wait_for("a word about the wait", Duration::from_secs(20), || {
-        stack.log().contains("waiting for PostgreSQL").then_some(())
+        stack
+            .log()
+            .contains("for PostgreSQL, which writes")
+            .then_some(())
     });
     signal(checkpointer, Signal::CONT);
     assert!(stack.wait_end(Duration::from_secs(20)).success());
