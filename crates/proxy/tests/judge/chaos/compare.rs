@@ -130,8 +130,10 @@ impl Life<'_> {
                         || !(is_expected || self.excuses(&code, &rows))
                     {
                         let shown = String::from_utf8_lossy(&body).into_owned();
-                        return self
-                            .wrong(&format!("{answer:?}"), &format!("{first}{rows:?}, then {shown}"));
+                        return self.wrong(
+                            &format!("{answer:?}"),
+                            &format!("{first}{rows:?}, then {shown}"),
+                        );
                     }
                     self.tally.error(&code);
                     if is_expected {
