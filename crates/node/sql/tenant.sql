@@ -93,7 +93,8 @@ DROP DATABASE IF EXISTS {database} WITH (FORCE);
 SELECT DISTINCT d.datname FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_database d ON d.oid = s.dbid
 WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass
   AND s.refobjid IN (SELECT oid FROM pg_catalog.pg_roles WHERE rolname IN
-    ('{database}', '{database}_admin', '{database}_write', '{database}_read', '{database}_deploy', '{database}_dump'));
+    ('{database}', '{database}_admin', '{database}_write', '{database}_read', '{database}_deploy', '{database}_dump',
+      '{database}_fill'));
 
 -- step: forget | each of `dependents` | transaction
 -- Takes the roles out of ACLs, default privileges and policies there. They own nothing, so it drops
@@ -104,7 +105,8 @@ DECLARE
   name text;
 BEGIN
   FOR name IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN
-    ('{database}', '{database}_admin', '{database}_write', '{database}_read', '{database}_deploy', '{database}_dump')
+    ('{database}', '{database}_admin', '{database}_write', '{database}_read', '{database}_deploy', '{database}_dump',
+      '{database}_fill')
   LOOP
     IF EXISTS (SELECT FROM pg_catalog.pg_shdepend WHERE refclassid = 'pg_catalog.pg_authid'::regclass
         AND refobjid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = name) AND deptype = 'o') THEN
@@ -116,7 +118,7 @@ END $$;
 
 -- step: drop_roles | postgres | transaction
 -- After `drop`, and `forget` where `dependents` names databases.
-DROP ROLE IF EXISTS {database}_dump, {database}_deploy, {database}_read, {database}_write, {database}_admin;
+DROP ROLE IF EXISTS {database}_fill, {database}_dump, {database}_deploy, {database}_read, {database}_write, {database}_admin;
 DROP ROLE IF EXISTS {database};
 
 -- step: visitor_login | postgres | transaction

@@ -41,6 +41,16 @@ pub enum NodeError {
         #[source]
         source: Box<tokio_postgres::Error>,
     },
+    /// A program of PostgreSQL's failed. Repeating may help: it may have waited for a lock.
+    #[error("{step}: {program} failed: {words}")]
+    Program {
+        /// What was being done.
+        step: &'static str,
+        /// Which.
+        program: &'static str,
+        /// Its own words. They may name objects of the tenant.
+        words: String,
+    },
     /// What is there contradicts what was asked. Nothing was changed.
     #[error("{step}: {what}")]
     Conflict {
@@ -55,7 +65,7 @@ impl NodeError {
     /// Whether the same step may work later with nothing changed by anybody.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Busy { .. } => true,
+            Self::Unreachable { .. } | Self::Busy { .. } | Self::Program { .. } => true,
             Self::Refused { code, .. } => TEMPORARY.contains(&code.as_str()),
             Self::Conflict { .. } => false,
         }

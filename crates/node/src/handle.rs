@@ -85,6 +85,7 @@ pub(crate) struct ManagedFacts {
     pub(crate) sizes: Arc<Mutex<Sizes>>,
     /// Its process, or 0.
     pub(crate) postmaster: Arc<AtomicU32>,
+    pub(crate) programs: crate::managed::Programs,
 }
 
 pub(crate) struct Shared {

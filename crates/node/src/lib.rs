@@ -7,6 +7,7 @@
 
 pub mod attached;
 mod bootstrap;
+mod branch;
 mod care;
 pub mod check;
 pub mod doctor;
@@ -17,7 +18,9 @@ mod inventory;
 mod key;
 pub mod managed;
 mod notifications;
+mod objects;
 mod steps;
+mod stream;
 mod template;
 mod tenant;
 mod tls;
@@ -29,5 +32,7 @@ pub use handle::{
 };
 pub use inventory::Physical;
 pub use key::NodeKey;
+pub use objects::{COUNTED_TABLES_MAX, OBJECTS_MAX, Object, RowCount};
+pub use stream::Content;
 pub use template::TEMPLATE_AGE_MAX;
 pub use tenant::{ClonePath, CloneReport, DatabaseState, Template};

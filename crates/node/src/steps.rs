@@ -18,6 +18,8 @@ pub(crate) static BOOTSTRAP: LazyLock<Steps> =
 pub(crate) static TEMPLATE: LazyLock<Steps> = LazyLock::new(|| Steps::parse(TEMPLATE_TEXT));
 pub(crate) static TENANT: LazyLock<Steps> =
     LazyLock::new(|| Steps::parse(include_str!("../sql/tenant.sql")));
+pub(crate) static BRANCH: LazyLock<Steps> =
+    LazyLock::new(|| Steps::parse(include_str!("../sql/branch.sql")));
 
 /// What the template is made of; its hash says whether a template is up to date.
 pub(crate) const TEMPLATE_TEXT: &str = include_str!("../sql/template.sql");
@@ -93,7 +95,7 @@ mod tests {
 
     #[test]
     fn every_step_has_a_name_and_a_text() {
-        for steps in [&*BOOTSTRAP, &*TEMPLATE, &*TENANT] {
+        for steps in [&*BOOTSTRAP, &*TEMPLATE, &*TENANT, &*BRANCH] {
             assert!(steps.0.len() >= 3);
             for step in &steps.0 {
                 assert!(!step.name.is_empty() && !step.text.is_empty(), "{step:?}");

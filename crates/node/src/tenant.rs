@@ -36,6 +36,8 @@ pub enum ClonePath {
     FileCopy,
     /// Files that share their blocks with the source until one of them is written.
     FileClone,
+    /// Row by row, through a dump of one snapshot.
+    Stream,
 }
 
 impl ClonePath {
@@ -46,6 +48,7 @@ impl ClonePath {
             Self::WalLog => "wal_log",
             Self::FileCopy => "file_copy",
             Self::FileClone => "file_clone",
+            Self::Stream => "stream",
         }
     }
 }
@@ -76,7 +79,7 @@ pub enum DatabaseState {
 /// Below it, two checkpoints cost more than that.
 const WAL_LOG_BYTES_MAX: i64 = 64 << 20;
 /// How long a copy may take. What takes longer should have been streamed.
-const COPY_MAX_MS: u32 = 3_600_000;
+const COPY_MAX: Duration = Duration::from_secs(3600);
 /// How long ended sessions may take to go away. A session that is cancelled rolls back at once;
 /// only the disk can hold it up.
 const CLOSE_MAX: Duration = Duration::from_secs(30);
@@ -84,7 +87,7 @@ const CLOSE_POLL: Duration = Duration::from_millis(10);
 
 impl Node {
     /// Which epoch of passwords is in use. One, until rotation has an issue of its own.
-    const EPOCH: u32 = 1;
+    pub(crate) const EPOCH: u32 = 1;
 
     /// How the proxy logs in to the server in the name of `role`. Pure: asks nobody. The caller
     /// adds timeouts and `search_path` to the settings.
@@ -140,6 +143,16 @@ impl Node {
         pid: &Pid,
         from: &Template,
     ) -> Result<CloneReport, NodeError> {
+        self.make_database_within(pid, from, COPY_MAX).await
+    }
+
+    /// The server gives up after `within`.
+    pub(crate) async fn make_database_within(
+        &self,
+        pid: &Pid,
+        from: &Template,
+        within: Duration,
+    ) -> Result<CloneReport, NodeError> {
         const STEP: &str = "create database";
         let started = Instant::now();
         let report = |path| CloneReport {
@@ -165,7 +178,7 @@ impl Node {
             self.require_seal(&lease).await?;
         }
         let path = self.clone_path(&lease, from).await?;
-        match self.copy(&lease, pid, from, path).await {
+        match self.copy(&lease, pid, from, (path, within)).await {
             Ok(()) => {
                 lease.give_back();
                 Ok(report(path))
@@ -243,14 +256,14 @@ impl Node {
         lease: &Lease,
         pid: &Pid,
         from: &Template,
-        path: ClonePath,
+        (path, within): (ClonePath, Duration),
     ) -> Result<(), NodeError> {
         let source = match from {
             Template::Empty => TEMPLATE_DATABASE.to_owned(),
             Template::Copy(source) => source.database(),
         };
         let strategy = match path {
-            ClonePath::Existing | ClonePath::WalLog => "WAL_LOG",
+            ClonePath::Existing | ClonePath::WalLog | ClonePath::Stream => "WAL_LOG",
             ClonePath::FileCopy | ClonePath::FileClone => "FILE_COPY",
         };
         let create = TENANT.fill(
@@ -262,7 +275,7 @@ impl Node {
             ],
         );
         // Single statements: CREATE DATABASE cannot be in a transaction, not even an implicit one.
-        let before = format!("SET statement_timeout = {COPY_MAX_MS}");
+        let before = format!("SET statement_timeout = {}", within.as_millis().max(1));
         let after = format!("SET statement_timeout = {STATEMENT_MAX_MS}");
         for sql in [&before, &create, &after] {
             lease

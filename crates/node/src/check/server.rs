@@ -139,7 +139,9 @@ impl Node {
 /// `open_blueprint` in `sql/tenant.sql`).
 fn may(database: &str, grantee: &str, privilege: &str) -> bool {
     match grantee.strip_prefix(database) {
-        Some("_admin" | "_write" | "_read" | "_deploy" | "_dump") => privilege == "CONNECT",
+        Some("_admin" | "_write" | "_read" | "_deploy" | "_dump" | "_fill") => {
+            privilege == "CONNECT"
+        }
         _ => match grantee {
             "tenantry_admin" | "tenantry_owner" => ["CREATE", "TEMPORARY"].contains(&privilege),
             "tenantry_write" => privilege == "TEMPORARY",
@@ -296,14 +298,15 @@ impl Roles {
         }
     }
 
-    /// Roles of our form whose tenant is not there at all: `_deploy` and `_dump` alone, or a suffix
+    /// Roles of our form whose tenant is not there at all: `_deploy`, `_dump` and `_fill` alone, or a suffix
     /// that we never use.
     pub(super) fn check_strays(&self, seen: &[Physical], findings: &mut Vec<Finding>) {
         for role in &self.roles {
             let Some((pid, suffix)) = split(&role.name) else {
                 continue;
             };
-            let known = ["", "_admin", "_write", "_read", "_deploy", "_dump"].contains(&suffix);
+            let known =
+                ["", "_admin", "_write", "_read", "_deploy", "_dump", "_fill"].contains(&suffix);
             if !known || !seen.iter().any(|one| one.pid == pid) {
                 findings.push(Finding::new(
                     Kind::OrphanRole,
@@ -393,6 +396,10 @@ impl MemberRow {
             }
             "_dump" => {
                 is_wall && self.is_ours(false) || self.role == "pg_read_all_data" && !self.admin
+            }
+            "_fill" => {
+                is_wall && self.is_ours(false)
+                    || GROUPS.iter().any(|group| self.role == group.as_str()) && !self.admin
             }
             _ => false,
         }

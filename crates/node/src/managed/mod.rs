@@ -187,6 +187,13 @@ pub(crate) fn io_error(what: &str, path: &Path, source: io::Error) -> ManagedErr
     }
 }
 
+/// Where the server's programs are, and whom they run as (`None`: us).
+#[derive(Clone, Debug)]
+pub(crate) struct Programs {
+    pub(crate) bin: PathBuf,
+    pub(crate) user: Option<(u32, u32)>,
+}
+
 /// What the server is doing.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum ServerState {
@@ -362,6 +369,10 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
             conf_file: place.conf().join("tenantry.conf"),
             sizes: sizes.clone(),
             postmaster: pid.clone(),
+            programs: Programs {
+                bin: installation.bin.clone(),
+                user: user.as_ref().map(|user| (user.uid, user.gid)),
+            },
         }),
     });
 

@@ -1,0 +1,381 @@
+//! Copying a database that has sessions: one snapshot of it, through `pg_dump | pg_restore`.
+//!
+//! Nobody waits for it, and it takes seconds where a copy of files takes tenths of one. Owns: the two
+//! logins it needs, its processes, and the proof that nothing was lost. Does not own: when it is taken
+//! (`control`).
+//!
+//! No text of a user runs with rights of ours: reading logs in as `_dump`, which may only read, writing as
+//! `_fill`, which has the rights of the groups in that one database. While the role `_fill` exists, the copy
+//! is not complete, whatever else is there.
+
+use std::{process::Stdio, time::Duration};
+
+use model::{Pid, Secret};
+use tokio::{
+    io::AsyncReadExt,
+    process::{Child, ChildStderr, Command},
+    time::Instant,
+};
+use tokio_postgres::config::Host;
+
+use crate::{
+    CloneReport, Node, NodeError, Object, Template,
+    managed::Programs,
+    steps::{BRANCH, TENANT},
+    tenant::ClonePath,
+};
+
+const STEP: &str = "copy through a dump";
+/// How long reading waits for a table that a transaction of the tenant has locked.
+const DUMP_LOCK_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How much of what a program says is kept: the reason stands in its last line.
+const WORDS_MAX: usize = 8 << 10;
+
+/// What is copied.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
+pub enum Content {
+    /// Everything.
+    All,
+    /// Everything but rows, large objects and the positions of sequences.
+    SchemaOnly,
+}
+
+impl Node {
+    /// Whether [`Self::stream_copy`] is possible: it needs the server's own `pg_dump`.
+    pub fn can_stream(&self) -> bool {
+        self.programs().is_some()
+    }
+
+    fn programs(&self) -> Option<&Programs> {
+        self.shared
+            .parts
+            .managed
+            .as_ref()
+            .map(|facts| &facts.programs)
+    }
+
+    /// Makes the database of `pid`, closed, from one moment of `source`, which stays in use. What an
+    /// interrupted one left is made anew. At most `within`.
+    ///
+    /// # Errors
+    ///
+    /// [`NodeError::Program`] when `pg_dump` or `pg_restore` failed; [`NodeError::Conflict`] when the
+    /// copy is not what the source was, or there are no programs; [`NodeError::Busy`] after `within`.
+    /// Repeating begins anew.
+    pub async fn stream_copy(
+        &self,
+        pid: &Pid,
+        source: &Pid,
+        content: Content,
+        within: Duration,
+    ) -> Result<CloneReport, NodeError> {
+        let started = Instant::now();
+        let Some(programs) = self.programs() else {
+            return Err(NodeError::Conflict {
+                step: STEP,
+                what: "there is no pg_dump of this server's version here".to_owned(),
+            });
+        };
+        let filled = async {
+            self.begin_fill(pid, source, within).await?;
+            self.fill(programs, pid, source, content).await?;
+            self.end_fill(pid, source).await
+        };
+        match tokio::time::timeout(within, filled).await {
+            Ok(done) => done?,
+            Err(_) => {
+                return Err(NodeError::Busy {
+                    step: STEP,
+                    what: "the copy was not complete",
+                    waited: within,
+                });
+            }
+        }
+        Ok(CloneReport {
+            path: ClonePath::Stream,
+            took: started.elapsed(),
+        })
+    }
+
+    /// Whether a streamed copy of `pid` was begun and not completed.
+    pub(crate) async fn is_half_filled(&self, pid: &Pid) -> Result<bool, NodeError> {
+        let lease = self.lease(STEP).await?;
+        let sql = "SELECT FROM pg_roles WHERE rolname = $1";
+        let rows = self.rows(&lease, STEP, sql, &[&login(pid, "fill")]).await?;
+        lease.give_back();
+        Ok(!rows.is_empty())
+    }
+
+    /// Removes what a streamed copy left that was not completed.
+    pub(crate) async fn undo_fill(&self, pid: &Pid) -> Result<(), NodeError> {
+        self.drop_database(pid).await?;
+        let own = [("database", &*pid.database())];
+        self.run(STEP, &BRANCH.fill("fill_undo", &own)).await
+    }
+
+    async fn drop_visitor(&self, pid: &Pid, kind: &str) -> Result<(), NodeError> {
+        let values = [("database", &*pid.database()), ("kind", kind)];
+        self.run(STEP, &TENANT.fill("drop_visitor", &values)).await
+    }
+
+    async fn begin_fill(&self, pid: &Pid, source: &Pid, within: Duration) -> Result<(), NodeError> {
+        // Its sessions end with it.
+        self.drop_database(pid).await?;
+        let (database, from) = (pid.database(), source.database());
+        self.run(STEP, &BRANCH.fill("fill_mark", &[("database", &database)]))
+            .await?;
+        self.create_database(pid, &Template::Empty).await?;
+        let until = self.in_future(within).await?;
+        let verifier = |pid: &Pid, kind| {
+            let key = &self.shared.parts.key;
+            key.verifier(&login(pid, kind), Self::EPOCH)
+        };
+        let values = [
+            ("database", &*from),
+            ("kind", "dump"),
+            ("verifier", &verifier(source, "dump")),
+            ("until", &until),
+        ];
+        self.run(STEP, &TENANT.fill("visitor_login", &values))
+            .await?;
+        let values = [
+            ("database", &*database),
+            ("verifier", &verifier(pid, "fill")),
+            ("until", &until),
+        ];
+        self.run(STEP, &BRANCH.fill("fill_login", &values)).await
+    }
+
+    /// The server's clock, so much later.
+    async fn in_future(&self, within: Duration) -> Result<String, NodeError> {
+        let lease = self.lease(STEP).await?;
+        let sql = "SELECT to_char(now() AT TIME ZONE 'UTC' + make_interval(secs => $1), \
+                   'YYYY-MM-DD HH24:MI:SS+00')";
+        let rows = self
+            .rows(&lease, STEP, sql, &[&within.as_secs_f64()])
+            .await?;
+        lease.give_back();
+        Ok(rows.first().map(|row| row.get(0)).unwrap_or_default())
+    }
+
+    async fn fill(
+        &self,
+        programs: &Programs,
+        pid: &Pid,
+        source: &Pid,
+        content: Content,
+    ) -> Result<(), NodeError> {
+        let send = async |client: &tokio_postgres::Client, sql: &str| {
+            let sent = client.batch_execute(sql).await;
+            sent.map_err(|error| self.error(STEP, error))
+        };
+        // Open until the end: the snapshot lives as long.
+        let inside = self.visit(STEP, &source.database()).await?;
+        send(&inside, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await?;
+        let rows = self
+            .rows(&inside, STEP, "SELECT pg_export_snapshot()", &[])
+            .await?;
+        let snapshot: String = rows.first().map(|row| row.get(0)).unwrap_or_default();
+        let wanted = self.objects_of(&inside).await?;
+        {
+            let copy = self.visit(STEP, &pid.database()).await?;
+            send(&copy, &BRANCH.fill("fill_bare", &[])).await?;
+            if !wanted.iter().any(is_public) {
+                send(&copy, "DROP SCHEMA public").await?;
+            }
+        }
+        self.pipe(programs, pid, source, content, &snapshot).await?;
+        drop(inside);
+        let copy = self.visit(STEP, &pid.database()).await?;
+        let own = [("database", &*pid.database())];
+        send(&copy, &BRANCH.fill("fill_done", &own)).await?;
+        drop(copy);
+        self.adopt(pid, source).await?;
+        let copy = self.visit(STEP, &pid.database()).await?;
+        let got = self.objects_of(&copy).await?;
+        same(&wanted, &got, content)
+    }
+
+    async fn pipe(
+        &self,
+        programs: &Programs,
+        pid: &Pid,
+        source: &Pid,
+        content: Content,
+        snapshot: &str,
+    ) -> Result<(), NodeError> {
+        let failed = |program: &'static str, words: String| NodeError::Program {
+            step: STEP,
+            program,
+            words,
+        };
+        let mut dump = self.program(programs, "pg_dump", source, "dump");
+        dump.args(["--format=custom", "--compress=0", "--no-password"])
+            .arg(format!("--snapshot={snapshot}"))
+            .arg(format!(
+                "--lock-wait-timeout={}",
+                DUMP_LOCK_WAIT_MAX.as_millis()
+            ))
+            .stdout(Stdio::piped());
+        if content == Content::SchemaOnly {
+            dump.arg("--schema-only");
+        }
+        let mut dump = dump
+            .spawn()
+            .map_err(|error| failed("pg_dump", error.to_string()))?;
+        let between = dump.stdout.take().map(|stdout| stdout.into_owned_fd());
+        let Some(Ok(between)) = between else {
+            return Err(failed("pg_dump", "its output cannot be read".to_owned()));
+        };
+        let mut restore = self.program(programs, "pg_restore", pid, "fill");
+        restore
+            // Row security comes into force after the rows are in; from then on an owner whom it binds
+            // makes a materialized view under it, as in the source.
+            .args(["--exit-on-error", "--no-password", "--enable-row-security"])
+            .arg(format!("--dbname={}", pid.database()))
+            // Nothing is lost by it: what is not complete is made anew.
+            .env("PGOPTIONS", "-c synchronous_commit=off")
+            .stdin(Stdio::from(between));
+        let restore = restore
+            .spawn()
+            .map_err(|error| failed("pg_restore", error.to_string()))?;
+        let (dumped, restored) = tokio::join!(ended(dump), ended(restore));
+        // When one fails, the other one only says that its pipe broke.
+        let first = match (dumped, restored) {
+            (Ok(()), Ok(())) => return Ok(()),
+            (Err(words), Ok(())) => failed("pg_dump", words),
+            (Ok(()), Err(words)) => failed("pg_restore", words),
+            (Err(dump), Err(restore)) if restore.contains("end of file") || restore.is_empty() => {
+                failed("pg_dump", dump)
+            }
+            (Err(_), Err(restore)) => failed("pg_restore", restore),
+        };
+        Err(first)
+    }
+
+    /// A program of the server's, as the login `kind` of `pid`, with nothing of our environment.
+    fn program(&self, programs: &Programs, name: &str, pid: &Pid, kind: &str) -> Command {
+        let parts = &self.shared.parts;
+        let user = login(pid, kind);
+        let password: Secret = parts.key.password(&user, Self::EPOCH);
+        let mut command = Command::new(programs.bin.join(name));
+        command
+            .env_clear()
+            .envs([
+                ("LC_ALL", "C"),
+                ("PATH", "/usr/bin:/bin"),
+                ("HOME", "/nonexistent"),
+            ])
+            .envs([("PGPASSFILE", "/dev/null"), ("PGSSLMODE", "disable")])
+            .envs([("PGAPPNAME", "tenantry"), ("PGCONNECT_TIMEOUT", "10")])
+            .env("PGUSER", &user)
+            .env("PGPASSWORD", password.reveal())
+            .env("PGDATABASE", pid.database())
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        if let Some(Host::Unix(dir)) = parts.config.get_hosts().first() {
+            command.env("PGHOST", dir);
+        }
+        if let Some(port) = parts.config.get_ports().first() {
+            command.env("PGPORT", port.to_string());
+        }
+        if let Some((uid, gid)) = programs.user {
+            command.uid(uid).gid(gid);
+        }
+        command
+    }
+
+    async fn end_fill(&self, pid: &Pid, source: &Pid) -> Result<(), NodeError> {
+        let name = pid.database();
+        self.run(STEP, &format!("ALTER DATABASE {name} CONNECTION LIMIT 0"))
+            .await?;
+        self.drop_visitor(source, "dump").await?;
+        // Last: without it, the copy is complete.
+        self.drop_visitor(pid, "fill").await
+    }
+}
+
+fn login(pid: &Pid, kind: &str) -> String {
+    format!("{}_{kind}", pid.database())
+}
+
+fn is_public(object: &Object) -> bool {
+    object.kind == "schema" && object.name == "public"
+}
+
+/// What a program says when it fails.
+async fn ended(mut child: Child) -> Result<(), String> {
+    let words = child.stderr.take();
+    let (status, words) = tokio::join!(child.wait(), last_words(words));
+    match status {
+        Ok(status) if status.success() => Ok(()),
+        Ok(_) => Err(words),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+async fn last_words(stderr: Option<ChildStderr>) -> String {
+    let Some(mut stderr) = stderr else {
+        return String::new();
+    };
+    let mut kept = Vec::new();
+    let mut buffer = [0; 4096];
+    while let Ok(count) = stderr.read(&mut buffer).await {
+        if count == 0 {
+            break;
+        }
+        kept.extend_from_slice(&buffer[..count]);
+        let surplus = kept.len().saturating_sub(WORDS_MAX);
+        kept.drain(..surplus);
+    }
+    let text = String::from_utf8_lossy(&kept);
+    // The first complaint is the cause; the statement it came from may follow.
+    let line = text
+        .lines()
+        .find(|line| line.contains("error:"))
+        .or_else(|| text.lines().last());
+    line.unwrap_or_default().trim().to_owned()
+}
+
+/// Whether every object is there, with its owner, grants and comment. Their definitions are what
+/// `pg_restore` was given, and it stops at its first error; PostgreSQL may write an expression down in
+/// another way the second time.
+fn same(wanted: &[Object], got: &[Object], content: Content) -> Result<(), NodeError> {
+    let relevant = |object: &&Object| match &*object.kind {
+        "large objects" => content == Content::All,
+        // Of a login, which owns nothing: left behind.
+        "default grants" => !object.name.starts_with("x_"),
+        _ => true,
+    };
+    let key = |object: &Object| {
+        let count = (object.kind == "large objects").then(|| object.definition.clone());
+        (
+            object.kind.clone(),
+            object.name.clone(),
+            object.rights.clone(),
+            count,
+        )
+    };
+    let set = |objects: &[Object]| -> std::collections::BTreeSet<_> {
+        objects.iter().filter(relevant).map(key).collect()
+    };
+    let (wanted, got) = (set(wanted), set(got));
+    let mut kinds: Vec<&str> = wanted
+        .symmetric_difference(&got)
+        .map(|(kind, ..)| kind.as_str())
+        .collect();
+    if kinds.is_empty() {
+        return Ok(());
+    }
+    for different in wanted.symmetric_difference(&got).take(20) {
+        tracing::debug!(?different, "a streamed copy differs");
+    }
+    kinds.dedup();
+    Err(NodeError::Conflict {
+        step: STEP,
+        what: format!("the copy differs from its source in: {}", kinds.join(", ")),
+    })
+}
