@@ -152,6 +152,7 @@ fn the_page_of_the_settings_is_up_to_date() {
          | `installation.key` | the secret that login salts are derived from. Without it no password of a tenant works: back it up | 0600 |\n\
          | `node.key` | the secret that server passwords are derived from; with another one they are set anew | 0600 |\n\
          | `operator.key` | the operator's token for the API | 0600 |\n\
+         | `instance` | by which processes that share a catalog know each other apart | 0600 |\n\
          | `tls/server.crt`, `tls/server.key` | the self-signed certificate, when none was given. Clients that verify use `server.crt` as their root | 0644, 0600 |\n\
          | `superuser.password` | of the platform's own role in PostgreSQL, `tenantry` | 0600 |\n\
          | `postgres/` | PostgreSQL's data, settings and socket. When its user cannot come here, the file `postgres.base` names the place, below `/var/lib/tenantry` | 0710 |\n\

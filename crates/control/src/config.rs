@@ -97,6 +97,9 @@ pub struct ControlLimits {
     /// it is ended. 1,000: with it all connections of one tenant (12) stay below the size of the table
     /// of a managed node.
     pub locks_per_server_max: u32,
+    /// How much longer than its lease a process that cannot reach the catalog uses what it had of a node's
+    /// budget, as long as the node sees it. 1 h: as long as it uses what it knows of tenants.
+    pub stale_max: Duration,
     /// How full the queue of NOTIFY, which all tenants share, may be before its holders are ended, in
     /// percent. 50: where PostgreSQL begins to warn.
     pub notify_queue_percent_max: u32,
@@ -125,6 +128,7 @@ impl Default for ControlLimits {
             stuck_after: Duration::from_secs(600),
             placements_concurrent_max: 4,
             locks_per_server_max: 1_000,
+            stale_max: Duration::from_secs(3600),
             notify_queue_percent_max: 50,
         }
     }

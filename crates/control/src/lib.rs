@@ -12,6 +12,7 @@ mod housekeeping;
 mod keys;
 mod limits;
 mod placement;
+mod process;
 mod project;
 mod routes;
 mod sql;
@@ -105,18 +106,21 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         pages: parts.pages,
         metrics: api::metrics::Last::default(),
         passes: placement::passes::Passes::default(),
+        process: process::Process::new(),
         one_use: routes::one_use::OneUse::default(),
         used: credential::used::Used::default(),
         working: api::idempotency::Working::default(),
         sql_permits: tokio::sync::Semaphore::new(limits.sql_concurrent_max),
         draining: std::sync::atomic::AtomicBool::new(false),
     });
+    process::begin(&app).await?;
     placement::job::take_up(&app).await?;
     api::idempotency::release_own(&catalog, &app.config.instance).await?;
 
     tasks.spawn("changes", changes.follow(catalog.clone()));
     tasks.spawn("notify", catalog::changes::Changes::tell(catalog, outbox));
     tasks.spawn("passes", placement::job::run(app.clone(), tasks.clone()));
+    tasks.spawn("process", process::run(app.clone()));
     tasks.spawn("housekeeping", housekeeping::run(app.clone()));
     tasks.spawn("watch", watch::hogs(app.clone()));
     tasks.spawn("care", watch::care(app.clone()));
@@ -153,8 +157,9 @@ impl Control {
         placement::job::warm(&self.app).await;
     }
 
-    /// Accepts nothing new, lets running requests finish within `limit`, then ends everything.
-    pub async fn stop(self, limit: Duration) {
+    /// Accepts nothing new, lets running requests finish within `limit`, then ends everything. What is
+    /// left tells other processes that this one has ended: when its proxy has, too.
+    pub async fn stop(self, limit: Duration) -> Stopped {
         self.app
             .draining
             .store(true, std::sync::atomic::Ordering::Relaxed);
@@ -165,7 +170,26 @@ impl Control {
         if let Err(error) = credential::used::flush(&self.app).await {
             tracing::debug!(error = %error, "last uses of credentials were not written");
         }
-        self.app.catalog.close();
         self.app.logins.close();
+        Stopped(self.app)
+    }
+}
+
+/// A control plane that has stopped, of a process whose proxy may still have server connections.
+/// Dropped, others take what it had of the budget when its time is over.
+#[must_use = "others wait for what this process had"]
+pub struct Stopped(Arc<api::App>);
+
+impl Stopped {
+    /// Gives what this process had of the budget to others. Nothing of it uses a server connection any
+    /// more.
+    pub async fn leave(self) {
+        process::leave(&self.0).await;
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.0.catalog.close();
     }
 }

@@ -87,6 +87,10 @@ id! {
     /// Id of one secret (password, token, key), so that it can be named without being shown.
     CredentialId, "crd_", "crd_ and 12 characters of a-z and 0-9, the first a letter"
 }
+id! {
+    /// Id of one running process of ours, from its start to its end: `prc_` and 12 characters.
+    ProcessId, "prc_", "prc_ and 12 characters of a-z and 0-9, the first a letter"
+}
 
 impl Pid {
     /// Name of the database, and of the role whose members are its logins.

@@ -16,7 +16,7 @@ pub mod route;
 mod secret;
 mod sql;
 
-pub use id::{CredentialId, IdError, Pid, ProjectId, TenantId};
+pub use id::{CredentialId, IdError, Pid, ProcessId, ProjectId, TenantId};
 pub use limits::Limits;
 pub use name::{NameError, TenantName};
 pub use network::{Network, NetworkError};

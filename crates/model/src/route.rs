@@ -5,7 +5,12 @@
 //! asks for one login at a time and is told which tenants changed; it keeps what it knows, so
 //! known tenants keep connecting while the control plane is away.
 
-use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
@@ -178,8 +183,38 @@ pub enum Request {
         /// Whether the client may go on.
         reply: oneshot::Sender<bool>,
     },
+    /// A proxy says how much it has of a node's budget and what it needs: how much may it have?
+    Lease {
+        /// What it says.
+        demand: Demand,
+        /// [`Unavailable`]: what it was told before holds, until its time is over.
+        reply: oneshot::Sender<Result<BudgetLease, Unavailable>>,
+    },
     /// Nothing to answer; the control plane repairs what it finds.
     Report(Report),
+}
+
+/// How much a proxy has of a node's budget of server connections, and needs.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Demand {
+    /// [`NodeTarget::name`].
+    pub node: String,
+    /// [`NodeTarget::server_connections_max`]: what there is for all proxies together.
+    pub budget: u32,
+    /// So many it has, or may take by what it was told last. Others can have only what is not in here.
+    pub held: u32,
+    /// So many it would use now.
+    pub needed: u32,
+}
+
+/// A part of a node's budget, for a time. The sum over all proxies is never more than the budget.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct BudgetLease {
+    /// So many server connections the proxy may have. When it has more, it opens none, closes those
+    /// that are idle, and says with its next [`Demand`] how far it came.
+    pub server_connections: u32,
+    /// From the moment it asked. Later it opens none until it is told more.
+    pub valid_for: Duration,
 }
 
 /// The answer to [`Request::Resolve`].
@@ -262,6 +297,20 @@ impl RouteClient {
             return false;
         }
         answer.await.unwrap_or(false)
+    }
+
+    /// Asks for a part of a node's budget.
+    ///
+    /// # Errors
+    ///
+    /// [`Unavailable`] when the catalog, or the control plane as a whole, cannot be reached.
+    pub async fn lease(&self, demand: Demand) -> Result<BudgetLease, Unavailable> {
+        let (reply, answer) = oneshot::channel();
+        self.requests
+            .send(Request::Lease { demand, reply })
+            .await
+            .map_err(|_| Unavailable)?;
+        answer.await.map_err(|_| Unavailable)?
     }
 
     /// Tells what was seen. Dropped when the queue is full: reports are hints.

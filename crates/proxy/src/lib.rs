@@ -21,6 +21,7 @@ mod insight;
 mod journal;
 mod knowledge;
 mod learn;
+mod lease;
 mod lend;
 mod lending;
 mod limits;

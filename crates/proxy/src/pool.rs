@@ -545,7 +545,9 @@ impl Tenant {
                 continue;
             }
             self.queued.set(true);
-            let granted = budget.queue(&self.id, self.share.get());
+            let more = self.servers_max.get() - self.servers.get();
+            let waiting = u32::try_from(self.waiting.borrow().len()).unwrap_or(u32::MAX);
+            let granted = budget.queue(&self.id, self.share.get(), waiting.min(more));
             worker.make_room(&budget);
             let tenant = self.clone();
             tokio::task::spawn_local(async move {

@@ -34,6 +34,7 @@ use crate::{
     handle::Handle,
     insight::ShapeBytes,
     learn::Learning,
+    lease,
     limits::{self, Alarms},
     metrics::{Counted, WorkerCounts},
     pace::Pace,
@@ -508,6 +509,7 @@ pub(crate) async fn run(start: Start) {
         spawn(Box::pin(always(worker.clone(), parting::see_off))),
         spawn(Box::pin(always(worker.clone(), limits::ring))),
     ];
+    let leasing = (start.index == 0).then(|| spawn(Box::pin(always(worker.clone(), lease::keep))));
     let mut helpers = vec![spawn(Box::pin(always(worker.clone(), sweep)))];
     for listener in start.listeners {
         match TcpListener::from_std(listener) {
@@ -543,7 +545,10 @@ pub(crate) async fn run(start: Start) {
     }
     helpers.iter().for_each(|helper| helper.abort());
     drain::close(&worker).await;
-    lasting.iter().for_each(|helper| helper.abort());
+    lasting
+        .iter()
+        .chain(&leasing)
+        .for_each(|helper| helper.abort());
 }
 
 fn handle(worker: &Rc<Worker>, message: Inbox) {

@@ -82,6 +82,49 @@ async fn a_tenant_has_a_limit_of_its_own_and_its_roles_share_it() {
     assert!(stack.backends() <= 2);
 }
 
+/// A process uses what it was lent of the node's budget, and gives back what it does not need.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_back_is_closed_when_it_is_idle_and_said_when_it_is() {
+    for workers in [1, 3] {
+        let stack = Stack::with_budget(10, |config| config.workers = workers).await;
+        let tenants: Vec<_> = (0..4).map(|_| stack.tenant()).collect();
+        let mut clients = Vec::new();
+        for tenant in &tenants {
+            let client = stack.connect(tenant, Role::Admin).await;
+            client.batch_execute("BEGIN").await.unwrap();
+            clients.push(client);
+        }
+        assert_eq!(stack.backends(), 4);
+        let last = || stack.table.lock().unwrap().demands.last().unwrap().clone();
+        wait_until("it says what it needs", || last().needed == 4);
+        assert_eq!((last().held, last().budget), (10, 10));
+
+        // All are in transactions: none is cut short, and they are said to be held.
+        stack.table.lock().unwrap().lent = Some(1);
+        wait_until("it says what it has", || last().held == 4);
+        let waiting = stack.connect(&tenants[0], Role::Admin).await;
+        let answer = tokio::spawn(async move { waiting.simple_query("SELECT 1").await });
+        wait_until("it waits", || {
+            snapshot(&stack).tenants.iter().any(|t| t.waiting == 1)
+        });
+        for held in [3, 2, 1] {
+            let client = clients.remove(0);
+            client.batch_execute("COMMIT").await.unwrap();
+            drop(client);
+            wait_until("it says that it has less", || last().held == held);
+        }
+        drop(clients);
+        answer.await.unwrap().unwrap();
+        wait_until("one is left", || stack.backends() == 1);
+
+        // More again; and when nobody says so for long, nothing.
+        stack.table.lock().unwrap().lent = Some(3);
+        wait_until("it has more", || last().held == 3);
+        stack.table.lock().unwrap().lent_for = Duration::ZERO;
+        wait_until("its time is over", || last().held <= 1);
+    }
+}
+
 /// What a tenant has within its minimum is closed neither for others nor because nobody uses it; what it
 /// has above it is.
 #[tokio::test(flavor = "multi_thread")]

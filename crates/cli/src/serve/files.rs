@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | `installation.key` | the secret that login salts are derived from | 0600 |
 //! | `operator.key` | the operator's token for the API | 0600 |
+//! | `instance` | by which processes that share a catalog know each other apart | 0600 |
 //! | `tls/server.crt`, `tls/server.key` | the self-signed certificate, when none was given | 0644, 0600 |
 //! | `node.key` | the secret that server passwords are derived from | 0600 |
 //! | `superuser.password` | of the platform's own role in PostgreSQL | 0600 |
@@ -90,6 +91,20 @@ pub(super) fn operator_key(path: &Path) -> anyhow::Result<Secret> {
     Ok(Secret::new(token))
 }
 
+/// Name of this data directory among those whose servers share a catalog, made when there is none. A copy of
+/// the directory has another one: the file's number in its file system is part of it.
+///
+/// # Errors
+///
+/// When the file cannot be read or made, or can be read by others.
+pub(super) fn instance(path: &Path) -> anyhow::Result<String> {
+    let text = read_or_make(path, || Ok(format!("{}\n", &hex(&random()?)[..16])))?;
+    let number = fs::metadata(path)
+        .with_context(|| path.display().to_string())?
+        .ino();
+    Ok(format!("{}-{number:x}", text.reveal().trim()))
+}
+
 /// A file that only its owner may read; made durably, and by one of two that start at once.
 fn read_or_make(
     path: &Path,
@@ -166,6 +181,17 @@ mod tests {
             assert_eq!(first, installation_key(path).unwrap());
             assert_ne!(first, [0; 32]);
             assert_eq!(fs::metadata(path).unwrap().mode() & 0o777, 0o600);
+        });
+    }
+
+    #[test]
+    fn a_copied_directory_is_another_instance() {
+        in_scratch(|path| {
+            let first = instance(path).unwrap();
+            assert_eq!(first, instance(path).unwrap());
+            let copy = path.with_extension("copy");
+            fs::copy(path, &copy).unwrap();
+            assert_ne!(first, instance(&copy).unwrap());
         });
     }
 

@@ -216,6 +216,7 @@ struct Kept {
 async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, Kept), Failure> {
     let dir = fs::canonicalize(&config.data_dir)?;
     let in_dir = |error: anyhow::Error| told::file(&error, &dir);
+    let instance = files::instance(&dir.join("instance")).map_err(in_dir)?;
     let secret = files::installation_key(&dir.join("installation.key")).map_err(in_dir)?;
     let operator_file = dir.join("operator.key");
     let operator_key = files::operator_key(&operator_file).map_err(in_dir)?;
@@ -282,7 +283,10 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
         asked,
         keys,
         operator_key.reveal(),
-        &identity,
+        Own {
+            identity: &identity,
+            instance,
+        },
     );
     match started.await {
         Ok(control) => Ok((
@@ -301,6 +305,12 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
     }
 }
 
+/// What this data directory is known by.
+struct Own<'a> {
+    identity: &'a Identity,
+    instance: String,
+}
+
 async fn start_control(
     config: &Config,
     server: &Server,
@@ -308,7 +318,7 @@ async fn start_control(
     routes: model::route::RouteServer,
     keys: Keys,
     operator_key: &str,
-    identity: &Identity,
+    own: Own<'_>,
 ) -> Result<Control, Failure> {
     let node = server.node();
     let catalog = config
@@ -318,6 +328,7 @@ async fn start_control(
     let port = proxy.local_addrs().first().map_or(0, SocketAddr::port);
     let mut wanted =
         control::Config::local(config.api_listen, port, control::token_hash(operator_key));
+    wanted.instance = own.instance;
     wanted.public_host.clone_from(&config.public_host);
     wanted.anonymous_registration = config.anonymous;
     wanted.metrics_open = config.metrics_open;
@@ -332,7 +343,7 @@ async fn start_control(
         wanted.warm_pool.max = 0;
     }
     if config.api_tls {
-        let tls = identity.config(&["http/1.1"]);
+        let tls = own.identity.config(&["http/1.1"]);
         wanted.api_tls = Some(tls.map_err(|error| told::machine(format!("{error:#}"), ""))?);
     }
     let parts = control::Parts {
@@ -364,11 +375,13 @@ impl Parts {
         let control_stopped = Cell::new(false);
         let drained = async {
             let control = async {
-                self.control.stop(limit).await;
+                let stopped = self.control.stop(limit).await;
                 control_stopped.set(true);
+                stopped
             };
             // Both at once: what the API still runs goes through the proxy.
-            tokio::join!(control, self.proxy.drain(limit));
+            let (control, ()) = tokio::join!(control, self.proxy.drain(limit));
+            control.leave().await;
         };
         let tell = telling(|| {
             let what = waited_for(numbers.clients(), !control_stopped.get());

@@ -33,6 +33,7 @@ use crate::{
     credential::used::Used,
     limits,
     placement::passes::Passes,
+    process::Process,
     project, routes, sql, tenant,
 };
 
@@ -52,6 +53,7 @@ pub(crate) struct App {
     pub(crate) pages: Pages,
     pub(crate) metrics: metrics::Last,
     pub(crate) passes: Passes,
+    pub(crate) process: Process,
     pub(crate) one_use: routes::one_use::OneUse,
     pub(crate) used: Used,
     pub(crate) working: idempotency::Working,

@@ -27,6 +27,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "weight",
         sql: include_str!("../../migrations/0003_weight.sql"),
     },
+    Migration {
+        version: 4,
+        name: "process",
+        sql: include_str!("../../migrations/0004_process.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

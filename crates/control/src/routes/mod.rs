@@ -38,6 +38,12 @@ pub(crate) async fn serve(app: Arc<App>, mut requests: mpsc::Receiver<Request>, 
             Request::Consume { credential, reply } => {
                 let _ = reply.send(app.one_use.consume(&credential));
             }
+            Request::Lease { demand, reply } => {
+                let app = app.clone();
+                tasks.spawn("lease", async move {
+                    let _ = reply.send(crate::process::lease(&app, &demand).await);
+                });
+            }
             Request::Report(Report::LoggedIn { credential }) => app.used.note(credential),
             Request::Report(Report::ServerLoginRefused { tenant, role }) => {
                 repair::begin(&repair, &app, &tasks, tenant, role);

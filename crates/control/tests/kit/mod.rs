@@ -127,6 +127,7 @@ impl Stack {
             self.change,
             server,
             door::open(routes.clone(), SECRET),
+            "serve",
         )
         .await;
         self.routes = routes;
@@ -134,10 +135,18 @@ impl Stack {
         self.base = base;
     }
 
+    /// Another process's control plane on the same catalog, and the end that its proxy would have.
+    pub async fn start_other(&self, instance: &'static str) -> (Control, route::RouteClient) {
+        let (routes, server) = route::channel();
+        let door = door::open(routes.clone(), SECRET);
+        let (control, _) = start(&self.managed, self.change, server, door, instance).await;
+        (control, routes)
+    }
+
     /// Ends the control plane; the server stays.
     pub async fn stop_control(&mut self) {
         if let Some(control) = self.control.take() {
-            control.stop(Duration::from_secs(10)).await;
+            control.stop(Duration::from_secs(10)).await.leave().await;
         }
     }
 
@@ -289,10 +298,12 @@ async fn start(
     change: fn(&mut Config),
     routes: route::RouteServer,
     door: Door,
+    instance: &str,
 ) -> (Control, String) {
     let node = managed.node();
     let hash = control::token_hash(OPERATOR);
     let mut config = Config::local("127.0.0.1:0".parse().unwrap(), 5433, hash);
+    config.instance = instance.to_owned();
     config.warm_pool = WarmPool { min: 2, max: 4 };
     change(&mut config);
     let parts = Parts {

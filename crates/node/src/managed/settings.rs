@@ -140,6 +140,9 @@ impl Sizes {
         );
         set("timezone", &"UTC");
         set("log_timezone", &"UTC");
+        // As long as the proxy lets a statement work on whose client has left. It matters when the proxy
+        // itself is gone: others have its server connections then.
+        set("client_connection_check_interval", &"10s");
         set("lc_messages", &"C");
         set("password_encryption", &"scram-sha-256");
         // No statement, parameter or row of a tenant in the log. `log` leaves out ERROR, whose texts

@@ -22,8 +22,8 @@ use std::{
 use model::{
     CredentialId, LoginName, Pid, Role, Secret, TenantId,
     route::{
-        Access, Candidate, Change, NodeAddress, NodeTarget, Report, Request, Resolved, Route,
-        ServerLogin, Unavailable,
+        Access, BudgetLease, Candidate, Change, Demand, NodeAddress, NodeTarget, Report, Request,
+        Resolved, Route, ServerLogin, Unavailable,
     },
 };
 use proxy::{Config, Proxy, TlsConfig};
@@ -246,6 +246,10 @@ pub struct Table {
     pub reports: Vec<Report>,
     pub used: HashSet<CredentialId>,
     pub is_away: bool,
+    /// How much of the budget the proxy may use; all of it unless a test says otherwise.
+    pub lent: Option<u32>,
+    pub lent_for: Duration,
+    pub demands: Vec<Demand>,
     generation: u64,
 }
 
@@ -295,7 +299,10 @@ impl Stack {
     async fn with(bin: PathBuf, budget: u32, change: impl FnOnce(&mut Config)) -> Self {
         let postgres = Postgres::start(bin);
         let (client, mut server) = model::route::channel();
-        let table: Arc<Mutex<Table>> = Arc::default();
+        let table = Arc::new(Mutex::new(Table {
+            lent_for: Duration::from_secs(3600),
+            ..Table::default()
+        }));
         let changes = server.changes.clone();
         let answers = table.clone();
         tokio::spawn(async move {
@@ -312,6 +319,17 @@ impl Stack {
                     }
                     Request::Consume { credential, reply } => {
                         let _ = reply.send(table.used.insert(credential));
+                    }
+                    Request::Lease { demand, reply } => {
+                        let _ = reply.send(if table.is_away {
+                            Err(Unavailable)
+                        } else {
+                            table.demands.push(demand.clone());
+                            Ok(BudgetLease {
+                                server_connections: table.lent.unwrap_or(demand.budget),
+                                valid_for: table.lent_for,
+                            })
+                        });
                     }
                     Request::Report(report) => table.reports.push(report),
                 }
