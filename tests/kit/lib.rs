@@ -7,6 +7,7 @@
 pub mod api;
 pub mod postgres;
 pub mod program;
+pub mod server;
 pub mod stack;
 
 pub use ::scratch::Scratch;

@@ -33,6 +33,8 @@ pub struct StackConfig {
     pub arguments: Vec<String>,
     /// Further variables of its environment.
     pub environment: Vec<(String, String)>,
+    /// The DSN of a PostgreSQL that somebody else runs; then `postgres` is not run.
+    pub attach: Option<String>,
 }
 
 impl Default for StackConfig {
@@ -41,6 +43,7 @@ impl Default for StackConfig {
             postgres: Postgres::System,
             arguments: Vec::new(),
             environment: Vec::new(),
+            attach: None,
         }
     }
 }
@@ -58,6 +61,13 @@ impl StackConfig {
     #[must_use]
     pub fn arg(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// The same on a PostgreSQL that somebody else runs.
+    #[must_use]
+    pub fn attached(mut self, dsn: String) -> Self {
+        self.attach = Some(dsn);
         self
     }
 
@@ -117,6 +127,20 @@ impl Stack {
         &mut self.config
     }
 
+    /// Makes the data directory of a stack that does not run yet with the keys of another one, as
+    /// processes that share a catalog need them.
+    ///
+    /// # Panics
+    ///
+    /// When the other one has none yet.
+    pub fn take_keys_of(&self, other: &Self) {
+        fs::create_dir_all(self.data_dir()).expect("make the data directory");
+        for name in ["installation.key", "node.key", "operator.key"] {
+            let (from, to) = (other.data_dir().join(name), self.data_dir().join(name));
+            fs::copy(from, to).expect("copy a key");
+        }
+    }
+
     /// The command that starts the server.
     pub fn serve(&self) -> Command {
         let mut command = Command::new(program::tenantry());
@@ -135,9 +159,12 @@ impl Stack {
         command
             .args(["--log", "json"])
             .arg("--data-dir")
-            .arg(self.data_dir())
-            .arg("--pg-bin")
-            .arg(self.config.postgres.bin())
+            .arg(self.data_dir());
+        match &self.config.attach {
+            Some(dsn) => command.arg("--attach").arg(dsn),
+            None => command.arg("--pg-bin").arg(self.config.postgres.bin()),
+        };
+        command
             .args(&self.config.arguments)
             .env_clear()
             .envs(std::env::vars_os().filter(|(name, _)| name == "PATH"))

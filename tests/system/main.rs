@@ -8,4 +8,5 @@ mod crash;
 mod flows;
 mod limits;
 mod metrics;
+mod processes;
 mod settings;

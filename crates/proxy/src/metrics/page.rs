@@ -159,7 +159,7 @@ fn servers(page: &mut Page, now: &Snapshot) {
         ),
         (
             "tenantry_node_servers_max",
-            "The budget of a node: server connections that all tenants may hold together.",
+            "Server connections of a node that this process may hold now: its part of the budget.",
             |node| node.servers_max as usize,
         ),
         (
