@@ -247,6 +247,68 @@ async fn nothing_is_lost_when_clients_leave_while_they_wait() {
     assert_eq!(snapshot(&stack).nodes[0].servers, 1);
 }
 
+/// Opening one costs the node a process: however many tenants want one, so many are opened at once, and
+/// the others have their turn behind them. A node that cannot be reached is tried by one.
+#[tokio::test(flavor = "multi_thread")]
+async fn connects_are_bounded_and_a_node_that_is_down_is_tried_by_one() {
+    const AT_ONCE: usize = 3;
+    let mut stack = Stack::start(|config| {
+        config.workers = 2;
+        config.limits.connects_max = AT_ONCE;
+        config.limits.connect_time_max = Duration::from_secs(60);
+        config.limits.budget_wait_max = Duration::from_secs(30);
+    })
+    .await;
+    let tenants: Vec<_> = (0..8).map(|_| stack.tenant()).collect();
+    // It takes who comes, and says nothing.
+    let path = stack.postgres.directory().join("silent");
+    let silent = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    silent.set_nonblocking(true).unwrap();
+    stack.node = std::sync::Arc::new(model::route::NodeTarget {
+        name: "silent".to_owned(),
+        address: model::route::NodeAddress::Unix(path.clone()),
+        server_connections_max: 20,
+    });
+    for tenant in &tenants {
+        stack.set_route(tenant, Role::Admin, |_| {});
+    }
+    let connecting: Vec<_> = tenants
+        .iter()
+        .map(|tenant| {
+            let (config, tls) = (stack.config(tenant, Role::Admin), stack.tls());
+            tokio::spawn(async move { config.connect(tls).await.map(drop) })
+        })
+        .collect();
+    let node = |name: &str| {
+        let nodes = snapshot(&stack).nodes;
+        nodes.into_iter().find(|node| node.node == name).unwrap()
+    };
+    let mut came = Vec::new();
+    wait_until("so many came", || {
+        came.extend(silent.accept());
+        came.len() == AT_ONCE && node("silent").servers == 8
+    });
+    assert_eq!(node("silent").opening, AT_ONCE);
+    assert!(silent.accept().is_err(), "the others wait");
+    // They are hung up on: down. One of the others tries, alone, and finds it silent.
+    drop(came);
+    let mut came = Vec::new();
+    wait_until("one tries", || {
+        came.extend(silent.accept());
+        !came.is_empty() && node("silent").servers == 5
+    });
+    assert_eq!((came.len(), silent.accept().is_err()), (1, true));
+    // When that works, so do they: by the real one, through a socket of the same name.
+    std::fs::remove_file(&path).unwrap();
+    std::os::unix::fs::symlink(stack.postgres.socket(), &path).unwrap();
+    drop((came, silent));
+    let mut opened = 0;
+    for connecting in connecting {
+        opened += usize::from(connecting.await.unwrap().is_ok());
+    }
+    assert_eq!(opened, 8 - AT_ONCE - 1);
+}
+
 /// Whoever comes first to a cold tenant has a server connection opened, to be told its values. A crowd
 /// that comes together needs no more than that one, and it serves the first statement.
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,14 @@
 //! One budget of server connections per node, shared by all workers and all tenants.
 //!
-//! Owns: the count, handing permits to the tenants that wait, and the pace of opening connections.
-//! Does not own: how much of the node's budget this process is lent (`lease`), the order of tenants
-//! (`round`), which client of a tenant is next (`pool`), or which idle connection makes room. Workers
-//! have no parts of their own, of which one would lack what another leaves unused. It is locked when a connection is opened or closed, and when a transaction
-//! ends while somebody waits; otherwise a query looks at one atomic.
+//! Owns: the count, and handing permits to the tenants that wait. Does not own: how much of the node's
+//! budget this process is lent (`lease`), the order of tenants (`round`), the pace of opening
+//! (`connects`), which client of a tenant is next (`pool`), or which idle connection makes room.
+//!
+//! Workers have no parts of their own, of which one would lack what another leaves unused. It is locked
+//! when a connection is opened or closed, and when a transaction ends while somebody waits; otherwise a
+//! query looks at one atomic.
 
+mod connects;
 mod round;
 
 use std::{
@@ -18,10 +21,11 @@ use std::{
 };
 
 use crate::stats::NodeStats;
+use connects::Connects;
 use model::{TenantId, route::NodeTarget};
 use round::{Next, Round};
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, oneshot},
     time::Instant,
 };
 
@@ -31,11 +35,6 @@ pub(crate) use round::Share;
 /// wait. Giving it to another tenant means closing it and opening one, which takes 4 to 9 ms: with shorter
 /// turns most of the time would go there. A transaction is never cut short.
 const TURN_TIME: Duration = Duration::from_millis(20);
-
-/// First pause after a node could not be reached, and the longest one. A node that restarts is
-/// back in a second or two.
-const PAUSE_MIN: Duration = Duration::from_millis(50);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The budgets of all nodes.
 #[derive(Debug)]
@@ -72,7 +71,7 @@ impl Budgets {
                 node: node.clone(),
                 servers,
                 servers_max,
-                opening: self.connects_max - budget.connects.available_permits(),
+                opening: budget.connects.open(),
                 tenants_waiting: budget.waiting(),
             }
         });
@@ -88,7 +87,7 @@ impl Budgets {
                 asks: self.asks.clone(),
                 state: Mutex::default(),
                 is_short: AtomicBool::new(false),
-                connects: Semaphore::new(self.connects_max),
+                connects: Connects::new(self.connects_max),
             })
         });
         budget.set_ceiling(node.server_connections_max);
@@ -104,8 +103,7 @@ pub(crate) struct Budget {
     /// Whether a tenant waits, or more is in use than there is: the one thing that is looked at when a
     /// transaction ends, without the lock.
     is_short: AtomicBool,
-    /// Connections being opened.
-    connects: Semaphore,
+    pub(crate) connects: Connects,
 }
 
 #[derive(Debug, Default)]
@@ -120,9 +118,6 @@ struct State {
     round: Round,
     /// Where those who wait are told.
     grants: HashMap<TenantId, Waiting>,
-    failures: u32,
-    /// No connection is tried before.
-    pause_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -342,29 +337,6 @@ impl Budget {
             if let Err(permit) = waiting.grant.send(permit) {
                 permit.give_up();
             }
-        }
-    }
-
-    /// Waits for the turn to open a connection.
-    pub(crate) async fn connect_turn(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        let turn = self.connects.acquire().await.ok()?;
-        let until = self.state().pause_until;
-        if let Some(until) = until {
-            tokio::time::sleep_until(until).await;
-        }
-        Some(turn)
-    }
-
-    /// Tells how it went, so that a node that is down is not hammered.
-    pub(crate) fn connected(&self, ok: bool) {
-        let mut state = self.state();
-        if ok {
-            state.failures = 0;
-            state.pause_until = None;
-        } else {
-            let pause = PAUSE_MIN * 2u32.saturating_pow(state.failures.min(8));
-            state.failures += 1;
-            state.pause_until = Some(Instant::now() + pause.min(PAUSE_MAX));
         }
     }
 }

@@ -89,7 +89,7 @@ pub(crate) struct Opening<'a> {
 }
 
 /// Opens a server connection and logs in. Waits for a turn first, for `budget_wait_max` at most; see
-/// [`Budget::connect_turn`].
+/// `budget::connects`.
 ///
 /// Returns it with the keys for the next login.
 ///
@@ -107,16 +107,14 @@ pub(crate) async fn open(
         source: io::ErrorKind::TimedOut.into(),
     };
     // While a node does not answer at all, those before us take `connect_time_max` each.
-    let turn = timeout(limits.budget_wait_max, opening.budget.connect_turn());
-    let _turn = turn.await.map_err(too_late)?;
+    let turn = timeout(limits.budget_wait_max, opening.budget.connects.turn());
+    let turn = turn.await.map_err(too_late)?;
     let opened = connect_and_log_in(&opening, lease, worker);
     let result = match timeout(limits.connect_time_max, opened).await {
         Ok(result) => result,
         Err(elapsed) => Err(too_late(elapsed)),
     };
-    opening
-        .budget
-        .connected(!matches!(&result, Err(error) if error.is_passing()));
+    turn.connected(!matches!(&result, Err(error) if error.is_passing()));
     result
 }
 
