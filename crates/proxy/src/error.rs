@@ -107,6 +107,15 @@ pub enum Refusal {
         /// `budget_wait_max`.
         waited_ms: u64,
     },
+    /// The same, when all that there were are held by open transactions of the application that waits.
+    #[error(
+        "no server connection became free within {waited_ms} ms: open transactions of this application hold \
+         all of them, and wait for it to go on"
+    )]
+    Nested {
+        /// `budget_wait_max`.
+        waited_ms: u64,
+    },
     /// Too many statements wait for a server connection already.
     #[error("too many statements are waiting for a server connection")]
     QueueFull,
@@ -171,6 +180,7 @@ impl Public for Refusal {
             | Self::Banned { .. }
             | Self::TooManyClientsOfTenant
             | Self::Busy { .. }
+            | Self::Nested { .. }
             | Self::QueueFull => "53300", // too_many_connections
             Self::NoSuchDatabase { .. } | Self::Deleted => "3D000", // invalid_catalog_name
             Self::Replication => "0A000",                    // feature_not_supported
@@ -239,6 +249,9 @@ impl Public for Refusal {
             Self::Busy { .. } | Self::QueueFull => {
                 "Close idle connections or use fewer of them, or raise the limits."
             }
+            Self::Nested { .. } => {
+                "If a transaction waits for what another connection is to do, it waits for ever: use one connection for both, or end the transaction first."
+            }
             Self::Paused => "Try again when the operator has resumed it.",
             Self::ServerDown | Self::ServerLogin => "Try again in a few seconds.",
             Self::ServerLost => {
@@ -262,7 +275,11 @@ impl Refusal {
     /// Whether a session that is told so during a statement goes on behind it.
     pub fn ends_only_a_statement(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::QueueFull | Self::Paused | Self::Cancelled => true,
+            Self::Busy { .. }
+            | Self::Nested { .. }
+            | Self::QueueFull
+            | Self::Paused
+            | Self::Cancelled => true,
             Self::Limit(limit) => limit.ends_only_a_statement(),
             _ => false,
         }
@@ -305,6 +322,7 @@ impl Refusal {
             Self::Deleted,
             Self::Address,
             Self::Busy { waited_ms: 10_000 },
+            Self::Nested { waited_ms: 10_000 },
             Self::QueueFull,
             Self::Paused,
             Self::Cancelled,

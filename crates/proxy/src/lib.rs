@@ -42,6 +42,7 @@ mod state;
 mod statements;
 mod stats;
 mod stream;
+mod waiting;
 mod worker;
 
 use std::{

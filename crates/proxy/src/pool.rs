@@ -222,6 +222,11 @@ impl Tenant {
         (self.servers.get(), waiting.count())
     }
 
+    /// Whether it holds as many server connections as it may, whatever others do.
+    pub(crate) fn has_all_it_may(&self) -> bool {
+        self.servers.get() >= self.servers_max.get()
+    }
+
     /// Whether nothing of it is in use.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.clients.get() == 0 && self.servers.get() == 0 && !self.pause.is_on()

@@ -4,7 +4,13 @@
 //! words, giving the server connection back), and when a server connection is taken. Does not own:
 //! passing messages between the two (`relay`), login (`login`), server connections (`pool`).
 
-use std::{pin::Pin, rc::Rc, time::Duration};
+use std::{
+    future::poll_fn,
+    pin::{Pin, pin},
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
 
 use model::{CredentialId, LoginName, Pid, Public, route::Resolved};
 use tokio::time::{Instant, timeout};
@@ -34,6 +40,7 @@ use crate::{
     settings::Settings,
     stats::add,
     stream::{Moving, Stream},
+    waiting,
     worker::{SCRATCH, State, Worker},
 };
 
@@ -430,7 +437,7 @@ impl Session {
         let mut values = self.unless_gone(learned).await?;
         settings.subtract(&values);
         if !settings.are_surely_valid() {
-            let server = self.wait_for_server(worker).await?;
+            let server = self.wait_for(worker, settings.wants_notices()).await?;
             let mut server = self.make_plain(worker, server).await?;
             let applied = self.unless_ended(settings.apply(&mut server)).await;
             values = server.parameters.clone();
@@ -500,16 +507,47 @@ impl Session {
         if let Some(server) = self.lending.taken.take() {
             return Ok(server);
         }
+        let least = self.lending.wanted.get("client_min_messages");
+        let wants_notices = waiting::wants_notices(least);
+        self.wait_for(worker, wants_notices).await
+    }
+
+    async fn wait_for(
+        &mut self,
+        worker: &Rc<Worker>,
+        wants_notices: bool,
+    ) -> Result<Box<Server>, Ended> {
         let (tenant, want) = (self.tenant.clone(), self.want());
         let asked = Instant::now();
         self.handle.about.waits_since.set(Some(asked));
-        let got = self.unless_gone(tenant.server_for(worker, &want)).await;
+        let mut work = pin!(tenant.server_for(worker, &want));
+        let notice_after = worker.config.limits.wait_notice_after;
+        let early = timeout(notice_after, self.unless_gone(work.as_mut())).await;
+        let got = match early {
+            Ok(got) => got,
+            Err(_) if !wants_notices => self.unless_gone(work).await,
+            Err(_) => match self.tell_that_it_waits(worker).await {
+                Ok(()) => self.unless_gone(work).await,
+                Err(ended) => Err(ended),
+            },
+        };
+        let got = got.map_err(|ended| match ended {
+            Ended::Refused(why) => Ended::Refused(waiting::in_vain(&tenant, &self.handle, why)),
+            ended => ended,
+        });
         self.handle.about.waits_since.set(None);
         let waited_us = micros(asked.elapsed());
         add(&self.handle.about.counters.waits, 1);
         add(&self.handle.about.counters.waited_us, waited_us);
         worker.counted.wait_time.note(waited_us);
         got
+    }
+
+    /// Does not wait for the client: whatever is free meanwhile would have to.
+    async fn tell_that_it_waits(&mut self, worker: &Worker) -> Result<(), Ended> {
+        let notice = waiting::notice(&self.tenant, &self.handle, &worker.config.limits);
+        let sent = poll_fn(|cx| Poll::Ready(self.client.send(cx, &notice)));
+        sent.await.map_err(|_| Ended::Lost)
     }
 
     /// Waits for `work`, unless the client leaves or the session is to end.

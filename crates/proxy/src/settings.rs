@@ -17,6 +17,7 @@ use crate::{
     error::Refusal,
     server::{ExchangeError, Parameters, Server},
     state::{State, States},
+    waiting,
 };
 
 /// The startup setting that says how the session is lent server connections.
@@ -107,6 +108,13 @@ impl Settings {
             name.eq_ignore_ascii_case("extra_float_digits")
                 && value.parse().is_ok_and(|n: i32| (-15..=3).contains(&n))
         })
+    }
+
+    /// Whether the client wants to hear of a wait at login.
+    pub(crate) fn wants_notices(&self) -> bool {
+        let mut wanted = self.wanted.iter();
+        let least = wanted.find(|(name, _)| name.eq_ignore_ascii_case("client_min_messages"));
+        waiting::wants_notices(least.map(|(_, value)| value.as_str()))
     }
 
     /// Sets them.

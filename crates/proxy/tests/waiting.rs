@@ -12,7 +12,7 @@ use kit::{
     raw::{self, Message, Raw},
     wait_until,
 };
-use model::Role;
+use model::{Role, route::PoolMode};
 use proxy::Snapshot;
 use wire::{
     message::{Kind, build},
@@ -109,6 +109,124 @@ async fn a_statement_that_waits_in_vain_ends_and_the_session_goes_on() {
     // The Parse was refused with all the others.
     assert_eq!(raw::code_of(&raw.until(b'Z')), "26000");
     assert_eq!(snapshot(&stack).mismatches, 0);
+}
+
+fn log_in_as(stack: &Stack, tenant: &Tenant, parameters: &[(&str, &str)]) -> Raw {
+    let mut raw = Raw::tls(stack.port, &stack.certificate);
+    let user = tenant.login(Role::Admin).to_string();
+    let mut all = vec![("user", user.as_str()), ("database", "postgres")];
+    all.extend(parameters);
+    let seen = raw.log_in(Protocol::V3_2, &all, &tenant.password);
+    assert_eq!(raw::code_of(&seen), "");
+    raw
+}
+
+/// As a client says that it wants no notices.
+const QUIET: (&str, &str) = ("client_min_messages", "warning");
+
+/// The first one says for what it waits and until when; the second one, that the same application holds
+/// all there is in transactions that wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_is_announced_and_names_connections_that_wait_for_each_other() {
+    for mode in [PoolMode::Session, PoolMode::Auto] {
+        let stack = Stack::with_budget(3, |config| {
+            config.limits.wait_notice_after = Duration::from_millis(100);
+            config.limits.budget_wait_max = Duration::from_millis(1600);
+        })
+        .await;
+        let [tenant, other] = [stack.tenant(), stack.tenant()];
+        for tenant in [&tenant, &other] {
+            stack.set_route(tenant, Role::Admin, |route| {
+                route.pool_mode = mode;
+                route.limits.server_connections_max = 2;
+            });
+        }
+        let shop = [("application_name", "shop")];
+        let has = |message: &Message, words: &str| {
+            let text = String::from_utf8_lossy(&message.1).into_owned();
+            assert!(text.contains(words), "{text} has no {words}");
+        };
+        // To have its setting tried it takes a server connection, which it would keep.
+        let mut quiet =
+            (mode == PoolMode::Auto).then(|| log_in_as(&stack, &tenant, &[shop[0], QUIET]));
+        let mut holders = [(); 2].map(|()| log_in_as(&stack, &tenant, &shop));
+        for holder in &mut holders {
+            holder.query("BEGIN");
+        }
+        let mut nested = log_in_as(&stack, &tenant, &shop);
+        let seen = nested.query("SELECT 1");
+        assert_eq!(kinds(&seen), "NEZ");
+        has(&seen[0], "SNOTICE\0");
+        has(&seen[0], "waiting for a server connection");
+        has(
+            &seen[0],
+            "All 2 server connections of this database are held by open transactions of this",
+        );
+        has(&seen[0], "In 1.5 s the statement ends");
+        has(&seen[0], "use one connection for both");
+        assert_eq!(raw::code_of(&seen[1..]), "53300");
+        has(
+            &seen[1],
+            "open transactions of this application hold all of them",
+        );
+
+        // Another application cannot be what they wait for.
+        let mut stranger = log_in_as(&stack, &tenant, &[("application_name", "report")]);
+        let seen = stranger.query("SELECT 1");
+        assert_eq!(kinds(&seen), "NEZ");
+        has(
+            &seen[0],
+            "All 2 server connections that this database may have are in use.",
+        );
+        has(
+            &seen[1],
+            "no server connection became free within 1600 ms\0",
+        );
+
+        // Nor does one wait for ever whose others work.
+        let mut out = Vec::new();
+        build::query("SELECT pg_sleep(3)", &mut out);
+        holders[0].send(&out);
+        let seen = nested.query("SELECT 1");
+        assert_eq!(kinds(&seen), "NEZ");
+        has(
+            &seen[1],
+            "no server connection became free within 1600 ms\0",
+        );
+        assert_eq!(raw::code_of(&holders[0].until(b'Z')), "");
+
+        // Of the node's: what others have is not told.
+        let mut third = log_in_as(&stack, &other, &shop);
+        third.query("BEGIN");
+        let mut shared = log_in_as(&stack, &other, &[("application_name", "report")]);
+        let seen = shared.query("SELECT 1");
+        has(
+            &seen[0],
+            "All server connections that databases share are in use.",
+        );
+
+        // Who does not want to hear of it, does not: not at login either.
+        if let Some(quiet) = &mut quiet {
+            assert_eq!(kinds(&quiet.query("SELECT 1")), "EZ");
+            let mut late = Raw::tls(stack.port, &stack.certificate);
+            let user = tenant.login(Role::Admin).to_string();
+            let own = [("user", user.as_str()), ("database", "postgres"), QUIET];
+            let seen = late.log_in(Protocol::V3_2, &own, &tenant.password);
+            assert_eq!(raw::code_of(&seen), "53300");
+            assert!(!kinds(&seen).contains('N'));
+        }
+        // And the wait goes on behind the notice.
+        let mut out = Vec::new();
+        build::query("SELECT 'served'", &mut out);
+        nested.send(&out);
+        nested.until(b'N');
+        holders[1].query("COMMIT");
+        drop(holders);
+        let seen = nested.until(b'Z');
+        assert_eq!(raw::code_of(&seen), "");
+        assert_eq!(raw::value(&seen), "served");
+        assert_eq!(snapshot(&stack).mismatches, 0);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
