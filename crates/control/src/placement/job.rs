@@ -391,7 +391,7 @@ fn reason(error: &ActError) -> &'static str {
         ActError::Catalog(_) => "the catalog did not answer",
         ActError::Node(NodeError::Unreachable { .. }) => "the database server could not be reached",
         ActError::Node(NodeError::Busy { .. }) => "the database server was too busy",
-        ActError::Node(NodeError::Refused { .. }) => {
+        ActError::Node(NodeError::Refused { .. } | NodeError::Program { .. }) => {
             "the database server refused; ask your operator"
         }
         ActError::Node(NodeError::Conflict { .. }) => {
