@@ -1,0 +1,14 @@
+/** A PostgreSQL database for every customer, agent or preview: the client of Tenantry's API. */
+export { Auth, createTenantryClient, createTenantryClient as createDb9Client } from './client.js';
+export type { TenantryClient, TenantryClientOptions } from './client.js';
+export { FileCredentialStore, MemoryCredentialStore } from './credentials.js';
+export type { AnonymousProject, CredentialStore, KeptServer, WritableStore } from './credentials.js';
+export { DatabaseLimits, Databases } from './databases.js';
+export type { Database, Limits, LimitValues, ListFilter, QueryResult, SqlResult, Sweep } from './databases.js';
+export * from './errors.js';
+export { instantDatabase } from './instant.js';
+export type { InstantDatabaseOptions, InstantDatabaseResult } from './instant.js';
+export type { Fetch, FetchAnswer, FetchInit, RequestOptions, TransportOptions } from './transport.js';
+export type { Schemas } from './generated/api.js';
+export { until } from './wait.js';
+export type { WaitOptions } from './wait.js';

@@ -1,0 +1,201 @@
+import assert from 'node:assert/strict';
+import { createServer } from 'node:http';
+import { test } from 'node:test';
+
+import { AuthenticationError, ConflictError, ConnectionError, createDb9Client, createTenantryClient, InvalidRequestError,
+  MemoryCredentialStore, NotFoundError, PermissionError, ServerError, SqlError, TenantryError, WaitError } from 'tenantry';
+
+import { between, ownClient, shared } from './server.js';
+
+test('a database is made, listed, found, limited, suspended, deleted and taken back', async () => {
+  const { databases } = await ownClient();
+  const made = await databases.create({ name: 'shop' });
+  assert.ok(made.admin_password);
+  assert.equal(await databases.keptConnectionString(made), made.connection_string);
+  assert.deepEqual((await databases.list({ prefix: 'sh' })).map(({ id }) => id), [made.id]);
+  assert.deepEqual(await databases.list({ prefix: 'other' }), []);
+  assert.deepEqual(await databases.list({ createdBefore: new Date(Date.now() - 3_600_000) }), []);
+  assert.equal((await databases.get('shop')).id, made.id);
+  assert.equal((await databases.get(made.id)).name, 'shop');
+  assert.equal(await databases.find('nowhere'), undefined);
+
+  assert.equal((await databases.limits.update('shop', { statement_ms_max: 5000 })).effective.statement_ms_max, 5000);
+  assert.equal((await databases.limits.replace('shop', { statement_ms_max: 4000 })).owner.statement_ms_max, 4000);
+  assert.equal((await databases.limits.get('shop')).effective.statement_ms_max, 4000);
+
+  assert.equal((await databases.suspend('shop')).state, 'SUSPENDED');
+  const hopeless = await databases.waitFor('shop').then(() => assert.fail(), (e: unknown) => e);
+  assert.ok(hopeless instanceof WaitError && hopeless.code === 'wait_hopeless');
+  assert.equal((await databases.resume('shop')).state, 'ACTIVE');
+  assert.equal((await databases.waitFor('shop')).id, made.id);
+
+  const reset = await databases.resetPassword('shop');
+  assert.notEqual(reset.admin_password, made.admin_password);
+  assert.equal(await databases.keptConnectionString(made), reset.connection_string);
+
+  await databases.delete('shop');
+  await databases.waitFor(made.id, 'DISABLED');
+  await assert.rejects(databases.get('shop'), NotFoundError);
+  assert.equal((await databases.undelete(made.id)).id, made.id);
+  assert.equal((await databases.waitFor('shop')).state, 'ACTIVE');
+});
+
+test('SQL gives typed rows; a refusal is in the result of sql, and thrown by query', async () => {
+  const { databases } = await ownClient();
+  await databases.create({ name: 'sql' });
+  await databases.query('sql', 'CREATE TABLE t (id int, v jsonb)');
+  const { rows, rowCount } = await databases.query<{ id: number; v: unknown }>('sql',
+    'INSERT INTO t VALUES ($1, $2) RETURNING *', [7, { a: [1] }]);
+  assert.deepEqual([rows, rowCount], [[{ id: 7, v: { a: [1] } }], 1]);
+
+  assert.equal((await databases.sql('sql', 'SELECT * FROM nowhere')).error?.code, '42P01');
+  const error = await databases.query('sql', 'SELECT * FROM nowhere').then(() => assert.fail(), (e: unknown) => e);
+  assert.ok(error instanceof SqlError);
+  assert.deepEqual([error.code, error.sqlstate, error.position], ['sql_error', '42P01', 15]);
+  assert.equal((await databases.sqlFile('sql', 'SELECT 1; SELECT 2')).rows[0]?.[0], 2);
+});
+
+test('errors have a class, a code, a status, a hint and the id of the request', async () => {
+  const { databases } = await ownClient();
+  // An anonymous project may have five.
+  for (const name of ['taken', 'b', 'c', 'd', 'e']) await databases.create({ name });
+  for (const [what, Kind, code, status] of [
+    [() => databases.create({ name: 'taken' }), ConflictError, 'name_taken', 409],
+    [() => databases.get('nowhere'), NotFoundError, 'database_not_found', 404],
+    [() => databases.create({ name: 'Not A Name' }), InvalidRequestError, 'invalid_name', 400],
+    [() => databases.create({ name: 'sixth' }), PermissionError, 'quota_exceeded', 403],
+    [() => createTenantryClient({ baseUrl: shared().apiUrl, token: 'wrong' }).auth.me(), AuthenticationError, 'invalid_token', 401],
+  ] as const) {
+    const error = await what().then(() => assert.fail(code), (e: unknown) => e);
+    assert.ok(error instanceof Kind && error instanceof TenantryError, `${code}: ${String(error)}`);
+    assert.deepEqual([error.code, error.status, error.statusCode], [code, status, status]);
+    assert.ok(error.hint !== '' && error.requestId !== undefined, code);
+  }
+  assert.throws(() => createTenantryClient({ baseUrl: 'http://name:secret@example.com' }), { code: 'invalid_option' });
+  for (const name of ['', '.', '..']) await assert.rejects(databases.delete(name), { code: 'invalid_option' });
+  await assert.rejects(databases.get('a/../b'), NotFoundError);
+});
+
+test('a create whose answer is lost is done once: the repetition carries the same key', async () => {
+  const net = await between(shared().apiUrl, (method, path, count) =>
+    method === 'POST' && path.startsWith('/customer/databases') && count <= 3 ? (count === 2 ? 'lose-answer' : 'lose-request') : 'pass');
+  try {
+    const store = new MemoryCredentialStore();
+    await createTenantryClient({ baseUrl: shared().apiUrl, credentialStore: store }).auth.me();
+    const kept = await store.read(shared().apiUrl);
+    const client = createTenantryClient({ baseUrl: net.url, token: kept.anonymous?.token, retryDelay: 5,
+      credentialStore: new MemoryCredentialStore() });
+    const made = await client.databases.create({ name: 'once' });
+    assert.ok(made.admin_password, 'the answer of the first is given again, with its password');
+    assert.equal(new Set(net.keys).size, 1);
+    assert.equal(net.seen.length, 4);
+    assert.equal((await client.databases.list()).length, 1);
+  } finally {
+    await net.stop();
+  }
+});
+
+test('SQL is sent once when its answer is lost, and again when it did not begin', async () => {
+  const busy = JSON.stringify({ code: 'too_many_requests', message: 'too many', hint: 'later' });
+  let mode: 'busy' | 'lose' = 'busy';
+  let count = 0;
+  const net = await between(shared().apiUrl, (_, path) => {
+    if (!path.endsWith('/sql')) return 'pass';
+    count++;
+    if (mode === 'lose') return 'lose-answer';
+    return count < 3 ? { status: 429, body: busy, headers: { 'retry-after': '0' } } : 'pass';
+  });
+  try {
+    const client = await ownClient(net.url);
+    await client.databases.create({ name: 'once' });
+    await client.databases.query('once', 'CREATE TABLE t (id int)');
+    assert.equal(count, 3);
+    mode = 'lose';
+    const error = await client.databases.query('once', 'INSERT INTO t VALUES (1)').then(() => assert.fail(), (e: unknown) => e);
+    assert.ok(error instanceof ConnectionError);
+    assert.equal(error.code, 'connection_lost');
+    assert.equal(count, 4);
+    mode = 'busy';
+    assert.deepEqual((await client.databases.query('once', 'SELECT * FROM t')).rows, [{ id: 1 }]);
+  } finally {
+    await net.stop();
+  }
+});
+
+test('trying again ends, and the last error is the one that is thrown', async () => {
+  const body = JSON.stringify({ code: 'draining', message: 'this server is stopping', hint: 'again' });
+  const net = await between(shared().apiUrl, () => ({ status: 503, body }));
+  try {
+    const client = createTenantryClient({ baseUrl: net.url, token: 'x', maxRetries: 2, retryDelay: 1 });
+    await assert.rejects(client.auth.me(), (error) => error instanceof ServerError && error.code === 'draining');
+    assert.equal(net.seen.length, 3);
+  } finally {
+    await net.stop();
+  }
+});
+
+test('a body that is not ours is an error with its status, and a redirect is not followed', async () => {
+  const html = await between(shared().apiUrl, () => ({ status: 413, body: '<html>too large</html>' }));
+  const away = await between(shared().apiUrl, () => ({ status: 302, body: '', headers: { location: shared().apiUrl } }));
+  const good = await between(shared().apiUrl, () => ({ status: 200, body: 'hello' }));
+  try {
+    const ask = (baseUrl: string) => createTenantryClient({ baseUrl, token: 'x', maxRetries: 0 }).auth.me();
+    await assert.rejects(ask(html.url), { name: 'ConnectionError', code: 'unreadable_response', status: 413 });
+    await assert.rejects(ask(good.url), { name: 'ConnectionError', code: 'unreadable_response', status: 200 });
+    await assert.rejects(ask(away.url), { name: 'ConnectionError' });
+  } finally {
+    await Promise.all([html.stop(), away.stop(), good.stop()]);
+  }
+});
+
+test('nobody there, no answer in time, and a caller that goes away are told apart', async () => {
+  const silent = createServer(() => {});
+  await new Promise<void>((resolve) => silent.listen(0, '127.0.0.1', resolve));
+  const address = silent.address();
+  const url = typeof address === 'object' ? `http://127.0.0.1:${address?.port}` : '';
+  const ask = (baseUrl: string, signal?: AbortSignal) =>
+    createTenantryClient({ baseUrl, token: 'x', maxRetries: 0, timeout: 50 }).auth.me({ signal });
+  try {
+    await assert.rejects(ask(url), { code: 'timeout' });
+    const stop = new AbortController();
+    const asked = createTenantryClient({ baseUrl: url, token: 'x' }).auth.me({ signal: stop.signal });
+    stop.abort(new Error('gone'));
+    await assert.rejects(asked, { message: 'gone' });
+  } finally {
+    silent.closeAllConnections();
+    await new Promise((resolve) => silent.close(resolve));
+  }
+  await assert.rejects(ask(url), { code: 'unreachable' });
+});
+
+test('a sweep takes what has the prefix and the age, and says before what it would take', async () => {
+  const { databases } = await ownClient();
+  for (const name of ['ci-1', 'ci-2', 'keep']) await databases.create({ name });
+  const names = (found: { name: string }[]): string[] => found.map(({ name }) => name).sort();
+  assert.deepEqual(names(await databases.sweep({ prefix: 'ci-', dryRun: true })), ['ci-1', 'ci-2']);
+  assert.deepEqual(names(await databases.sweep({ prefix: 'ci-', olderThanMs: 3_600_000 })), []);
+  assert.equal((await databases.list()).length, 3);
+  assert.deepEqual(names(await databases.sweep({ prefix: 'ci-' })), ['ci-1', 'ci-2']);
+  assert.deepEqual(names(await databases.list()), ['keep']);
+  await assert.rejects(databases.sweep({ prefix: '' }), { code: 'invalid_option' });
+});
+
+test('a project is registered once by many first calls, and a token that was refused is renewed', async () => {
+  const credentialStore = new MemoryCredentialStore();
+  const client = createDb9Client({ baseUrl: shared().apiUrl, credentialStore });
+  const ids = await Promise.all(Array.from({ length: 20 }, async () => (await client.auth.me()).id));
+  assert.equal(new Set(ids).size, 1);
+
+  await credentialStore.exclusively(client.baseUrl, async (store) => {
+    const kept = await store.read();
+    await store.write({ ...kept, anonymous: { ...kept.anonymous!, token: 'tnt_expired' } });
+  });
+  const again = await Promise.all(Array.from({ length: 20 }, async () => (await client.auth.me()).id));
+  assert.deepEqual(new Set(again), new Set(ids));
+
+  const { anonymous } = await credentialStore.read(client.baseUrl);
+  const refreshed = await client.auth.anonymousRefresh(anonymous!);
+  assert.equal(await client.auth.token(), refreshed.token);
+  assert.equal(await client.auth.getAnonymousSecret(), anonymous?.anonymous_secret);
+  await assert.rejects(client.auth.anonymousRefresh({ ...anonymous!, anonymous_secret: 'sk_anon_wrong' }), AuthenticationError);
+});
