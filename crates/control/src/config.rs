@@ -2,6 +2,10 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use model::Network;
+
+use crate::api::cors::Origins;
+
 /// Settings of the control plane. Already validated: files were read, numbers are in range.
 #[derive(Clone)]
 pub struct Config {
@@ -23,6 +27,10 @@ pub struct Config {
     pub anonymous_registration: bool,
     /// Whether `/metrics` is read without a token. It names tenants by their ids.
     pub metrics_open: bool,
+    /// Pages that browsers let use SQL over HTTP. None unless the operator names them.
+    pub sql_origins: Origins,
+    /// Proxies in front of the API, whose `X-Forwarded-For` says where a client is.
+    pub forwarded_from: Vec<Network>,
     /// SHA-256 of the operator's token; see [`crate::token_hash`].
     pub operator_token_sha256: [u8; 32],
     /// How long the data of a deleted database is kept.
@@ -83,6 +91,8 @@ pub struct ControlLimits {
     pub sql_time_max: Duration,
     /// Requests to `/sql` at once; more are told to come again. 64.
     pub sql_concurrent_max: usize,
+    /// The same, of one database. 16: a quarter, so that one with slow statements leaves room.
+    pub sql_concurrent_per_database_max: usize,
     /// Idempotency keys remembered per project. 10,000.
     pub idempotency_keys_max: u32,
     /// How long one is remembered, with its encrypted answer. 1 h: longer than retries take; short,
@@ -123,6 +133,7 @@ impl Default for ControlLimits {
             sql_result_bytes_max: 8 << 20,
             sql_time_max: Duration::from_secs(30),
             sql_concurrent_max: 64,
+            sql_concurrent_per_database_max: 16,
             idempotency_keys_max: 10_000,
             idempotency_time: Duration::from_secs(3600),
             stuck_after: Duration::from_secs(600),
@@ -150,6 +161,8 @@ impl Config {
             region: None,
             anonymous_registration: true,
             metrics_open: false,
+            sql_origins: Origins::None,
+            forwarded_from: Vec::new(),
             operator_token_sha256,
             retention: Duration::from_secs(24 * 3600),
             warm_pool: WarmPool::default(),

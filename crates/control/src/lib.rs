@@ -27,7 +27,7 @@ use model::{
     route::{Door, RouteServer},
 };
 
-pub use api::{ErrorCode, errors_document, openapi_document};
+pub use api::{ErrorCode, cors::Origins, errors_document, openapi_document};
 pub use catalog::{CatalogError, migrate::MigrateError};
 pub use config::{Config, ControlLimits, WarmPool};
 pub use keys::{Keys, token_hash};
@@ -110,7 +110,10 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         one_use: routes::one_use::OneUse::default(),
         used: credential::used::Used::default(),
         working: api::idempotency::Working::default(),
-        sql_permits: tokio::sync::Semaphore::new(limits.sql_concurrent_max),
+        sql_places: sql::Places::new(
+            limits.sql_concurrent_max,
+            limits.sql_concurrent_per_database_max,
+        ),
         draining: std::sync::atomic::AtomicBool::new(false),
     });
     process::begin(&app).await?;

@@ -15,6 +15,7 @@ const OPEN: &[(&str, &str)] = &[
     ("GET", "/openapi.json"),                 // says nothing of anybody
     ("POST", "/customer/anonymous-register"), // how to get the first token
     ("POST", "/customer/anonymous-refresh"),  // proves the anonymous secret in its body
+    ("POST", "/sql"),                         // proves a password in a header: tests/neon.rs
 ];
 
 /// Routes that answer another project's token, each for itself.

@@ -7,6 +7,8 @@
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
+    os::unix::net::UnixStream,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -346,6 +348,16 @@ pub fn channel() -> (RouteClient, RouteServer) {
     )
 }
 
-/// A way into the proxy for what the platform runs for a user: each stream is served like a client
-/// that came over TLS, and logs in with a one-use credential.
-pub type Door = mpsc::Sender<std::os::unix::net::UnixStream>;
+/// A way into the proxy for SQL over HTTP: each visit is served like a client that came over TLS.
+pub type Door = mpsc::Sender<Visit>;
+
+/// Somebody who comes through the [`Door`].
+#[derive(Debug)]
+pub struct Visit {
+    /// Speaks the PostgreSQL protocol.
+    pub stream: UnixStream,
+    /// The address of the HTTP client. The proxy's limits per address, its bans, and the addresses that
+    /// the tenant allows hold for it. `None`: the platform has let it in by itself, and vouches for
+    /// it with a one-use credential.
+    pub from: Option<SocketAddr>,
+}

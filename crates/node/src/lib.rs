@@ -34,7 +34,7 @@ pub use handle::{
 pub use inventory::Physical;
 pub use key::NodeKey;
 pub use objects::{COUNTED_TABLES_MAX, OBJECTS_MAX, Object, RowCount};
-pub use stream::Content;
 pub use presence::Presence;
+pub use stream::Content;
 pub use template::TEMPLATE_AGE_MAX;
 pub use tenant::{ClonePath, CloneReport, DatabaseState, Template};

@@ -15,6 +15,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
+use model::route::Visit;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -52,6 +53,8 @@ pub(crate) enum Peer {
     Tcp(SocketAddr),
     /// From the platform itself, through the door.
     Door,
+    /// Over HTTP, through the door, with a secret of its own: an HTTP client at this address.
+    Http(SocketAddr),
 }
 
 impl Peer {
@@ -68,7 +71,7 @@ impl Peer {
     /// by the platform.
     pub(crate) fn is_admitted(&self, limits: &model::Limits) -> bool {
         match self {
-            Self::Tcp(address) => limits.admits(address.ip()),
+            Self::Tcp(address) | Self::Http(address) => limits.admits(address.ip()),
             Self::Door => true,
         }
     }
@@ -79,6 +82,7 @@ impl std::fmt::Display for Peer {
         match self {
             Self::Tcp(address) => address.fmt(f),
             Self::Door => f.write_str("door"),
+            Self::Http(address) => write!(f, "{address} over HTTP"),
         }
     }
 }
@@ -154,6 +158,10 @@ impl Slot {
         let clients_max = config.limits.clients_max;
         let from = match peer {
             Peer::Tcp(from) if !peer.speaks_for_others(config) => {
+                let connected = shared.addresses.connected(from.ip(), TURNED_AWAY_MAX);
+                Some(connected.ok()?)
+            }
+            Peer::Http(from) => {
                 let connected = shared.addresses.connected(from.ip(), TURNED_AWAY_MAX);
                 Some(connected.ok()?)
             }
@@ -289,12 +297,13 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
 }
 
 /// Takes in what the platform runs for users, until it is aborted.
-pub(crate) async fn door(worker: Rc<Worker>, mut door: mpsc::Receiver<StdUnix>) {
-    while let Some(socket) = door.recv().await {
-        if let Some(slot) = Slot::take(&worker.shared, &worker.config, Peer::Door) {
+pub(crate) async fn door(worker: Rc<Worker>, mut door: mpsc::Receiver<Visit>) {
+    while let Some(visit) = door.recv().await {
+        let peer = visit.from.map_or(Peer::Door, Peer::Http);
+        if let Some(slot) = Slot::take(&worker.shared, &worker.config, peer) {
             let accepted = Accepted {
-                socket: AcceptedSocket::Unix(socket),
-                peer: Peer::Door,
+                socket: AcceptedSocket::Unix(visit.stream),
+                peer,
                 slot,
             };
             serve(&worker, accepted);

@@ -193,7 +193,7 @@ impl Login<'_> {
 
     async fn run(&mut self, slot: &Slot) -> Result<In, Failed> {
         let asked = self.startup().await?;
-        if asked.startup.user == console::USER {
+        if asked.startup.user == console::USER && matches!(self.peer, Peer::Tcp(_)) {
             // Also when there are too many clients: that is when somebody has to look.
             return self.operator(asked, slot).await;
         }

@@ -47,7 +47,7 @@ impl Taken {
 /// As far as anybody can tell: from the same address, under the same name.
 fn is_of_same_application(one: &Handle, other: &Handle) -> bool {
     let address = |handle: &Handle| match handle.about.peer {
-        Peer::Tcp(address) => Some(address.ip()),
+        Peer::Tcp(address) | Peer::Http(address) => Some(address.ip()),
         Peer::Door => None,
     };
     address(one) == address(other) && one.about.application == other.about.application

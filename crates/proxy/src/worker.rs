@@ -490,7 +490,7 @@ pub(crate) struct Start {
     pub(crate) inbox: mpsc::Receiver<Inbox>,
     /// All of the process at the first worker, none at the others.
     pub(crate) listeners: Vec<std::net::TcpListener>,
-    pub(crate) door: Option<mpsc::Receiver<std::os::unix::net::UnixStream>>,
+    pub(crate) door: Option<mpsc::Receiver<model::route::Visit>>,
 }
 
 /// An inbox for every worker.

@@ -500,22 +500,87 @@ async fn draining_lets_transactions_finish() {
 async fn the_door_needs_a_secret_but_no_tls() {
     let stack = Stack::start(|_| {}).await;
     let tenant = stack.tenant();
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
-    stack.proxy().door().send(theirs).await.unwrap();
-    ours.set_nonblocking(true).unwrap();
-    let stream = tokio::net::UnixStream::from_std(ours).unwrap();
-    let mut config = stack.config(&tenant, Role::Write);
-    config.ssl_mode(tokio_postgres::config::SslMode::Disable);
-    let (client, connection) = config
-        .connect_raw(stream, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let config = stack.config(&tenant, Role::Write);
+    let client = through_the_door(&stack, config, None).await.unwrap();
     let row = client
         .query_one("SELECT current_user::text", &[])
         .await
         .unwrap();
     assert_eq!(row.get::<_, String>(0), "tenantry_write");
+}
+
+async fn through_the_door(
+    stack: &Stack,
+    mut config: tokio_postgres::Config,
+    from: Option<&str>,
+) -> Result<tokio_postgres::Client, String> {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    ours.set_nonblocking(true).unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    let visit = model::route::Visit {
+        stream: theirs,
+        from: from.map(|address| address.parse().unwrap()),
+    };
+    stack.proxy().door().send(visit).await.unwrap();
+    let stream = tokio::net::UnixStream::from_std(ours).unwrap();
+    config.ssl_mode(tokio_postgres::config::SslMode::Disable);
+    let connected = config.connect_raw(stream, tokio_postgres::NoTls).await;
+    let (client, connection) = connected.map_err(|error| {
+        let error = error.as_db_error().expect("the proxy says why");
+        format!("{} {}", error.code().code(), error.message())
+    })?;
+    tokio::spawn(connection);
+    Ok(client)
+}
+
+/// Whoever guesses over HTTP is banned where PostgreSQL clients of the same address are, and the
+/// other way round.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_over_http_is_counted_at_its_own_address() {
+    let stack = Stack::start(|config| config.limits.address_failures_max = 3).await;
+    let tenant = stack.tenant();
+    let right = stack.config(&tenant, Role::Write);
+    let mut wrong = right.clone();
+    wrong.password("wrong");
+    let (here, elsewhere) = (Some("127.0.0.1:5"), Some("192.0.2.7:5"));
+    for _ in 0..3 {
+        let refused = through_the_door(&stack, wrong.clone(), here).await;
+        assert!(refused.unwrap_err().starts_with("28P01"));
+    }
+    let banned = through_the_door(&stack, right.clone(), here).await;
+    assert!(banned.unwrap_err().contains("retry in"));
+    // A PostgreSQL client from the same address.
+    let error = stack.connect_with(&right).await.expect_err("it is banned");
+    let error = error.as_db_error().expect("the proxy says why").message();
+    assert!(error.contains("retry in"), "{error}");
+    through_the_door(&stack, right.clone(), elsewhere)
+        .await
+        .expect("nobody failed there");
+
+    // The operator's console is no place for HTTP, whatever the password.
+    let mut console = right.clone();
+    console.user(proxy::OPERATOR);
+    let refused = through_the_door(&stack, console, elsewhere).await;
+    assert!(refused.unwrap_err().starts_with("28000"));
+
+    // Addresses that the tenant allows.
+    let allowed = |limits: &mut model::Limits| {
+        limits.addresses = Some(std::sync::Arc::from(["198.51.100.0/24".parse().unwrap()]));
+    };
+    stack.set_route(&tenant, Role::Write, |route| allowed(&mut route.limits));
+    stack.announce(&tenant);
+    let refused = through_the_door(&stack, right.clone(), elsewhere).await;
+    match refused {
+        Err(error) => assert!(error.starts_with("28000"), "{error}"),
+        // Logged in, and told with the first answer.
+        Ok(client) => {
+            let error = client.simple_query("SELECT 1").await.unwrap_err();
+            assert!(error.is_closed() || error.code().unwrap().code() == "28000");
+        }
+    }
+    through_the_door(&stack, right, Some("198.51.100.9:5"))
+        .await
+        .expect("it is one of the allowed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use control::Origins;
 use model::{Network, Secret};
 use node::{CatalogConfig, attached, managed};
 
@@ -49,6 +50,10 @@ pub(crate) struct Config {
     pub(crate) address_limits_not_for: Vec<Network>,
     /// Load balancers.
     pub(crate) proxy_protocol_from: Vec<Network>,
+    /// Pages that may use SQL over HTTP.
+    pub(crate) sql_origins: Origins,
+    /// Proxies in front of the API.
+    pub(crate) api_forwarded_from: Vec<Network>,
     pub(crate) retention: Duration,
     pub(crate) warm_pool: u32,
     pub(crate) drain_limit: Duration,
@@ -210,6 +215,8 @@ impl Reader {
         let address_ban = self.or("address-ban", BAN, |text| time(text, BAN_MAX));
         let address_limits_not_for = self.or("address-limits-not-for", Vec::new(), networks);
         let proxy_protocol_from = self.or("proxy-protocol-from", Vec::new(), networks);
+        let sql_origins = self.or("sql-origins", Origins::None, origins);
+        let api_forwarded_from = self.or("api-forwarded-from", Vec::new(), networks);
         let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
         let warm_pool = self.or("warm-pool", 8, |text| count(text, 0, WARM_POOL_MAX));
         let drain_limit = self.or("drain-limit", DRAIN, |text| time(text, DRAIN_MAX));
@@ -238,6 +245,8 @@ impl Reader {
             address_ban: address_ban?,
             address_limits_not_for: address_limits_not_for?,
             proxy_protocol_from: proxy_protocol_from?,
+            sql_origins: sql_origins?,
+            api_forwarded_from: api_forwarded_from?,
             retention: retention?,
             warm_pool: warm_pool?,
             drain_limit: drain_limit?,
@@ -479,6 +488,35 @@ fn networks(text: &str) -> Result<Vec<Network>, String> {
     Ok(networks)
 }
 
+/// Most origins in the list. Each request of a browser is compared with all of them.
+const ORIGINS_MAX: usize = 64;
+
+fn origins(text: &str) -> Result<Origins, String> {
+    if text.trim() == "*" {
+        return Ok(Origins::Any);
+    }
+    let origin = |one: &str| {
+        let one = one.trim();
+        let host = one
+            .strip_prefix("https://")
+            .or_else(|| one.strip_prefix("http://"));
+        // As browsers write it; with a slash at the end it would match nothing.
+        let is_host = |host: &str| {
+            let plain =
+                |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ".-:[]".contains(c);
+            !host.is_empty() && host.chars().all(plain)
+        };
+        host.filter(|host| is_host(host))
+            .map(|_| one.to_owned())
+            .ok_or_else(|| format!("'{one}' is no origin, like https://app.example"))
+    };
+    let all: Vec<_> = text.split(',').map(origin).collect::<Result<_, _>>()?;
+    if all.len() > ORIGINS_MAX {
+        return Err(format!("has more than {ORIGINS_MAX} origins"));
+    }
+    Ok(Origins::These(all))
+}
+
 fn boolean(text: &str) -> Result<bool, String> {
     text.parse()
         .map_err(|_| format!("'{text}' is neither true nor false"))
@@ -639,6 +677,27 @@ mod tests {
             .collect();
         assert_eq!(networks, ["10.0.0.0/8", "2001:db8::1/128"]);
         assert!(config.address_limits_not_for.is_empty());
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_do() {
+        let read = |text: &str| validate(&[("sql-origins", text)]).map(|config| config.sql_origins);
+        let two = ["https://app.example", "http://localhost:3000"].map(str::to_owned);
+        assert_eq!(
+            read("https://app.example, http://localhost:3000").unwrap(),
+            Origins::These(two.to_vec())
+        );
+        assert_eq!(read("*").unwrap(), Origins::Any);
+        for wrong in [
+            "",
+            "app.example",
+            "https://app.example/",
+            "https://A.example",
+            "https://",
+            "*,x",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

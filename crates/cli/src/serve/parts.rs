@@ -332,6 +332,8 @@ async fn start_control(
     wanted.public_host.clone_from(&config.public_host);
     wanted.anonymous_registration = config.anonymous;
     wanted.metrics_open = config.metrics_open;
+    wanted.sql_origins.clone_from(&config.sql_origins);
+    wanted.forwarded_from.clone_from(&config.api_forwarded_from);
     wanted.retention = config.retention;
     wanted.limits.locks_per_server_max = config.connection_locks_max;
     wanted.limits.notify_queue_percent_max = config.notify_queue_max;

@@ -178,6 +178,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
          version 2, and the address in it counts as the client's. From elsewhere the header is refused",
     ),
     setting(
+        "sql-origins",
+        "ORIGINS",
+        "none",
+        "Web pages that browsers let use SQL over HTTP, like https://app.example,https://example.org, or * for \
+         all. None: no page may",
+    ),
+    setting(
+        "api-forwarded-from",
+        "NETWORKS",
+        "none",
+        "Proxies in front of the API: what comes from there is counted for the address in its \
+         X-Forwarded-For, also for the limits per address. From elsewhere that header means nothing",
+    ),
+    setting(
         "retention",
         "TIME",
         "24h",

@@ -23,7 +23,11 @@ const DISCARD_BYTES_MAX: usize = 64 << 20;
 /// For how long.
 const DISCARD_TIME_MAX: Duration = Duration::from_secs(5);
 
-/// Outermost: gives the request an id, catches panics, renders errors in their one shape.
+/// Mark of an answer that is an error in a shape of its own, which another's clients read.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OwnShape;
+
+/// Gives the request an id, catches panics, renders errors in their one shape.
 pub(crate) async fn finish(request: Request, next: Next) -> Response {
     let id = new_request_id();
     let method = request.method().clone();
@@ -42,6 +46,7 @@ pub(crate) async fn finish(request: Request, next: Next) -> Response {
     tracing::debug!(path, status = status.as_u16(), "answered");
     let mut response = match response.extensions().get::<ApiError>() {
         Some(error) => error.render(&id),
+        None if response.extensions().get::<OwnShape>().is_some() => response,
         // What axum itself refuses, without going through our extractors.
         None if status.is_client_error() || status.is_server_error() => {
             ApiError::from(code_of(status)).render(&id)
@@ -105,7 +110,7 @@ pub(crate) async fn read_body(
     }
 }
 
-async fn collect(body: Body, limit: usize) -> Result<Bytes, ApiError> {
+pub(crate) async fn collect(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut stream = body.into_data_stream();
     let mut bytes = bytes::BytesMut::new();
     while let Some(chunk) = stream.next().await {

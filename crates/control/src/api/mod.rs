@@ -5,7 +5,9 @@
 //! [`refuse`] for those who do not speak HTTP). Does not own: what a route
 //! does; that is in the folder of its noun.
 
+pub(crate) mod address;
 pub(crate) mod auth;
+pub(crate) mod cors;
 pub(crate) mod error;
 pub(crate) mod extract;
 pub(crate) mod health;
@@ -57,7 +59,7 @@ pub(crate) struct App {
     pub(crate) one_use: routes::one_use::OneUse,
     pub(crate) used: Used,
     pub(crate) working: idempotency::Working,
-    pub(crate) sql_permits: tokio::sync::Semaphore,
+    pub(crate) sql_places: sql::Places,
     pub(crate) draining: AtomicBool,
 }
 
@@ -99,6 +101,11 @@ fn open() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(metrics::metrics))
         .routes(routes!(project::http::register))
         .routes(routes!(project::http::refresh))
+}
+
+/// Routes that ask for a password of a database, and read no body before it was given.
+fn proving() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(sql::neon::run))
 }
 
 /// Routes that need one.
@@ -148,6 +155,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             layers::read_body,
         ));
     open.merge(closed)
+        .merge(proving().split_for_parts().0)
         .fallback(layers::no_route)
         .method_not_allowed_fallback(layers::no_method)
         .layer(middleware::from_fn_with_state(
@@ -155,6 +163,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             layers::limit_time,
         ))
         .layer(middleware::from_fn(layers::finish))
+        .layer(middleware::from_fn_with_state(app.clone(), cors::layer))
         .with_state(app)
 }
 
@@ -163,6 +172,7 @@ pub fn openapi_document() -> String {
     let mut document = Document::openapi();
     document.merge(open().split_for_parts().1);
     document.merge(closed().split_for_parts().1);
+    document.merge(proving().split_for_parts().1);
     let mut document = serde_json::to_value(document).expect("the document is plain data");
     describe_responses(&mut document);
     let mut text = serde_json::to_string_pretty(&document).expect("the document is plain data");

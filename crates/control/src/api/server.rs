@@ -4,6 +4,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
+use hyper::{Request, body::Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::{conn::auto, graceful::GracefulShutdown},
@@ -15,9 +16,11 @@ use tokio::{
     sync::{Semaphore, oneshot},
 };
 use tokio_rustls::TlsAcceptor;
+use tower::ServiceExt as _;
 
 use super::{
     App,
+    address::Peer,
     refuse::{Answering, refuse, refuse_postgresql},
 };
 use crate::{StartError, tasks::Tasks};
@@ -96,15 +99,15 @@ async fn accept(
     let connections = Arc::new(Semaphore::new(app.config.limits.api_connections_max));
     let graceful = GracefulShutdown::new();
     let tls = app.config.api_tls.clone().map(TlsAcceptor::from);
-    let service = TowerToHyperService::new(super::router(app.clone()));
+    let service = super::router(app.clone());
     let limit = loop {
         let permit = tokio::select! {
             permit = connections.clone().acquire_owned() => permit.expect("never closed"),
             limit = &mut draining => break limit.unwrap_or_default(),
         };
-        let stream = tokio::select! {
+        let (stream, peer) = tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+                Ok(accepted) => accepted,
                 Err(error) => {
                     tracing::warn!(error = %error, "the API could not accept a connection");
                     tokio::time::sleep(ACCEPT_AGAIN_AFTER).await;
@@ -117,6 +120,7 @@ async fn accept(
         let watcher = graceful.watcher();
         let connection = Connection {
             service: service.clone(),
+            peer: Peer(peer),
             head_time_max: app.config.limits.header_time_max,
             tls: tls.clone(),
         };
@@ -130,7 +134,8 @@ async fn accept(
 }
 
 struct Connection {
-    service: TowerToHyperService<axum::Router>,
+    service: axum::Router,
+    peer: Peer,
     head_time_max: Duration,
     tls: Option<TlsAcceptor>,
 }
@@ -204,8 +209,16 @@ impl Connection {
             .header_read_timeout(self.head_time_max)
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX);
+        let peer = self.peer;
+        let service = self
+            .service
+            .map_request(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(peer);
+                request
+            });
+        let service = TowerToHyperService::new(service);
         let connection = builder
-            .serve_connection(TokioIo::new(Answering::new(stream)), self.service)
+            .serve_connection(TokioIo::new(Answering::new(stream)), service)
             .into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error = %error, "an API connection ended early");

@@ -21,7 +21,7 @@ use tokio::{
     net::UnixStream,
 };
 
-use super::value;
+use super::parameter;
 
 /// A session of one user at one database.
 pub(super) struct Session {
@@ -33,35 +33,72 @@ pub(super) struct Session {
 /// How a session is begun.
 pub(super) struct Login<'a> {
     pub(super) user: &'a str,
+    pub(super) database: &'a str,
     pub(super) password: &'a Secret,
     /// Sent in the startup packet.
     pub(super) settings: &'a [(&'a str, &'a str)],
 }
 
-/// Bounds of one result.
+/// What all results of one request may still hold together.
 #[derive(Clone, Copy)]
-pub(super) struct Bounds {
-    pub(super) rows_max: usize,
-    pub(super) bytes_max: usize,
+pub(super) struct Room {
+    rows_max: usize,
+    bytes_max: usize,
+    rows: usize,
+    bytes: usize,
 }
 
-/// What a column is.
+impl Room {
+    pub(super) fn new(rows_max: usize, bytes_max: usize) -> Self {
+        Self {
+            rows_max,
+            bytes_max,
+            rows: 0,
+            bytes: 0,
+        }
+    }
+
+    fn take_bytes(&mut self, bytes: usize) -> Result<(), SqlError> {
+        self.bytes += bytes;
+        if self.bytes > self.bytes_max {
+            return Err(SqlError::TooLarge(format!("{} bytes", self.bytes_max)));
+        }
+        Ok(())
+    }
+
+    fn take_row(&mut self, bytes: usize) -> Result<(), SqlError> {
+        self.rows += 1;
+        if self.rows > self.rows_max {
+            return Err(SqlError::TooLarge(format!("{} rows", self.rows_max)));
+        }
+        self.take_bytes(bytes)
+    }
+}
+
+/// What a column is. PostgreSQL manual, section "Message Formats", RowDescription.
 #[derive(Clone, Debug)]
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) oid: u32,
+    pub(super) table_oid: u32,
+    pub(super) column_id: i16,
+    pub(super) type_size: i16,
+    pub(super) type_modifier: i32,
 }
 
-/// Result of the last statement.
+/// Result of a statement; of several that were sent as one text, of the last.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
     pub(super) columns: Vec<Column>,
-    pub(super) rows: Vec<Vec<Value>>,
+    /// As they came, each value as text.
+    pub(super) rows: Vec<DataRowBody>,
     /// `INSERT 0 3`
     pub(super) tag: String,
+    /// Whether a transaction is open behind it.
+    pub(super) is_in_transaction: bool,
 }
 
-/// The server's own words.
+/// The server's own words. PostgreSQL manual, section "Error and Notice Message Fields".
 #[derive(Clone, Debug, Default)]
 pub(super) struct ServerError {
     pub(super) severity: String,
@@ -70,6 +107,30 @@ pub(super) struct ServerError {
     pub(super) detail: Option<String>,
     pub(super) hint: Option<String>,
     pub(super) position: Option<u32>,
+    pub(super) internal_position: Option<u32>,
+    pub(super) internal_query: Option<String>,
+    pub(super) context: Option<String>,
+    pub(super) schema: Option<String>,
+    pub(super) table: Option<String>,
+    pub(super) column: Option<String>,
+    pub(super) data_type: Option<String>,
+    pub(super) constraint: Option<String>,
+    pub(super) file: Option<String>,
+    pub(super) line: Option<String>,
+    pub(super) routine: Option<String>,
+}
+
+impl ServerError {
+    /// One of ours, in the form of PostgreSQL's.
+    pub(super) fn own(code: &str, message: &str, hint: &str) -> Self {
+        Self {
+            severity: "ERROR".to_owned(),
+            code: code.to_owned(),
+            message: message.to_owned(),
+            hint: Some(hint.to_owned()),
+            ..Self::default()
+        }
+    }
 }
 
 /// Why there is no result, split by what is answered.
@@ -106,7 +167,7 @@ impl Session {
         };
         let fixed = [
             ("user", login.user),
-            ("database", "postgres"),
+            ("database", login.database),
             ("client_encoding", "UTF8"),
         ];
         let parameters = fixed.iter().chain(login.settings).copied();
@@ -151,10 +212,10 @@ impl Session {
 
     /// Runs one or more statements, as psql's `-c` does: together they are one transaction. The
     /// result is the last one's.
-    pub(super) async fn script(&mut self, sql: &str, bounds: Bounds) -> Result<Outcome, SqlError> {
+    pub(super) async fn script(&mut self, sql: &str, room: &mut Room) -> Result<Outcome, SqlError> {
         frontend::query(sql, &mut self.output)?;
         self.send().await?;
-        self.collect(bounds, false).await
+        self.collect(room, false).await
     }
 
     /// Runs one statement with parameters. When the result is too large, nothing was changed: it is
@@ -162,15 +223,23 @@ impl Session {
     pub(super) async fn statement(
         &mut self,
         sql: &str,
-        parameters: &[Option<String>],
-        bounds: Bounds,
+        parameters: &[Value],
+        room: &mut Room,
     ) -> Result<Outcome, SqlError> {
         frontend::parse("", sql, [], &mut self.output)?;
+        let types = if parameters.iter().any(Value::is_array) {
+            self.parameter_types().await?
+        } else {
+            Vec::new()
+        };
+        let texts = parameters.iter().enumerate().map(|(index, value)| {
+            parameter::to_text(value, types.get(index).copied().unwrap_or_default())
+        });
         let bound = frontend::bind(
             "",
             "",
             [0],
-            parameters,
+            texts,
             |value, out| match value {
                 Some(text) => {
                     out.extend_from_slice(text.as_bytes());
@@ -186,15 +255,33 @@ impl Session {
         frontend::execute("", 0, &mut self.output)?;
         frontend::flush(&mut self.output);
         self.send().await?;
-        self.collect(bounds, true).await
+        self.collect(room, true).await
+    }
+
+    /// Which types the parameters of the statement just parsed have. Only asked for where a value's
+    /// text depends on it.
+    async fn parameter_types(&mut self) -> Result<Vec<u32>, SqlError> {
+        use fallible_iterator::FallibleIterator;
+        frontend::describe(b'S', "", &mut self.output)?;
+        frontend::flush(&mut self.output);
+        self.send().await?;
+        let mut types = Vec::new();
+        loop {
+            match self.receive().await? {
+                Message::ParameterDescription(body) => types = body.parameters().collect()?,
+                Message::RowDescription(_) | Message::NoData => return Ok(types),
+                // The session ends: nothing more is wanted of it.
+                Message::ErrorResponse(body) => return Err(server_error(&body)),
+                _ => {}
+            }
+        }
     }
 
     /// Reads up to ReadyForQuery. With `sync`, the statement's end is answered with Sync first.
-    async fn collect(&mut self, bounds: Bounds, sync: bool) -> Result<Outcome, SqlError> {
+    async fn collect(&mut self, room: &mut Room, sync: bool) -> Result<Outcome, SqlError> {
         let mut last = Outcome::default();
         // Whether the statement that runs now has said which columns it returns.
         let mut described = false;
-        let mut bytes = 0;
         let mut failed = None;
         loop {
             match self.receive().await? {
@@ -206,15 +293,8 @@ impl Session {
                     described = true;
                 }
                 Message::DataRow(body) => {
-                    bytes += body.buffer().len();
-                    if bytes > bounds.bytes_max {
-                        return Err(SqlError::TooLarge(format!("{} bytes", bounds.bytes_max)));
-                    }
-                    if last.rows.len() >= bounds.rows_max {
-                        return Err(SqlError::TooLarge(format!("{} rows", bounds.rows_max)));
-                    }
-                    let row = row(&body, &last.columns)?;
-                    last.rows.push(row);
+                    room.take_row(body.buffer().len())?;
+                    last.rows.push(body);
                 }
                 Message::CommandComplete(body) => {
                     if !std::mem::take(&mut described) {
@@ -239,13 +319,9 @@ impl Session {
                 }
                 // Answered at once, and the session ends: rows that nobody gets are no result.
                 Message::CopyOutResponse(_) => return Err(copy_out()),
-                Message::CopyData(body) => {
-                    bytes += body.data().len();
-                    if bytes > bounds.bytes_max {
-                        return Err(SqlError::TooLarge(format!("{} bytes", bounds.bytes_max)));
-                    }
-                }
-                Message::ReadyForQuery(_) => {
+                Message::CopyData(body) => room.take_bytes(body.data().len())?,
+                Message::ReadyForQuery(body) => {
+                    last.is_in_transaction = body.status() == b'T';
                     return match failed {
                         Some(error) => Err(error),
                         None => Ok(last),
@@ -290,14 +366,11 @@ impl Session {
 
 /// What a script did before it is undone only if the server had not come to its end yet.
 fn copy_out() -> SqlError {
-    SqlError::Server(Box::new(ServerError {
-        severity: "ERROR".to_owned(),
-        code: "0A000".to_owned(),
-        message: "COPY TO STDOUT needs a PostgreSQL connection".to_owned(),
-        detail: None,
-        hint: Some("SELECT returns the same rows here".to_owned()),
-        position: None,
-    }))
+    SqlError::Server(Box::new(ServerError::own(
+        "0A000",
+        "COPY TO STDOUT needs a PostgreSQL connection",
+        "SELECT returns the same rows here",
+    )))
 }
 
 fn columns(body: &RowDescriptionBody) -> io::Result<Vec<Column>> {
@@ -307,29 +380,13 @@ fn columns(body: &RowDescriptionBody) -> io::Result<Vec<Column>> {
             Ok(Column {
                 name: field.name().to_owned(),
                 oid: field.type_oid(),
+                table_oid: field.table_oid(),
+                column_id: field.column_id(),
+                type_size: field.type_size(),
+                type_modifier: field.type_modifier(),
             })
         })
         .collect()
-}
-
-fn row(body: &DataRowBody, columns: &[Column]) -> io::Result<Vec<Value>> {
-    use fallible_iterator::FallibleIterator;
-    let mut ranges = body.ranges();
-    let mut values = Vec::with_capacity(columns.len());
-    for column in columns {
-        let range = ranges
-            .next()?
-            .ok_or_else(|| io::Error::other("a row has too few values"))?;
-        let value = match range {
-            None => Value::Null,
-            Some(range) => {
-                let text = String::from_utf8_lossy(&body.buffer()[range]);
-                value::to_json(column.oid, &text)
-            }
-        };
-        values.push(value);
-    }
-    Ok(values)
 }
 
 fn server_error(body: &ErrorResponseBody) -> SqlError {
@@ -346,6 +403,17 @@ fn server_error(body: &ErrorResponseBody) -> SqlError {
             b'D' => error.detail = Some(text),
             b'H' => error.hint = Some(text),
             b'P' => error.position = text.parse().ok(),
+            b'p' => error.internal_position = text.parse().ok(),
+            b'q' => error.internal_query = Some(text),
+            b'W' => error.context = Some(text),
+            b's' => error.schema = Some(text),
+            b't' => error.table = Some(text),
+            b'c' => error.column = Some(text),
+            b'd' => error.data_type = Some(text),
+            b'n' => error.constraint = Some(text),
+            b'F' => error.file = Some(text),
+            b'L' => error.line = Some(text),
+            b'R' => error.routine = Some(text),
             _ => {}
         }
     }

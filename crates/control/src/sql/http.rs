@@ -1,17 +1,22 @@
 //! `POST /customer/databases/{database}/sql`.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{fmt::Write, sync::Arc, time::Duration};
 
-use axum::extract::State;
+use axum::{
+    extract::State,
+    http::header,
+    response::{IntoResponse, Response},
+};
 use model::{LoginName, Role, lifecycle::TenantState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::net::UnixStream;
 use utoipa::ToSchema;
 
 use super::{
-    client::{Bounds, Login, Outcome, ServerError, Session, SqlError},
-    value,
+    client::{ServerError, SqlError},
+    render,
+    visit::{self, Done, Errand, Failed, Visitor},
+    work::{Invalid, Isolation, Statement, Stopped, Transaction, Work},
 };
 use crate::{
     api::{
@@ -23,21 +28,34 @@ use crate::{
     tenant,
 };
 
-/// Beyond the statement's own limit: waiting for a server connection and reading the result.
-const GRACE: Duration = Duration::from_secs(15);
-/// For the proxy to take the stream.
-const DOOR_WAIT_MAX: Duration = Duration::from_secs(5);
-/// Statements are short in this list of parameters; PostgreSQL's own limit is 65,535.
-const PARAMETERS_MAX: usize = 65_535;
-
-/// What to run: `query` or `file_content`, not both.
+/// What to run: one of `query`, `file_content` and `statements`.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct SqlRequest {
-    /// One or more statements; with `params` exactly one.
+    /// One or more statements; with `params` exactly one. The result is the last one's.
     query: Option<String>,
-    /// A script.
+    /// A script. The result is the last statement's.
     file_content: Option<String>,
-    /// Values for $1, $2, …; objects and arrays are sent as JSON.
+    /// Values for $1, $2, …; an object is sent as JSON, a list as an array or, where the statement
+    /// expects `json` or a text, as JSON. A number with more than 15 digits goes as a text.
+    #[schema(value_type = Option<Vec<Object>>)]
+    params: Option<Vec<Value>>,
+    /// A batch: one transaction, in which all is done or nothing; at most 1,000 statements.
+    statements: Option<Vec<SqlStatement>>,
+    /// Of the batch: `read_committed`, `repeatable_read`, `serializable` or `read_uncommitted`.
+    isolation: Option<String>,
+    /// Whether the batch may only read.
+    read_only: Option<bool>,
+    /// Time for each statement, in milliseconds; no more than the server's own limit.
+    #[schema(minimum = 1)]
+    timeout_ms: Option<u64>,
+}
+
+/// One statement of a batch.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SqlStatement {
+    query: String,
+    /// As in the request itself.
     #[schema(value_type = Option<Vec<Object>>)]
     params: Option<Vec<Value>>,
 }
@@ -51,20 +69,22 @@ pub(crate) struct SqlColumn {
     kind: String,
 }
 
-/// The result of the last statement, or why there is none.
-#[derive(Default, Serialize, ToSchema)]
+/// The result of the last statement; of a batch, `results` instead. Or why there is none.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct SqlResult {
     columns: Vec<SqlColumn>,
-    /// Integers are numbers up to 2^53 − 1 and strings above, `numeric` is a string, `json` stands
-    /// as it is, everything else is PostgreSQL's text.
+    /// Integers of up to 32 bits and floats are numbers, `int8` and `numeric` are texts, `json` stands
+    /// as it is, arrays are lists, everything else is PostgreSQL's text.
     #[schema(value_type = Vec<Vec<Object>>)]
     rows: Vec<Vec<Value>>,
     /// Rows returned or changed.
     row_count: u64,
     /// `SELECT`, `INSERT`, `CREATE TABLE`, …
     command: String,
+    /// Of a batch: the result of each statement, with the four fields above; empty when it failed.
+    #[schema(value_type = Option<Vec<Object>>)]
+    results: Option<Vec<Value>>,
     /// PostgreSQL refused; the status of the answer is 200 all the same.
-    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<SqlErrorDetail>,
 }
 
@@ -74,6 +94,7 @@ pub(crate) struct SqlErrorDetail {
     message: String,
     /// SQLSTATE.
     code: String,
+    severity: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,6 +102,20 @@ pub(crate) struct SqlErrorDetail {
     /// Character in the statement, from 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     position: Option<u32>,
+    /// In which function.
+    #[serde(rename = "where", skip_serializing_if = "Option::is_none")]
+    context: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schema: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    table: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    constraint: Option<String>,
+    /// Of a batch: which statement, from 0. Absent when it was none of them, but the commit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement: Option<usize>,
 }
 
 /// Runs SQL as the role `admin`, or as `read` when the token may only read.
@@ -97,8 +132,10 @@ pub(crate) async fn run(
     principal: Principal,
     key: DatabaseKey,
     Json(request): Json<SqlRequest>,
-) -> ApiResult<axum::Json<SqlResult>> {
-    let statement = Statement::read(request)?;
+) -> ApiResult<Response> {
+    let most = app.config.limits.sql_time_max;
+    let time_max = request.time_max(most)?;
+    let work = request.work().map_err(invalid)?;
     let tenant = tenant::http::read(&app, &principal, &key).await?;
     if tenant.state != TenantState::Active {
         return Err(ApiError::with(
@@ -118,190 +155,166 @@ pub(crate) async fn run(
             ..
         } => Role::Admin,
     };
-    let _permit = app
-        .sql_permits
-        .try_acquire()
+    let _place = app
+        .sql_places
+        .take(tenant.id.to_string())
         .map_err(|_| ApiError::from(ErrorCode::TooManyRequests))?;
     let login = LoginName {
         tenant: tenant.id,
         role,
     };
-    let limit = app.config.limits.sql_time_max + GRACE;
-    let result = tokio::time::timeout(limit, statement.run(&app, &login)).await;
-    answer(result.map_err(|_| ApiError::from(ErrorCode::Timeout))?)
-}
-
-enum Statement {
-    Script(String),
-    WithParameters(String, Vec<Option<String>>),
-}
-
-impl Statement {
-    fn read(request: SqlRequest) -> ApiResult<Self> {
-        let invalid = |message: &'static str| ApiError::with(ErrorCode::InvalidField, message);
-        let (sql, parameters) = match (request.query, request.file_content, request.params) {
-            (Some(_), Some(_), _) => {
-                return Err(invalid("query and file_content cannot be given together"));
-            }
-            (None, None, _) => return Err(invalid("query or file_content is required")),
-            (None, Some(_), Some(_)) => return Err(invalid("params go with query only")),
-            (None, Some(script), None) => (script, Vec::new()),
-            (Some(query), None, parameters) => (query, parameters.unwrap_or_default()),
-        };
-        if parameters.len() > PARAMETERS_MAX {
-            return Err(invalid("params has more than 65535 values"));
-        }
-        let values: Vec<_> = parameters.iter().map(value::to_text).collect();
-        let has_nul = |text: &str| text.contains('\0');
-        if has_nul(&sql) || values.iter().flatten().any(|value| has_nul(value)) {
-            return Err(invalid("PostgreSQL's text cannot hold the character NUL"));
-        }
-        Ok(if values.is_empty() {
-            Self::Script(sql)
-        } else {
-            Self::WithParameters(sql, values)
-        })
-    }
-
-    async fn run(&self, app: &App, login: &LoginName) -> Result<Named, Failed> {
-        let mut session = begin(app, login).await?;
-        let limits = &app.config.limits;
-        let bounds = Bounds {
-            rows_max: limits.sql_rows_max,
-            bytes_max: limits.sql_result_bytes_max,
-        };
-        let outcome = match self {
-            Self::Script(sql) => session.script(sql, bounds).await,
-            Self::WithParameters(sql, values) => session.statement(sql, values, bounds).await,
-        };
-        let outcome = match outcome {
-            Ok(outcome) => outcome,
-            // What is left in the session is not worth reading.
-            Err(error) => return Err(Failed::Statement(error)),
-        };
-        let types = type_names(&mut session, &outcome, bounds).await;
-        session.end().await;
-        Ok(Named { outcome, types })
-    }
-}
-
-/// A result, and the names of its types.
-struct Named {
-    outcome: Outcome,
-    types: HashMap<u32, String>,
-}
-
-enum Failed {
-    /// Before the statement began.
-    Begin(SqlError),
-    /// In it.
-    Statement(SqlError),
-    /// We have too many at once.
-    Busy,
-    /// The proxy does not take the stream.
-    NoDoor,
-}
-
-async fn begin(app: &App, login: &LoginName) -> Result<Session, Failed> {
-    let issue = app
-        .one_use
-        .issue(&app.keys, login)
-        .map_err(|_| Failed::Busy)?;
-    let lost = |error| Failed::Begin(SqlError::Lost(error));
-    let (ours, theirs) = std::os::unix::net::UnixStream::pair().map_err(lost)?;
-    ours.set_nonblocking(true).map_err(lost)?;
-    theirs.set_nonblocking(true).map_err(lost)?;
-    let ours = UnixStream::from_std(ours).map_err(lost)?;
-    match tokio::time::timeout(DOOR_WAIT_MAX, app.door.send(theirs)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(_)) | Err(_) => return Err(Failed::NoDoor),
-    }
-    let limit = app.config.limits.sql_time_max.as_millis().to_string();
-    let login = Login {
-        user: &login.to_string(),
-        password: &issue.password,
-        settings: &[
-            ("application_name", "tenantry sql"),
-            ("statement_timeout", &limit),
-        ],
+    let visitor = Visitor::LetIn {
+        login: &login,
+        from: None,
     };
-    Session::begin(ours, login).await.map_err(Failed::Begin)
+    let errand = Errand {
+        work: &work,
+        time_max,
+        is_typed: true,
+    };
+    let result = match visit::open(&app, visitor, time_max).await {
+        Ok(session) => visit::run(&app, session, errand).await,
+        Err(failed) => Err(failed),
+    };
+    answer(&work, result)
 }
 
-/// Asks the database for the names of types that it made itself.
-async fn type_names(
-    session: &mut Session,
-    outcome: &Outcome,
-    bounds: Bounds,
-) -> HashMap<u32, String> {
-    let mut names = HashMap::new();
-    let mut unknown = Vec::new();
-    for column in &outcome.columns {
-        match value::type_name(column.oid) {
-            Some(name) => drop(names.insert(column.oid, name)),
-            None => unknown.push(column.oid.to_string()),
+fn invalid(message: Invalid) -> ApiError {
+    ApiError::with(ErrorCode::InvalidField, message)
+}
+
+impl SqlRequest {
+    fn time_max(&self, most: Duration) -> ApiResult<Duration> {
+        match self.timeout_ms.map(Duration::from_millis) {
+            None => Ok(most),
+            Some(asked) if !asked.is_zero() && asked <= most => Ok(asked),
+            Some(_) => Err(invalid(format!("timeout_ms is 1 to {}", most.as_millis()))),
         }
     }
-    if unknown.is_empty() {
-        return names;
-    }
-    let sql = format!(
-        "SELECT oid, pg_catalog.format_type(oid, NULL) FROM pg_catalog.pg_type WHERE oid IN ({})",
-        unknown.join(", ")
-    );
-    // In a transaction that the statement left open or broken there is no answer; then they have
-    // no name.
-    if let Ok(found) = session.script(&sql, bounds).await {
-        for row in found.rows {
-            if let [Value::Number(oid), Value::String(name)] = &row[..]
-                && let Some(oid) = oid.as_u64().and_then(|oid| u32::try_from(oid).ok())
-            {
-                names.insert(oid, name.clone());
+
+    fn work(self) -> Result<Work, Invalid> {
+        let one_of = "exactly one of query, file_content and statements is required";
+        let is_batch = self.statements.is_some();
+        if !is_batch && (self.isolation.is_some() || self.read_only.is_some()) {
+            return Err("isolation and read_only go with statements only".to_owned());
+        }
+        match (self.query, self.file_content, self.statements, self.params) {
+            (Some(query), None, None, params) => match params {
+                Some(params) if !params.is_empty() => Ok(Work::One(Statement::new(query, params)?)),
+                _ => Work::script(query),
+            },
+            (None, Some(script), None, None) => Work::script(script),
+            (None, None, Some(statements), None) => {
+                let statements: Result<Vec<_>, _> = statements
+                    .into_iter()
+                    .map(|one| Statement::new(one.query, one.params.unwrap_or_default()))
+                    .collect();
+                let isolation = self.isolation.map(|text| {
+                    Isolation::parse(&text).ok_or_else(|| {
+                        "isolation is read_uncommitted, read_committed, repeatable_read or \
+                         serializable"
+                            .to_owned()
+                    })
+                });
+                let transaction = Transaction {
+                    isolation: isolation.transpose()?,
+                    read_only: self.read_only.unwrap_or_default(),
+                    deferrable: false,
+                };
+                Work::batch(statements?, transaction)
             }
+            (None, Some(_), None, Some(_)) => Err("params go with query only".to_owned()),
+            (None, None, Some(_), Some(_)) => {
+                Err("params of a batch stand in each of its statements".to_owned())
+            }
+            _ => Err(one_of.to_owned()),
         }
     }
-    names
 }
 
-fn answer(result: Result<Named, Failed>) -> ApiResult<axum::Json<SqlResult>> {
-    match result {
-        Ok(Named { outcome, types }) => Ok(axum::Json(SqlResult {
-            columns: outcome
-                .columns
-                .into_iter()
-                .map(|column| SqlColumn {
-                    name: column.name,
-                    kind: types
-                        .get(&column.oid)
-                        .cloned()
-                        .unwrap_or_else(|| "unknown".to_owned()),
-                })
-                .collect(),
-            row_count: row_count(&outcome.tag, outcome.rows.len()),
-            rows: outcome.rows,
-            command: command(&outcome.tag),
-            error: None,
-        })),
-        Err(Failed::Statement(SqlError::Server(error))) => Ok(axum::Json(SqlResult {
-            error: Some(detail(*error)),
-            ..SqlResult::default()
-        })),
-        Err(Failed::Statement(SqlError::TooLarge(bound))) => Err(ApiError::with(
+/// The whole answer is made before the first byte of it is sent: there are no halves.
+fn answer(work: &Work, result: Result<Done, Failed>) -> ApiResult<Response> {
+    let is_batch = matches!(work, Work::Batch { .. });
+    let body = match result {
+        Ok(done) => results(is_batch, &done),
+        Err(Failed::Work(Stopped {
+            error: SqlError::Server(error),
+            statement,
+        })) => refused(is_batch, *error, statement),
+        Err(failed) => return Err(failure(failed)),
+    };
+    Ok(json(body))
+}
+
+fn json(body: String) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+fn results(is_batch: bool, done: &Done) -> String {
+    let mut out = String::new();
+    if is_batch {
+        out.push_str("{\"results\":[");
+    }
+    render::separated(&done.outcomes, &mut out, |outcome, out| {
+        render::begin_result(outcome, &done.types, out);
+        out.push('}');
+    });
+    if is_batch {
+        out.push_str("]}");
+    }
+    out
+}
+
+fn refused(is_batch: bool, error: ServerError, statement: Option<usize>) -> String {
+    let detail = SqlErrorDetail {
+        message: error.message,
+        code: error.code,
+        severity: error.severity,
+        detail: error.detail,
+        hint: error.hint,
+        position: error.position,
+        context: error.context,
+        schema: error.schema,
+        table: error.table,
+        column: error.column,
+        constraint: error.constraint,
+        statement,
+    };
+    let nothing = if is_batch {
+        "\"results\":[]"
+    } else {
+        "\"columns\":[],\"rows\":[],\"row_count\":0,\"command\":\"\""
+    };
+    let detail = serde_json::to_string(&detail).expect("an error is plain data");
+    let mut out = String::new();
+    let _ = write!(out, "{{{nothing},\"error\":{detail}}}");
+    out
+}
+
+/// What is no refusal of PostgreSQL.
+pub(super) fn failure(failed: Failed) -> ApiError {
+    match failed {
+        Failed::Work(Stopped {
+            error: SqlError::TooLarge(bound),
+            ..
+        }) => ApiError::with(
             ErrorCode::ResultTooLarge,
             format!(
-                "the result has more than {bound}; a statement that changes data may have had its effect"
+                "the result has more than {bound}; a batch, or a statement with params, changed \
+                 nothing; a script may have had its effect"
             ),
-        )),
-        Err(Failed::Begin(SqlError::Server(error))) => Err(refused_login(&error)),
-        Err(Failed::Begin(error) | Failed::Statement(error)) => {
+        ),
+        Failed::Begin(SqlError::Server(error)) => refused_login(&error),
+        Failed::Begin(error) | Failed::Work(Stopped { error, .. }) => {
             tracing::warn!(error = %chain(&error), "SQL over HTTP lost its session");
-            Err(ErrorCode::DatabaseUnreachable.into())
+            ErrorCode::DatabaseUnreachable.into()
         }
-        Err(Failed::Busy) => Err(ErrorCode::TooManyRequests.into()),
-        Err(Failed::NoDoor) => {
+        Failed::Busy => ErrorCode::TooManyRequests.into(),
+        Failed::NoDoor => {
             tracing::warn!("the proxy takes no more SQL over HTTP");
-            Err(ErrorCode::DatabaseUnreachable.into())
+            ErrorCode::DatabaseUnreachable.into()
         }
+        Failed::Late => ErrorCode::Timeout.into(),
     }
 }
 
@@ -318,66 +331,45 @@ fn refused_login(error: &ServerError) -> ApiError {
     }
 }
 
-fn detail(error: ServerError) -> SqlErrorDetail {
-    SqlErrorDetail {
-        message: error.message,
-        code: error.code,
-        detail: error.detail,
-        hint: error.hint,
-        position: error.position,
-    }
-}
-
-/// `INSERT 0 3` → 3; statements without a count have as many as came back.
-fn row_count(tag: &str, rows: usize) -> u64 {
-    let last = tag.rsplit(' ').next().and_then(|word| word.parse().ok());
-    last.unwrap_or(rows as u64)
-}
-
-/// `INSERT 0 3` → `INSERT`
-fn command(tag: &str) -> String {
-    tag.trim_end_matches(|c: char| c.is_ascii_digit() || c == ' ')
-        .to_owned()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn tags_are_taken_apart() {
-        for (tag, name, count) in [
-            ("SELECT 2", "SELECT", 2),
-            ("INSERT 0 3", "INSERT", 3),
-            ("CREATE TABLE", "CREATE TABLE", 0),
-            ("", "", 0),
-        ] {
-            assert_eq!(
-                (command(tag).as_str(), row_count(tag, 0)),
-                (name, count),
-                "{tag}"
-            );
-        }
-    }
-
-    #[test]
     fn a_request_says_one_thing() {
-        let read = |json: &str| Statement::read(serde_json::from_str(json).unwrap()).map(drop);
-        assert!(read(r#"{"query": "SELECT 1"}"#).is_ok());
-        assert!(read(r#"{"query": "SELECT $1", "params": [1]}"#).is_ok());
-        assert!(read(r#"{"file_content": "SELECT 1"}"#).is_ok());
+        let read = |json: &str| {
+            let request: SqlRequest = serde_json::from_str(json).unwrap();
+            request.work().map(drop)
+        };
+        for right in [
+            r#"{"query": "SELECT 1"}"#,
+            r#"{"query": "SELECT $1", "params": [1]}"#,
+            r#"{"file_content": "SELECT 1"}"#,
+            r#"{"statements": [{"query": "SELECT $1", "params": [1]}], "isolation": "serializable"}"#,
+            r#"{"statements": [], "read_only": true}"#,
+        ] {
+            assert_eq!(read(right), Ok(()), "{right}");
+        }
         for wrong in [
             r#"{}"#,
             r#"{"query": "SELECT 1", "file_content": "SELECT 1"}"#,
+            r#"{"query": "SELECT 1", "statements": []}"#,
+            r#"{"query": "SELECT 1", "read_only": true}"#,
+            r#"{"query": "SELECT 1", "isolation": "serializable"}"#,
             r#"{"file_content": "SELECT 1", "params": [1]}"#,
+            r#"{"statements": [], "params": [1]}"#,
+            r#"{"statements": [], "isolation": "snapshot"}"#,
             r#"{"query": "SELECT '\u0000'"}"#,
             r#"{"query": "SELECT $1", "params": ["\u0000"]}"#,
+            r#"{"query": "SELECT $1", "params": [["\u0000"]]}"#,
+            r#"{"query": "SELECT $1", "params": [12345678901234567890123]}"#,
         ] {
-            assert_eq!(
-                read(wrong).unwrap_err().code,
-                ErrorCode::InvalidField,
-                "{wrong}"
-            );
+            assert!(read(wrong).is_err(), "{wrong}");
         }
+        let many = format!(
+            r#"{{"statements": [{}]}}"#,
+            vec![r#"{"query": ""}"#; 1_001].join(",")
+        );
+        assert!(read(&many).is_err());
     }
 }

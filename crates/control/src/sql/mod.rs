@@ -1,9 +1,16 @@
 //! SQL over HTTP.
 //!
-//! Goes through the proxy's door with a one-use credential, so that budget, limits and holds apply
-//! as to everybody. Owns: the client side of the protocol as far as that needs ([`client`]), and
-//! values as JSON ([`value`]).
+//! Goes through the proxy's door, so that budget, limits and holds apply as to everybody. Owns: the two
+//! endpoints, ours ([`http`]) and that of the driver `@neondatabase/serverless` ([`neon`]); what
+//! a request asks for ([`work`]); sessions through the door ([`visit`]); the client side of the
+//! protocol as far as that needs ([`client`]); values as JSON, both ways ([`parameter`], [`render`]).
 
 mod client;
 pub(crate) mod http;
-mod value;
+pub(crate) mod neon;
+mod parameter;
+mod render;
+mod visit;
+mod work;
+
+pub(crate) use visit::Places;

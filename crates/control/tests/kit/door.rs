@@ -21,12 +21,12 @@ use wire::{
 use zeroize::Zeroizing;
 
 pub fn open(routes: RouteClient, secret: [u8; 32]) -> Door {
-    let (door, mut streams) = tokio::sync::mpsc::channel::<std::os::unix::net::UnixStream>(8);
+    let (door, mut streams) = tokio::sync::mpsc::channel::<model::route::Visit>(8);
     tokio::spawn(async move {
-        while let Some(stream) = streams.recv().await {
+        while let Some(visit) = streams.recv().await {
             let routes = routes.clone();
             tokio::spawn(async move {
-                let stream = UnixStream::from_std(stream).unwrap();
+                let stream = UnixStream::from_std(visit.stream).unwrap();
                 // A client that goes away is no concern of a test's door.
                 let _ = serve(stream, routes, secret).await;
             });

@@ -307,7 +307,9 @@ fn clients(tenants: &[Seen], table: &mut Table) {
             };
             let (wait, wait_us) = waits(session.waits_since);
             let (address, port) = match session.peer {
-                Peer::Tcp(peer) => (peer.ip().to_string(), Cell::from(u32::from(peer.port()))),
+                Peer::Tcp(peer) | Peer::Http(peer) => {
+                    (peer.ip().to_string(), Cell::from(u32::from(peer.port())))
+                }
                 Peer::Door => ("door".to_owned(), Cell::Null),
             };
             table.add([
