@@ -87,6 +87,17 @@ const fn orm_over(name: &'static str, runtime: Runtime, shows: &'static str) -> 
     }
 }
 
+/// A driver that speaks HTTP: it has no connections.
+const fn over_http(name: &'static str, runtime: Runtime, shows: &'static str) -> Driver {
+    Driver {
+        name,
+        runtime,
+        shows,
+        is_usual: false,
+        is_above: false,
+    }
+}
+
 /// The slowest first: then two of them do not end up alone at the end.
 pub(crate) const DRIVERS: &[Driver] = &[
     orm_over(
@@ -139,6 +150,11 @@ pub(crate) const DRIVERS: &[Driver] = &[
         "node-postgres",
         Node,
         "require copy plain-refused channel-binding direct-tls pool",
+    ),
+    over_http(
+        "neon-serverless",
+        Node,
+        "verify-full types parameters rows transaction batch errors array-mode full-results wrong-password suspended",
     ),
     library(
         "tokio-postgres",

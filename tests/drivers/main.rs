@@ -182,7 +182,7 @@ fn run_all(plan: &Plan) -> bool {
         let start = |on| {
             (
                 on,
-                scope.spawn(move || Stack::start_with(StackConfig::on(on))),
+                scope.spawn(move || Stack::start_with(StackConfig::on(on).arg("--api-tls"))),
             )
         };
         let starting: Vec<_> = versions.into_iter().map(start).collect();
@@ -322,7 +322,10 @@ impl Run<'_> {
             .stack
             .cli_command(&["create", &name, "--show-password", "--json"]);
         // A project each: an anonymous one may have five databases.
-        let created = kit::program::run(create.env("TENANTRY_HOME", &home));
+        let create = create
+            .env("TENANTRY_HOME", &home)
+            .env("TENANTRY_API_CA", self.stack.certificate());
+        let created = kit::program::run(create);
         ensure!(created.code == Some(0), "make a database: {created:#?}");
         let created = created.json();
         let text = |name: &str| {
@@ -345,6 +348,7 @@ impl Run<'_> {
             ("PGPORT_", port.to_owned()),
             ("PGUSER_", text("admin_user")?),
             ("PGPASSWORD_", text("admin_password")?),
+            ("API_URL", self.stack.api_url()),
             ("OPERATOR_KEY", self.stack.operator_key()),
             ("ROOT_CERT", self.stack.certificate().display().to_string()),
         ];
