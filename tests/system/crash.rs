@@ -30,13 +30,16 @@ const KEPT_LONG: &str = "24h";
 const KEPT_SHORT: &str = "1s";
 
 /// Operations on a tenant, on a stack without a pool: a create then has all its steps.
-const OF_TENANTS: [Operation; 6] = [
+const OF_TENANTS: [Operation; 9] = [
     Operation::Create,
     Operation::Delete,
     Operation::Undelete,
     Operation::ResetPassword,
     Operation::Suspend,
     Operation::Resume,
+    Operation::Rename,
+    Operation::SetExpiry,
+    Operation::Expire,
 ];
 
 /// A line per case, also when the test passes: a run shows what was done.

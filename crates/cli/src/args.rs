@@ -77,10 +77,16 @@ pub(crate) enum Command {
     Create(CreateArgs),
     /// List databases.
     List,
-    /// Delete a database. Its data is kept until the retention ends; see `undelete`.
+    /// Delete a database, or many by name and age. The data is kept until the retention ends; see `undelete`.
     Delete(DeleteArgs),
-    /// Take a delete back.
-    Undelete(NamedArgs),
+    /// Take a delete back, also that of a database that expired.
+    Undelete(UndeleteArgs),
+    /// Give a database another name. Its id and its connection strings stay.
+    Rename(RenameArgs),
+    /// Refuse connections to a database and end its sessions; the data stays.
+    Suspend(NamedArgs),
+    /// Accept connections again; or try again to make a database that could not be made.
+    Resume(NamedArgs),
     /// Work with one database.
     #[command(subcommand)]
     Db(DbCommand),
@@ -132,6 +138,9 @@ pub(crate) struct CreateArgs {
     /// When the name is taken, answer with the database that has it.
     #[arg(long)]
     pub(crate) if_not_exists: bool,
+    /// Delete it then: after a time like 30m, 2h or 7d, or at a moment like 2030-01-31T12:00:00Z.
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) expires: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -141,6 +150,43 @@ pub(crate) struct DeleteArgs {
     /// Do not ask.
     #[arg(long, short)]
     pub(crate) yes: bool,
+    /// Delete all databases of the project whose names begin with this.
+    #[arg(long, value_name = "TEXT", conflicts_with = "db")]
+    pub(crate) prefix: Option<String>,
+    /// Delete all that were made at least so long ago, like 12h or 1d; with --prefix, those of them.
+    #[arg(long, value_name = "TIME", conflicts_with = "db")]
+    pub(crate) older_than: Option<String>,
+    /// Only say which ones would be deleted by --prefix and --older-than.
+    #[arg(long, conflicts_with_all = ["db", "yes"])]
+    pub(crate) dry_run: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UndeleteArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+    /// Another name, when the old one is held by another database now.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// When it expires, as in `create`; or never. An expiry that has passed is taken away in any case.
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) expires: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RenameArgs {
+    /// Name or id.
+    pub(crate) db: String,
+    /// The new name.
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExpiresArgs {
+    /// Name or id.
+    pub(crate) db: String,
+    /// A time like 30m, 2h or 7d, a moment like 2030-01-31T12:00:00Z, or never.
+    pub(crate) when: String,
 }
 
 /// What can be done to one database.
@@ -152,6 +198,8 @@ pub(crate) enum DbCommand {
     Connect(ConnectArgs),
     /// Run SQL through the API, without psql.
     Sql(SqlArgs),
+    /// Say when it is deleted by itself, or that it never is.
+    Expires(ExpiresArgs),
     /// Make a new password of one of its roles. The old one no longer works.
     ResetPassword(ResetArgs),
     /// Ask the server for the password. It keeps none, and says so.

@@ -40,6 +40,8 @@ pub enum TenantEvent {
     Closed,
     /// Take the delete back.
     Undelete,
+    /// The same, of one that the operator had suspended and nobody resumed.
+    UndeleteSuspended,
 }
 
 /// The event is not allowed in that state; nothing changed.
@@ -80,6 +82,7 @@ impl TenantState {
             (Self::Disabling, On::Closed) => Self::Disabled,
             // The pass that makes databases also opens this one; it never makes a second.
             (Self::Disabled, On::Undelete) => Self::Creating,
+            (Self::Disabled, On::UndeleteSuspended) => Self::Suspended,
             (Self::Disabled, On::Delete) => Self::Disabled,
             (_, On::Delete) => Self::Disabling,
             (state, event) => return Err(Refused { state, event }),
@@ -120,7 +123,7 @@ impl fmt::Display for TenantState {
 mod tests {
     use super::*;
 
-    const EVENTS: [TenantEvent; 8] = [
+    const EVENTS: [TenantEvent; 9] = [
         TenantEvent::Provisioned,
         TenantEvent::ProvisionFailed,
         TenantEvent::Retry,
@@ -129,19 +132,21 @@ mod tests {
         TenantEvent::Delete,
         TenantEvent::Closed,
         TenantEvent::Undelete,
+        TenantEvent::UndeleteSuspended,
     ];
 
     #[test]
     fn transition_table() {
         // columns: Provisioned ProvisionFailed Retry Suspend Resume Delete Closed Undelete
+        // UndeleteSuspended
         let table = "
-Creating     Active CreateFailed .        .         .      Disabling .        .
-Cloning      Active CreateFailed .        .         .      Disabling .        .
-Active       .      .            .        Suspended .      Disabling .        .
-Suspended    .      .            .        .         Active Disabling .        .
-Disabling    .      .            .        .         .      Disabling Disabled .
-Disabled     .      .            .        .         .      Disabled  .        Creating
-CreateFailed .      .            Creating .         .      Disabling .        .";
+Creating     Active CreateFailed .        .         .      Disabling .        .        .
+Cloning      Active CreateFailed .        .         .      Disabling .        .        .
+Active       .      .            .        Suspended .      Disabling .        .        .
+Suspended    .      .            .        .         Active Disabling .        .        .
+Disabling    .      .            .        .         .      Disabling Disabled .        .
+Disabled     .      .            .        .         .      Disabled  .        Creating Suspended
+CreateFailed .      .            Creating .         .      Disabling .        .        .";
         for (line, state) in table.trim().lines().zip(TenantState::ALL) {
             let mut words = line.split_whitespace();
             assert_eq!(words.next().unwrap(), format!("{state:?}"));

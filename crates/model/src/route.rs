@@ -69,6 +69,8 @@ pub enum Access {
     Suspended,
     /// It was deleted.
     Deleted,
+    /// Its lifetime is over.
+    Expired,
 }
 
 /// How long a session keeps the server connection it is lent.
@@ -122,6 +124,9 @@ pub struct Route {
     pub role: Role,
     /// Whether sessions may begin. Told only to those who proved a secret.
     pub access: Access,
+    /// How long that lasts, from when it was asked, by the catalog's clock; then it is
+    /// [`Access::Expired`], also while the control plane is away. `None`: as long as nothing changes.
+    pub expires_in: Option<Duration>,
     /// Secrets that open it. At most [`CANDIDATES_MAX`]; all are evaluated at every login.
     pub candidates: Vec<Candidate>,
     /// Where its data is.

@@ -98,6 +98,9 @@ pub enum Refusal {
     /// The tenant was deleted.
     #[error("the database was deleted")]
     Deleted,
+    /// The tenant's lifetime is over.
+    #[error("the database has expired")]
+    Expired,
     /// `allowed_addresses` of the tenant.
     #[error("connections from this address are not allowed")]
     Address,
@@ -158,6 +161,9 @@ pub enum Refusal {
     /// The tenant was suspended or deleted while the session was open.
     #[error("terminating connection because the database was suspended or deleted")]
     Closed,
+    /// The tenant's lifetime ended while the session was open.
+    #[error("terminating connection because the database has expired")]
+    Ended,
     /// The proxy is stopping.
     #[error("terminating connection due to administrator command")]
     Draining,
@@ -182,11 +188,11 @@ impl Public for Refusal {
             | Self::Busy { .. }
             | Self::Nested { .. }
             | Self::QueueFull => "53300", // too_many_connections
-            Self::NoSuchDatabase { .. } | Self::Deleted => "3D000", // invalid_catalog_name
-            Self::Replication => "0A000",                    // feature_not_supported
-            Self::Options(_) => "42601",                     // syntax_error
-            Self::Setting { .. } => "42501",                 // insufficient_privilege
-            Self::PoolMode => "22023",                       // invalid_parameter_value
+            Self::NoSuchDatabase { .. } | Self::Deleted | Self::Expired => "3D000", // invalid_catalog_name
+            Self::Replication => "0A000",    // feature_not_supported
+            Self::Options(_) => "42601",     // syntax_error
+            Self::Setting { .. } => "42501", // insufficient_privilege
+            Self::PoolMode => "22023",       // invalid_parameter_value
             Self::CannotCheck | Self::NotReady | Self::Paused | Self::ServerLogin => "57P03", // cannot_connect_now
             Self::Suspended => "55000", // object_not_in_prerequisite_state
             Self::ServerDown => "08006", // connection_failure
@@ -195,6 +201,7 @@ impl Public for Refusal {
             | Self::Revoked
             | Self::Replaced
             | Self::Closed
+            | Self::Ended
             | Self::Draining => {
                 "57P01" // admin_shutdown
             }
@@ -263,6 +270,9 @@ impl Public for Refusal {
             Self::Revoked => "Reconnect with the new one.",
             Self::Replaced | Self::Draining => "Reconnect.",
             Self::Closed => "",
+            Self::Expired | Self::Ended => {
+                "Undelete the database within its retention; that takes away its expiry, or sets a later one."
+            }
             Self::Limit(limit) => limit.hint(),
             Self::Unseen(_) => {
                 "What was asked may have been carried out. Ask for less, or raise the limit (tenantry db limits)."
@@ -320,6 +330,7 @@ impl Refusal {
             Self::NotReady,
             Self::Suspended,
             Self::Deleted,
+            Self::Expired,
             Self::Address,
             Self::Busy { waited_ms: 10_000 },
             Self::Nested { waited_ms: 10_000 },
@@ -335,6 +346,7 @@ impl Refusal {
             Self::Revoked,
             Self::Replaced,
             Self::Closed,
+            Self::Ended,
             Self::Draining,
             Self::Internal,
         ];

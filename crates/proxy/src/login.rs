@@ -8,7 +8,7 @@ use std::{io, rc::Rc};
 
 use model::{
     LoginName, Public,
-    route::{Access, Candidate, Resolved},
+    route::{Access, Candidate, Resolved, Route},
 };
 use tokio::time::{Instant, timeout, timeout_at};
 use wire::{
@@ -513,10 +513,14 @@ fn check(proved: &Proved, resolved: Option<&Resolved>) -> Option<(Match, Candida
     Some((right, candidate, resolved?.clone()))
 }
 
-/// What a proved client is told about a tenant that cannot be used.
-pub(crate) fn refusal_of(access: Access) -> Option<Refusal> {
-    match access {
-        Access::Open => None,
+/// What a proved client is told about a tenant that cannot be used, by a route that was asked for then.
+pub(crate) fn refusal_of(route: &Route, asked: Instant) -> Option<Refusal> {
+    match route.access {
+        Access::Open => {
+            let is_over = route.expires_in.is_some_and(|time| asked.elapsed() >= time);
+            is_over.then_some(Refusal::Expired)
+        }
+        Access::Expired => Some(Refusal::Expired),
         Access::NotReady => Some(Refusal::NotReady),
         Access::Suspended => Some(Refusal::Suspended),
         Access::Deleted => Some(Refusal::Deleted),

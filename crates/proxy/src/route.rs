@@ -318,7 +318,9 @@ fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role, resolved: Option<
             return None;
         }
         let listed = route.candidates.iter().any(|c| c.id == handle.credential);
-        let why = if route.access != Access::Open {
+        let why = if route.access == Access::Expired {
+            Refusal::Ended
+        } else if route.access != Access::Open {
             Refusal::Closed
         } else if handle.pid != *pid {
             Refusal::Replaced

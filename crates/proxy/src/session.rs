@@ -301,7 +301,7 @@ impl Entry<'_> {
         resolved: Resolved,
         asked: Instant,
     ) -> Result<Admitted, Refusal> {
-        let resolved = self.renew(worker, resolved, asked).await?;
+        let (resolved, asked) = self.renew(worker, resolved, asked).await?;
         // Not before: while it waited, a tenant at rest could be forgotten, and what is registered
         // on a forgotten one hears of no change.
         let tenant = worker.tenant(&self.name.tenant);
@@ -309,7 +309,7 @@ impl Entry<'_> {
         if worker.state.get() != State::Serving {
             return Err(Refusal::Draining);
         }
-        if let Some(refusal) = refusal_of(resolved.route.access) {
+        if let Some(refusal) = refusal_of(&resolved.route, asked) {
             return Err(refusal);
         }
         if !self.peer.is_admitted(&resolved.route.limits) {
@@ -335,13 +335,13 @@ impl Entry<'_> {
         })
     }
 
-    /// Asks again when the tenant changed while the client was logging in.
+    /// Asks again when the tenant changed while the client was logging in. Returns also when that was.
     async fn renew(
         &self,
         worker: &Rc<Worker>,
         mut resolved: Resolved,
         mut asked: Instant,
-    ) -> Result<Resolved, Refusal> {
+    ) -> Result<(Resolved, Instant), Refusal> {
         while worker.routes.is_stale(&self.name.tenant, asked) {
             let answer = worker.routes.ask(self.name).await;
             let answer = answer.map_err(|_| Refusal::CannotCheck)?;
@@ -352,7 +352,7 @@ impl Entry<'_> {
             });
             resolved = listed.ok_or(Refusal::Revoked)?;
         }
-        Ok(resolved)
+        Ok((resolved, asked))
     }
 }
 

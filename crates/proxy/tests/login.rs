@@ -108,6 +108,27 @@ async fn expired_and_used_secrets_are_wrong_ones() {
     assert_eq!(code_of(&try_login(&stack, &user, &tenant.password)), "");
 }
 
+/// The control plane may be away by then: what was once answered says when it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lifetime_ends_without_a_word_from_the_control_plane() {
+    let stack = Stack::start(|_| {}).await;
+    let tenant = stack.tenant();
+    let user = user(&stack, &tenant);
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.expires_in = Some(Duration::from_secs(1));
+    });
+    let began = std::time::Instant::now();
+    let asked = || stack.table.lock().unwrap().asked.len();
+    assert_eq!(code_of(&try_login(&stack, &user, &tenant.password)), "");
+    let before = asked();
+    kit::wait_until("its lifetime is over", || {
+        code_of(&try_login(&stack, &user, &tenant.password)) == "3D000"
+    });
+    assert!(began.elapsed() >= Duration::from_secs(1));
+    assert_eq!(asked(), before, "nobody was asked again");
+    assert_eq!(code_of(&try_login(&stack, &user, "wrong")), "28P01");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_told_only_after_the_proof() {
     let stack = Stack::start(|_| {}).await;
@@ -117,6 +138,7 @@ async fn what_is_told_only_after_the_proof() {
         (Access::NotReady, "57P03"),
         (Access::Suspended, "55000"),
         (Access::Deleted, "3D000"),
+        (Access::Expired, "3D000"),
         (Access::Open, ""),
     ] {
         stack.set_route(&tenant, Role::Admin, |route| route.access = access);

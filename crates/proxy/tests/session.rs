@@ -381,16 +381,21 @@ async fn a_tenant_that_changes_loses_the_sessions_it_must() {
     };
     // set_route makes another credential every time.
     ends_with(&|_| {}, "changed or revoked").await;
-    ends_with(&|route| route.access = Access::Suspended, "suspended").await;
-    stack.set_route(&tenant, Role::Admin, |_| {});
-    stack.announce(&tenant);
-    wait_until("it is open again", || {
-        tokio::task::block_in_place(|| {
-            tokio::runtime::Handle::current()
-                .block_on(stack.connect_with(&stack.config(&tenant, Role::Admin)))
-        })
-        .is_ok()
-    });
+    for (access, text) in [
+        (Access::Suspended, "suspended or deleted"),
+        (Access::Expired, "has expired"),
+    ] {
+        ends_with(&|route| route.access = access, text).await;
+        stack.set_route(&tenant, Role::Admin, |_| {});
+        stack.announce(&tenant);
+        wait_until("it is open again", || {
+            tokio::task::block_in_place(|| {
+                tokio::runtime::Handle::current()
+                    .block_on(stack.connect_with(&stack.config(&tenant, Role::Admin)))
+            })
+            .is_ok()
+        });
+    }
 
     // Limits alone end nothing.
     let kept = stack.connect(&tenant, Role::Admin).await;
@@ -403,6 +408,7 @@ async fn a_tenant_that_changes_loses_the_sessions_it_must() {
             tenant: old.tenant.clone(),
             role: old.role,
             access: old.access,
+            expires_in: old.expires_in,
             candidates: old.candidates.clone(),
             server: old.server.clone(),
             limits: model::Limits {

@@ -27,6 +27,9 @@ pub(crate) async fn run(world: &mut World, point: Point) {
         Operation::ResetPassword => reset_password(world, point).await,
         Operation::Suspend => suspend(world, point).await,
         Operation::Resume => resume(world, point).await,
+        Operation::Rename => rename(world, point).await,
+        Operation::SetExpiry => set_expiry(world, point).await,
+        Operation::Expire => expire(world, point).await,
     };
     world.wait_settled().await;
     world.assert_sound().await;
@@ -285,6 +288,71 @@ async fn resume(world: &mut World, point: Point) -> Tenant {
     world.insist(&request).await;
     world.wait_settled().await;
     assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
+    world.assert_canary(&tenant).await;
+    tenant
+}
+
+async fn rename(world: &mut World, point: Point) -> Tenant {
+    let (old, new) = (world.new_name(), world.new_name());
+    let tenant = world.create(&old).await;
+    world.write_canary(&tenant).await;
+    world.wait_settled().await;
+    let request = Request::change(&tenant, json!({ "name": new }));
+    let answer = strike(world, point, &request).await;
+    let is_new = world.state(&new).await == "ACTIVE";
+    check_kept(point, &answer, is_new);
+    // One of the names, never both and never none.
+    let other = world.state(if is_new { &old } else { &new }).await;
+    assert_eq!(other, "gone", "{point}");
+    world.assert_canary(&tenant).await;
+
+    world.insist(&request).await;
+    assert_eq!(world.state(&new).await, "ACTIVE", "{point}");
+    // The old name can be had.
+    let second = world.create(&old).await;
+    world.insist(&Request::delete(&second)).await;
+    world.assert_canary(&tenant).await;
+    tenant
+}
+
+async fn set_expiry(world: &mut World, point: Point) -> Tenant {
+    let tenant = tenant_in_use(world).await;
+    let request = Request::change(&tenant, json!({ "expires": "1h" }));
+    let answer = strike(world, point, &request).await;
+    let is_set = world.describe(&tenant.id).await["expires_at"].is_string();
+    check_kept(point, &answer, is_set);
+    world.assert_canary(&tenant).await;
+
+    let again = world.insist(&request).await;
+    let shown = world.describe(&tenant.id).await;
+    assert_eq!(shown["expires_at"], again["expires_at"], "{point}");
+    world.assert_canary(&tenant).await;
+    tenant
+}
+
+/// Whoever is killed when, what has expired is deleted once, and can be taken back.
+async fn expire(world: &mut World, point: Point) -> Tenant {
+    let tenant = tenant_in_use(world).await;
+    world.arm(&point.name());
+    world
+        .insist(&Request::change(&tenant, json!({ "expires": "1s" })))
+        .await;
+    world.wait_reached(&point.name());
+    world.kill_and_return(point.kill);
+    world.wait_back().await;
+    world.wait_state(&tenant, "DISABLED").await;
+    world.wait_settled().await;
+    assert_eq!(
+        world.refusal(&tenant.id, &tenant.password).await,
+        DELETED,
+        "{point}"
+    );
+    let shown = world.describe(&tenant.id).await;
+    assert_eq!(shown["state_reason"], "its lifetime was over", "{point}");
+
+    let back = Request::act(&tenant, "undelete", json!({}));
+    let back = world.insist(&back).await;
+    assert!(back["expires_at"].is_null(), "{point}: {back}");
     world.assert_canary(&tenant).await;
     tenant
 }

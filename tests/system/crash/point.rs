@@ -33,6 +33,11 @@ pub(crate) enum Operation {
     ResetPassword,
     Suspend,
     Resume,
+    Rename,
+    /// Says when it ends.
+    SetExpiry,
+    /// Its lifetime is over.
+    Expire,
 }
 
 /// A new step does not compile here until somebody says what reaches it. No `_` arm.
@@ -48,6 +53,9 @@ pub(crate) fn operation(step: Step) -> Operation {
         Step::ResetPasswordCommit => Operation::ResetPassword,
         Step::SuspendCommit | Step::SuspendClose => Operation::Suspend,
         Step::ResumeCommit | Step::ResumeOpen => Operation::Resume,
+        Step::RenameCommit => Operation::Rename,
+        Step::ExpiryCommit => Operation::SetExpiry,
+        Step::ExpireCommit => Operation::Expire,
     }
 }
 
@@ -84,7 +92,9 @@ impl Point {
             | Step::UndeleteCommit
             | Step::ResetPasswordCommit
             | Step::SuspendCommit
-            | Step::ResumeCommit => match (self.moment, self.kill) {
+            | Step::ResumeCommit
+            | Step::RenameCommit
+            | Step::ExpiryCommit => match (self.moment, self.kill) {
                 (Moment::Before, Kill::Postgres) => Kept::Either,
                 (Moment::Before | Moment::Between, _) => Kept::No,
                 (Moment::After, _) => Kept::Yes,
@@ -101,7 +111,9 @@ impl Point {
             | Step::PurgeLogins
             | Step::UndeleteOpen
             | Step::SuspendClose
-            | Step::ResumeOpen => Kept::Yes,
+            | Step::ResumeOpen
+            // Nobody asked but the clock, which goes on.
+            | Step::ExpireCommit => Kept::Yes,
         }
     }
 }

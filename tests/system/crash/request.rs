@@ -42,6 +42,11 @@ impl Request {
         Self::new(reqwest::Method::DELETE, tenant.path(), json!({}))
     }
 
+    /// Another name or lifetime.
+    pub(crate) fn change(tenant: &Tenant, body: Value) -> Self {
+        Self::new(reqwest::Method::PATCH, tenant.path(), body)
+    }
+
     /// `undelete`, `suspend`, `resume` or `reset-password`.
     pub(crate) fn act(tenant: &Tenant, what: &str, body: Value) -> Self {
         Self::post(format!("{}/{what}", tenant.path()), body)
@@ -123,6 +128,12 @@ impl World {
     /// Makes a database, nothing being in the way.
     pub(crate) async fn create(&self, name: &str) -> Tenant {
         Tenant::of(&self.insist(&Request::create(name)).await)
+    }
+
+    /// All that is said of it.
+    pub(crate) async fn describe(&self, id: &str) -> Value {
+        let path = format!("/customer/databases/{id}");
+        self.stack.operator().get(&path).await.ok()
     }
 
     /// Its state, or `gone`.

@@ -378,6 +378,19 @@ impl World {
         }
     }
 
+    /// Waits until it is in this state.
+    pub(crate) async fn wait_state(&self, tenant: &Tenant, state: &str) {
+        let started = Instant::now();
+        loop {
+            let now = self.state(&tenant.id).await;
+            if now == state {
+                return;
+            }
+            assert!(started.elapsed() < SETTLE_MAX, "{tenant:?} is {now}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Waits until the retention of a deleted one is over and its data removed.
     pub(crate) async fn wait_gone(&self, tenant: &Tenant) {
         let started = Instant::now();

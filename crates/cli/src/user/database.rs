@@ -5,10 +5,10 @@ use std::io::{IsTerminal as _, Write as _};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{CreateArgs, DeleteArgs, NamedArgs, ResetArgs},
+    args::{CreateArgs, DeleteArgs, ExpiresArgs, NamedArgs, RenameArgs, ResetArgs, UndeleteArgs},
     exit::{Exit, Failure},
     output::{self, Format, Rows},
-    user::{Context, connect::Address},
+    user::{Context, connect::Address, sweep},
 };
 
 /// Fields of an answer that are secret; printed when asked for, kept in [`super::home`] always.
@@ -48,6 +48,9 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<(), Fa
     if let Some(name) = &name {
         body["name"] = json!(name);
         body["if_not_exists"] = json!(args.if_not_exists);
+    }
+    if let Some(expires) = &args.expires {
+        body["expires"] = json!(expires);
     }
     let mut database = context.api.post("/customer/databases", &body).await?;
     if database.get("admin_password").is_some() {
@@ -94,7 +97,7 @@ pub(super) async fn list(context: &Context) -> Result<(), Failure> {
         }
     };
     Rows {
-        columns: ["id", "name", "state", "created_at"]
+        columns: ["id", "name", "state", "created_at", "expires_at"]
             .map(|name| match context.format {
                 Format::Table => name.to_uppercase(),
                 _ => name.to_owned(),
@@ -108,6 +111,7 @@ pub(super) async fn list(context: &Context) -> Result<(), Failure> {
                     Some(mark(db)),
                     Some(field(db, "state").to_owned()),
                     Some(field(db, "created_at").to_owned()),
+                    db["expires_at"].as_str().map(str::to_owned),
                 ]
             })
             .collect(),
@@ -117,6 +121,15 @@ pub(super) async fn list(context: &Context) -> Result<(), Failure> {
 
 /// `tenantry delete`.
 pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<(), Failure> {
+    if args.prefix.is_some() || args.older_than.is_some() {
+        return sweep::sweep(context, &args).await;
+    }
+    if args.dry_run {
+        return Err(Failure::usage(
+            "--dry-run says nothing about one database",
+            "give --prefix, --older-than or both",
+        ));
+    }
     let db = context.database(args.db.as_deref())?;
     let path = path(&db, "")?;
     if !args.yes {
@@ -151,12 +164,46 @@ fn confirm(db: &str) -> Result<(), Failure> {
 }
 
 /// `tenantry undelete`. A deleted database is best named by its id: its name may be another's now.
-pub(super) async fn undelete(context: &Context, args: NamedArgs) -> Result<(), Failure> {
+pub(super) async fn undelete(context: &Context, args: UndeleteArgs) -> Result<(), Failure> {
     let db = context.database(args.db.as_deref())?;
-    let mut database = context
-        .api
-        .post(&path(&db, "/undelete")?, &json!({}))
-        .await?;
+    let mut body = json!({});
+    for (name, value) in [("name", args.name), ("expires", args.expires)] {
+        if let Some(value) = value {
+            body[name] = json!(value);
+        }
+    }
+    let mut database = context.api.post(&path(&db, "/undelete")?, &body).await?;
+    hide(&mut database, false, false)?;
+    print(context, &database)
+}
+
+/// `tenantry rename`. Where the database was chosen with `use` by its old name, it stays chosen.
+pub(super) async fn rename(context: &Context, args: RenameArgs) -> Result<(), Failure> {
+    let body = json!({ "name": args.name });
+    let mut database = context.api.patch(&path(&args.db, "")?, &body).await?;
+    context.api.home().change(context.api.url(), |server| {
+        let chosen = server.default_database.as_deref() == Some(args.db.as_str());
+        if chosen && args.db != field(&database, "id") {
+            server.default_database = Some(args.name.clone());
+        }
+    })?;
+    hide(&mut database, false, false)?;
+    print(context, &database)
+}
+
+/// `tenantry db expires`.
+pub(super) async fn expires(context: &Context, args: ExpiresArgs) -> Result<(), Failure> {
+    let body = json!({ "expires": args.when });
+    let mut database = context.api.patch(&path(&args.db, "")?, &body).await?;
+    hide(&mut database, false, false)?;
+    print(context, &database)
+}
+
+/// `tenantry suspend`, `tenantry resume`.
+pub(super) async fn act(context: &Context, args: NamedArgs, what: &str) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let path = path(&db, &format!("/{what}"))?;
+    let mut database = context.api.post(&path, &json!({})).await?;
     hide(&mut database, false, false)?;
     print(context, &database)
 }
@@ -255,6 +302,7 @@ fn print(context: &Context, database: &Value) -> Result<(), Failure> {
         ("state", "State"),
         ("state_reason", "Reason"),
         ("created_at", "Created"),
+        ("expires_at", "Expires"),
         ("admin_user", "Admin user"),
         ("admin_password", "Admin password"),
         ("connection_string", "Connection string"),

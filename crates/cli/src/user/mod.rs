@@ -12,6 +12,7 @@ mod home;
 pub(crate) mod limits;
 mod session;
 mod sql;
+mod sweep;
 
 use crate::{
     args::{Command, DbCommand, Global, TokenCommand},
@@ -75,6 +76,10 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::List => database::list(&context()?).await,
             Command::Delete(args) => database::delete(&context()?, args).await,
             Command::Undelete(args) => database::undelete(&context()?, args).await,
+            Command::Rename(args) => database::rename(&context()?, args).await,
+            Command::Suspend(args) => database::act(&context()?, args, "suspend").await,
+            Command::Resume(args) => database::act(&context()?, args, "resume").await,
+            Command::Db(DbCommand::Expires(args)) => database::expires(&context()?, args).await,
             Command::Db(DbCommand::Status(args)) => database::status(&context()?, args).await,
             Command::Db(DbCommand::Connect(args)) | Command::Connect(args) => {
                 connect::connect(&context()?, args).await

@@ -15,7 +15,7 @@ use super::{
     App,
     error::{ApiError, ApiResult, ErrorCode},
 };
-use crate::{credential, keys::token_hash};
+use crate::{credential, keys::token_hash, limits::store::Party};
 
 /// What a token may do in its project.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -80,6 +80,14 @@ impl Principal {
         match self.kind {
             Kind::Operator => Ok(()),
             Kind::Project { .. } => Err(ErrorCode::OperatorOnly.into()),
+        }
+    }
+
+    /// Whose word it is, where the operator's counts more than the owner's.
+    pub(crate) fn party(&self) -> Party {
+        match self.kind {
+            Kind::Operator => Party::Operator,
+            Kind::Project { .. } => Party::Owner,
         }
     }
 

@@ -78,6 +78,9 @@ codes! {
     /// The project has as many databases as it may.
     QuotaExceeded = "quota_exceeded", FORBIDDEN, "the project has as many databases as it may have",
         "delete one that is not needed";
+    /// Only the operator takes this back.
+    SuspendedByOperator = "suspended_by_operator", FORBIDDEN, "the operator suspended this database",
+        "ask the operator to resume it";
     /// More than the operator allows.
     LimitNotAllowed = "limit_not_allowed", FORBIDDEN, "the operator does not allow this limit",
         "set it to less, or ask the operator";

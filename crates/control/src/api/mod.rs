@@ -113,8 +113,16 @@ fn closed() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(project::http::me))
         .routes(routes!(project::http::list))
-        .routes(routes!(tenant::http::list, tenant::http::create))
-        .routes(routes!(tenant::http::get, tenant::http::delete))
+        .routes(routes!(
+            tenant::http::list,
+            tenant::http::create,
+            tenant::sweep::sweep
+        ))
+        .routes(routes!(
+            tenant::http::get,
+            tenant::http::patch,
+            tenant::http::delete
+        ))
         .routes(routes!(tenant::http::undelete))
         .routes(routes!(tenant::http::suspend))
         .routes(routes!(tenant::http::resume))

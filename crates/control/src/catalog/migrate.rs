@@ -32,6 +32,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "process",
         sql: include_str!("../../migrations/0004_process.sql"),
     },
+    Migration {
+        version: 5,
+        name: "lifetime",
+        sql: include_str!("../../migrations/0005_lifetime.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -42,6 +42,19 @@ impl CatalogError {
     }
 }
 
+impl CatalogError {
+    /// Says that a pass comes again later. That the catalog is away is said elsewhere already; a statement
+    /// that it refuses is a mistake of ours, and no pass gets on until somebody looks.
+    pub(crate) fn tell(&self, pass: &'static str) {
+        match self {
+            Self::Unavailable(_) => {
+                tracing::debug!(pass, error = %chain(self), "a pass waits for the catalog");
+            }
+            Self::Refused(_) => tracing::error!(pass, error = %chain(self), "a pass failed"),
+        }
+    }
+}
+
 impl From<tokio_postgres::Error> for CatalogError {
     fn from(error: tokio_postgres::Error) -> Self {
         let gone = match error.code() {

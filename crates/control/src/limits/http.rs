@@ -16,7 +16,7 @@ use super::store::{self, Party, Wishes};
 use crate::{
     api::{
         App,
-        auth::{Kind, Principal},
+        auth::Principal,
         error::{ApiError, ApiResult, ErrorBody, ErrorCode},
         extract::{DatabaseKey, Json, quoted},
         idempotency::{Kept, Ticket},
@@ -173,10 +173,7 @@ async fn change(
     begin: Begin,
 ) -> ApiResult<axum::Json<LimitsResponse>> {
     principal.may_write()?;
-    let party = match principal.kind {
-        Kind::Operator => Party::Operator,
-        Kind::Project { .. } => Party::Owner,
-    };
+    let party = principal.party();
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let tenant = change::find(&transaction, principal, key, Purpose::Change).await?;

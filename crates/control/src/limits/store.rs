@@ -27,11 +27,18 @@ pub(crate) enum Party {
 }
 
 impl Party {
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Operator => "operator",
             Self::Owner => "owner",
         }
+    }
+
+    /// Reads [`Self::as_str`] back.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        [Self::Operator, Self::Owner]
+            .into_iter()
+            .find(|party| party.as_str() == text)
     }
 }
 

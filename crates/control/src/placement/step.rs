@@ -60,6 +60,12 @@ steps! {
     SuspendCommit = "suspend.commit",
     /// Its sessions are ended.
     SuspendClose = "suspend.close",
+    /// The row has another name.
+    RenameCommit = "rename.commit",
+    /// The row says when it expires, or that it never does.
+    ExpiryCommit = "expiry.commit",
+    /// What has expired is deleted: its row says so.
+    ExpireCommit = "expire.commit",
     /// The row says it is active again.
     ResumeCommit = "resume.commit",
     /// Its database is opened.

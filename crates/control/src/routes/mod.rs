@@ -87,6 +87,7 @@ async fn resolve(app: &App, login: LoginName) -> Result<Option<Resolved>, Unavai
         route: Arc::new(Route {
             server: server_login(app, &found.pid, login.role),
             access: found.access,
+            expires_in: found.expires_in,
             candidates: found.candidates,
             limits: model::Limits::of(&found.wishes.operator, &found.wishes.owner),
             pool_mode: limits::pool_mode(&found.wishes.operator, &found.wishes.owner),

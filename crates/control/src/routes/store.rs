@@ -1,5 +1,7 @@
 //! One query answers a login: the same one whether it exists or not.
 
+use std::time::Duration;
+
 use model::{
     CredentialId, LoginName, Pid,
     lifecycle::TenantState,
@@ -17,6 +19,7 @@ use crate::{
 pub(super) struct Found {
     pub(super) pid: Pid,
     pub(super) access: Access,
+    pub(super) expires_in: Option<Duration>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) wishes: Wishes,
 }
@@ -24,7 +27,8 @@ pub(super) struct Found {
 /// The newest credentials come first: of more than [`CANDIDATES_MAX`] the oldest are not read.
 const RESOLVE: &str = "
     SELECT t.pid, t.state, c.id, c.stored_key, c.server_key, c.expires_at,
-           to_json(operator), to_json(owner)
+           to_json(operator), to_json(owner),
+           extract(epoch FROM t.expires_at - now())::float8, t.deleted_at >= t.expires_at
     FROM tenant t
     LEFT JOIN tenant_limits operator
         ON operator.tenant_id = t.id AND operator.set_by = 'operator'
@@ -53,12 +57,26 @@ pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found
     let mut candidates: Vec<Candidate> = rows.iter().filter_map(candidate).collect();
     candidates.extend(one_use);
     candidates.truncate(CANDIDATES_MAX);
+    let left: Option<f64> = first.get(8);
+    let left = left.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default());
+    let is_over = match state {
+        // Deleted for it, and not by somebody who was earlier.
+        TenantState::Disabling | TenantState::Disabled => {
+            first.get::<_, Option<bool>>(9) == Some(true)
+        }
+        _ => left == Some(Duration::ZERO),
+    };
     Ok(Some(Found {
         pid: first
             .get::<_, &str>(0)
             .parse()
             .expect("the schema allows well-formed ids only"),
-        access: access(state),
+        access: if is_over {
+            Access::Expired
+        } else {
+            access(state)
+        },
+        expires_in: left,
         candidates,
         wishes: Wishes {
             operator: wishes(first, 6),

@@ -1,4 +1,5 @@
-//! Delete, undelete, suspend, resume, and a new password: each one transaction; passes do the rest.
+//! Delete, undelete, suspend, resume, another name or lifetime, and a new password: each one
+//! transaction; passes do the rest.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +14,8 @@ use tokio::time::Instant;
 use super::{
     create::{not_made, quota_exceeded},
     describe::{DatabaseResponse, describe},
-    store::{self, Purpose, Tenant},
+    lifetime::Lifetime,
+    store::{self, Purpose, Tenant, Undeleted},
 };
 use crate::{
     api::{
@@ -23,8 +25,10 @@ use crate::{
         extract::DatabaseKey,
         idempotency::{Kept, Ticket},
     },
-    catalog::changes,
-    credential, placement,
+    catalog::{CatalogError, changes},
+    credential,
+    limits::store::Party,
+    placement,
     placement::step::{Moment, Step, reached},
 };
 
@@ -121,7 +125,11 @@ async fn keep(
 }
 
 /// Has the passes look at it, commits, and tells the proxies.
-async fn commit(app: &App, transaction: Transaction<'_>, tenant: &Tenant) -> ApiResult<()> {
+async fn commit(
+    app: &App,
+    transaction: Transaction<'_>,
+    tenant: &Tenant,
+) -> Result<(), CatalogError> {
     placement::store::touch(&transaction, &tenant.pid).await?;
     let change = changes::mark(&transaction, &tenant.id).await?;
     transaction.commit().await?;
@@ -138,22 +146,7 @@ pub(super) async fn delete(
     key: &DatabaseKey,
     wait: Duration,
 ) -> ApiResult<Tenant> {
-    reached(Step::DeleteCommit, Moment::Before).await;
-    let mut client = app.catalog.get().await?;
-    let transaction = client.transaction().await?;
-    let mut tenant = find(&transaction, principal, key, Purpose::Change).await?;
-    let next = after(&tenant, TenantEvent::Delete)?;
-    if next != tenant.state {
-        store::set_deleted(&transaction, &tenant.id, app.config.retention).await?;
-        reached(Step::DeleteCommit, Moment::Between).await;
-        commit(app, transaction, &tenant).await?;
-        tracing::info!(tenant = %tenant.id, "a database was deleted; its data is kept for now");
-        tenant.state = next;
-    } else {
-        drop(transaction);
-    }
-    drop(client);
-    reached(Step::DeleteCommit, Moment::After).await;
+    let (tenant, _) = delete_if(app, principal, key, |_| true).await?;
     let id = tenant.id.clone();
     match wait_for(app, tenant, wait, |state| state != TenantState::Disabling).await {
         // Gone altogether: the retention is that short.
@@ -165,34 +158,102 @@ pub(super) async fn delete(
     }
 }
 
-/// Takes a delete back, under its old name or another one.
+/// Deletes, if it is still what is meant, and waits for nothing. Returns also whether it was deleted
+/// here, and not before or not at all.
+pub(super) async fn delete_if(
+    app: &Arc<App>,
+    principal: &Principal,
+    key: &DatabaseKey,
+    is_meant: impl Fn(&Tenant) -> bool,
+) -> ApiResult<(Tenant, bool)> {
+    reached(Step::DeleteCommit, Moment::Before).await;
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
+    let mut tenant = find(&transaction, principal, key, Purpose::Change).await?;
+    let next = after(&tenant, TenantEvent::Delete)?;
+    let is_news = next != tenant.state && is_meant(&tenant);
+    if is_news {
+        store::set_deleted(&transaction, &tenant.id, app.config.retention).await?;
+        reached(Step::DeleteCommit, Moment::Between).await;
+        commit(app, transaction, &tenant).await?;
+        tracing::info!(tenant = %tenant.id, "a database was deleted; its data is kept for now");
+        tenant.state = next;
+    } else {
+        drop(transaction);
+    }
+    drop(client);
+    reached(Step::DeleteCommit, Moment::After).await;
+    Ok((tenant, is_news))
+}
+
+/// Deletes the one whose lifetime was over first, as if its owner did. False: there is none that
+/// nobody else works on.
+pub(super) async fn expire_one(app: &App) -> Result<bool, CatalogError> {
+    reached(Step::ExpireCommit, Moment::Before).await;
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
+    let Some(tenant) = store::lock_expired(&transaction).await? else {
+        return Ok(false);
+    };
+    store::set_deleted(&transaction, &tenant.id, app.config.retention).await?;
+    reached(Step::ExpireCommit, Moment::Between).await;
+    commit(app, transaction, &tenant).await?;
+    tracing::info!(tenant = %tenant.id, "a database expired; its data is kept for now");
+    reached(Step::ExpireCommit, Moment::After).await;
+    Ok(true)
+}
+
+/// What an undelete says beside that it is one.
+#[derive(Default)]
+pub(super) struct Back {
+    /// `None`: the old one.
+    pub(super) name: Option<TenantName>,
+    /// `None`: an end that is still to come stays, one that has passed is taken away.
+    pub(super) lifetime: Option<Lifetime>,
+}
+
+/// Takes a delete back, under its old name or another one. What the operator had suspended is
+/// suspended again.
 pub(super) async fn undelete(
     app: &Arc<App>,
     principal: &Principal,
     ticket: &Ticket,
     key: &DatabaseKey,
-    name: Option<TenantName>,
+    back: Back,
     wait: Duration,
 ) -> ApiResult<Tenant> {
     reached(Step::UndeleteCommit, Moment::Before).await;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
-    let mut tenant = find(&transaction, principal, key, Purpose::Undelete).await?;
-    let next = after(&tenant, TenantEvent::Undelete)?;
-    if store::is_being_purged(&transaction, &tenant.pid).await? {
+    let old = find(&transaction, principal, key, Purpose::Undelete).await?;
+    let event = match old.suspended_by {
+        Some(Party::Operator) => TenantEvent::UndeleteSuspended,
+        Some(Party::Owner) | None => TenantEvent::Undelete,
+    };
+    let next = after(&old, event)?;
+    if store::is_being_purged(&transaction, &old.pid).await? {
         return Err(ApiError::with(
             ErrorCode::WrongState,
-            format!("the data of database {} is being removed", tenant.name),
+            format!("the data of database {} is being removed", old.name),
         )
         .hint("its retention has ended; it cannot be undeleted any more"));
     }
-    let name = name.unwrap_or_else(|| tenant.name.clone());
+    let name = back.name.unwrap_or_else(|| old.name.clone());
+    let expires_at = match back.lifetime {
+        Some(lifetime) => Some(lifetime.ends_at(&transaction).await?),
+        None => None,
+    };
     let quota = principal.quota(app);
     if quota.is_some() {
-        store::lock_project(&transaction, &tenant.project).await?;
+        store::lock_project(&transaction, &old.project).await?;
     }
     // The name first: whoever has as many as may be wants to hear that this one is another's now.
-    store::set_undeleted(&transaction, &tenant.id, &name)
+    let undeleted = Undeleted {
+        name: &name,
+        state: next,
+        expires_at,
+    };
+    let tenant = store::set_undeleted(&transaction, &old.id, undeleted)
         .await
         .map_err(|error| match not_made(&name, error) {
             taken if taken.code == ErrorCode::NameTaken => taken.hint(
@@ -207,10 +268,6 @@ pub(super) async fn undelete(
     {
         return Err(quota_exceeded(quota));
     }
-    tenant.state = next;
-    tenant.name = name;
-    tenant.deleted_at = None;
-    tenant.purge_after = None;
     keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
     reached(Step::UndeleteCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
@@ -220,7 +277,57 @@ pub(super) async fn undelete(
     wait_for(app, tenant, wait, |state| state != TenantState::Creating).await
 }
 
-/// Refuses connections until it is resumed.
+/// What is to be another one.
+pub(super) struct Other {
+    pub(super) name: Option<TenantName>,
+    pub(super) lifetime: Option<Lifetime>,
+}
+
+/// Gives a tenant another name or another lifetime. Its id, its data and its sessions stay as they are.
+/// Twice is as good as once.
+pub(super) async fn update(
+    app: &Arc<App>,
+    principal: &Principal,
+    ticket: &Ticket,
+    key: &DatabaseKey,
+    other: Other,
+) -> ApiResult<Tenant> {
+    let step = match other.name {
+        Some(_) => Step::RenameCommit,
+        None => Step::ExpiryCommit,
+    };
+    reached(step, Moment::Before).await;
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
+    let mut tenant = find(&transaction, principal, key, Purpose::Change).await?;
+    refuse_deleted(&tenant)?;
+    if let Some(lifetime) = other.lifetime {
+        tenant.expires_at = lifetime.ends_at(&transaction).await?;
+        store::set_end(&transaction, &tenant.id, tenant.expires_at).await?;
+    }
+    if let Some(name) = other.name.filter(|name| *name != tenant.name) {
+        store::set_name(&transaction, &tenant.id, &name)
+            .await
+            .map_err(|error| match not_made(&name, error) {
+                taken if taken.code == ErrorCode::NameTaken => taken.hint("choose another name"),
+                other => other,
+            })?;
+        tracing::info!(tenant = %tenant.id, "a database is renamed");
+        tenant.name = name;
+    }
+    keep(app, &transaction, ticket, &tenant, Kept::Last).await?;
+    // Proxies know until when it may be used.
+    let change = changes::mark(&transaction, &tenant.id).await?;
+    reached(step, Moment::Between).await;
+    transaction.commit().await?;
+    drop(client);
+    app.changes.announce(change);
+    reached(step, Moment::After).await;
+    Ok(tenant)
+}
+
+/// Refuses connections until it is resumed. What the operator suspends the owner cannot resume, also
+/// when the owner was first. Twice is as good as once.
 pub(super) async fn suspend(
     app: &Arc<App>,
     principal: &Principal,
@@ -231,17 +338,28 @@ pub(super) async fn suspend(
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let mut tenant = find(&transaction, principal, key, Purpose::Change).await?;
-    tenant.state = after(&tenant, TenantEvent::Suspend)?;
-    placement::store::set_tenant_state(&transaction, &tenant.id, tenant.state, None).await?;
+    let by = match (tenant.suspended_by, principal.party()) {
+        (Some(Party::Operator), _) | (_, Party::Operator) => Party::Operator,
+        (_, Party::Owner) => Party::Owner,
+    };
+    if tenant.state == TenantState::Suspended && tenant.suspended_by == Some(by) {
+        return Ok(tenant);
+    }
+    if tenant.state != TenantState::Suspended {
+        tenant.state = after(&tenant, TenantEvent::Suspend)?;
+    }
+    tenant.suspended_by = Some(by);
+    store::set_suspended(&transaction, &tenant.id, by).await?;
     keep(app, &transaction, ticket, &tenant, Kept::Last).await?;
     reached(Step::SuspendCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     reached(Step::SuspendCommit, Moment::After).await;
-    tracing::info!(tenant = %tenant.id, "a database was suspended");
+    tracing::info!(tenant = %tenant.id, by = by.as_str(), "a database was suspended");
     Ok(tenant)
 }
 
-/// Accepts connections again; tries again to make one that failed. Waits at most `wait` for it.
+/// Accepts connections again; tries again to make one that failed. Waits at most `wait` until it can be
+/// used. Twice is as good as once.
 pub(super) async fn resume(
     app: &Arc<App>,
     principal: &Principal,
@@ -253,20 +371,52 @@ pub(super) async fn resume(
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let mut tenant = find(&transaction, principal, key, Purpose::Change).await?;
-    let event = match tenant.state {
-        TenantState::CreateFailed => TenantEvent::Retry,
-        _ => TenantEvent::Resume,
+    let event = match (tenant.state, tenant.suspended_by, principal.party()) {
+        (TenantState::Suspended, Some(Party::Operator), Party::Owner) => {
+            return Err(ErrorCode::SuspendedByOperator.into());
+        }
+        // Resumed before, or on its way for another reason: nothing is to be done but to wait.
+        (TenantState::Active | TenantState::Creating | TenantState::Cloning, ..) => None,
+        (TenantState::CreateFailed, ..) => Some(TenantEvent::Retry),
+        (TenantState::Suspended | TenantState::Disabling | TenantState::Disabled, ..) => {
+            Some(TenantEvent::Resume)
+        }
     };
-    tenant.state = after(&tenant, event)?;
-    tenant.state_reason = None;
-    placement::store::set_tenant_state(&transaction, &tenant.id, tenant.state, None).await?;
-    keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
-    reached(Step::ResumeCommit, Moment::Between).await;
-    commit(app, transaction, &tenant).await?;
+    if let Some(event) = event {
+        tenant.state = after(&tenant, event)?;
+        tenant.state_reason = None;
+        tenant.suspended_by = None;
+        store::set_resumed(&transaction, &tenant.id, tenant.state).await?;
+        keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
+        reached(Step::ResumeCommit, Moment::Between).await;
+        commit(app, transaction, &tenant).await?;
+        reached(Step::ResumeCommit, Moment::After).await;
+        tracing::info!(tenant = %tenant.id, "a database was resumed");
+    } else {
+        drop(transaction);
+    }
     drop(client);
-    reached(Step::ResumeCommit, Moment::After).await;
-    tracing::info!(tenant = %tenant.id, "a database was resumed");
-    wait_for(app, tenant, wait, |state| state != TenantState::Creating).await
+    let until = Instant::now() + wait;
+    let is_made = |state| !matches!(state, TenantState::Creating | TenantState::Cloning);
+    let tenant = wait_for(app, tenant, wait, is_made).await?;
+    wait_until_open(app, &tenant, until).await?;
+    Ok(tenant)
+}
+
+/// Waits until a session could begin: the row says so before the server does.
+async fn wait_until_open(app: &App, tenant: &Tenant, until: Instant) -> ApiResult<()> {
+    while tenant.state == TenantState::Active && Instant::now() < until {
+        let changed = app.passes.changed();
+        let client = app.catalog.get().await?;
+        if store::is_open(&client, &tenant.pid).await? {
+            break;
+        }
+        // Nobody who waits holds a connection.
+        drop(client);
+        let look = LOOK_EVERY.min(until - Instant::now());
+        let _ = tokio::time::timeout(look, changed).await;
+    }
+    Ok(())
 }
 
 /// Gives a role a new password. The old one is refused from the commit on, and its sessions end.

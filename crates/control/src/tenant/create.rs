@@ -7,6 +7,7 @@ use model::{LoginName, ProjectId, Role, Secret, TenantId, TenantName, lifecycle:
 
 use super::{
     describe::{DatabaseResponse, describe},
+    lifetime::Lifetime,
     store::{self, Made, New, Purpose, Tenant},
 };
 use crate::{
@@ -33,6 +34,8 @@ pub(crate) struct Wanted {
     pub(crate) password: Option<Secret>,
     /// Answer with the existing one instead of an error.
     pub(crate) if_not_exists: bool,
+    /// Of a new one.
+    pub(crate) lifetime: Lifetime,
     pub(crate) wait: Duration,
 }
 
@@ -132,6 +135,7 @@ async fn insert_named(
     if quota.is_some() {
         store::lock_project(&transaction, &wanted.project).await?;
     }
+    let expires_at = wanted.lifetime.ends_at(&transaction).await?;
     let new = New {
         id: &id,
         project: &wanted.project,
@@ -139,6 +143,7 @@ async fn insert_named(
         keys: &keys,
         node: app.node.name(),
         quota,
+        expires_at,
     };
     let made = store::make(&transaction, new).await;
     let (tenant, left) = match made.map_err(|error| not_made(name, error))? {

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::store::Tenant;
-use crate::api::App;
+use crate::{api::App, limits::store::Party};
 
 /// Where clients connect.
 #[derive(Serialize, ToSchema)]
@@ -41,6 +41,11 @@ pub(crate) struct DatabaseResponse {
     /// With the password where that is shown.
     connection_string: String,
     created_at: DateTime<Utc>,
+    /// When it is deleted by itself; null: never.
+    expires_at: Option<DateTime<Utc>>,
+    /// `owner` or `operator`, while it is SUSPENDED.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    suspended_by: Option<&'static str>,
     parent_database_id: Option<String>,
     /// When it was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,7 +63,7 @@ pub(crate) fn describe(app: &App, tenant: &Tenant, password: Option<&Secret>) ->
         id: tenant.id.to_string(),
         name: tenant.name.to_string(),
         state: tenant.state.as_str(),
-        state_reason: tenant.state_reason.clone(),
+        state_reason: reason(tenant),
         project_id: tenant.project.to_string(),
         region: config.region.clone(),
         endpoints: vec![Endpoint {
@@ -72,10 +77,29 @@ pub(crate) fn describe(app: &App, tenant: &Tenant, password: Option<&Secret>) ->
         admin_user: user,
         admin_password: password.map(|password| password.reveal().to_owned()),
         created_at: tenant.created_at,
+        expires_at: tenant.expires_at,
+        suspended_by: suspended_by(tenant).map(Party::as_str),
         parent_database_id: tenant.parent.as_ref().map(TenantId::to_string),
         deleted_at: tenant.deleted_at,
         purge_after: tenant.purge_after,
     }
+}
+
+fn suspended_by(tenant: &Tenant) -> Option<Party> {
+    tenant
+        .suspended_by
+        .filter(|_| tenant.state == TenantState::Suspended)
+}
+
+fn reason(tenant: &Tenant) -> Option<String> {
+    tenant.state_reason.clone().or_else(|| {
+        let said = match suspended_by(tenant) {
+            Some(Party::Operator) => "the operator suspended it",
+            _ if tenant.has_expired() => "its lifetime was over",
+            _ => return None,
+        };
+        Some(said.to_owned())
+    })
 }
 
 impl DatabaseResponse {

@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
-    change,
+    change::{self, Back, Other},
     create::{self, Wanted},
     describe::{DatabaseResponse, describe},
+    lifetime::{self, Lifetime},
     store::{self, Filter, Purpose, Tenant},
 };
 use crate::api::{
@@ -47,6 +48,9 @@ pub(crate) struct CreateRequest {
     /// Answer with the existing database of that name, without its password, instead of 409.
     #[serde(default)]
     if_not_exists: bool,
+    /// When it is deleted by itself: a time from now like 2h, a moment (RFC 3339), or `never`, which is
+    /// the default. May stand in the query string instead.
+    expires: Option<String>,
     /// Taken and ignored: there is one region.
     #[allow(dead_code, reason = "part of the documented surface")]
     region: Option<String>,
@@ -59,21 +63,19 @@ pub(crate) struct WaitQuery {
     wait: Option<f64>,
 }
 
-impl WaitQuery {
-    fn duration(&self, app: &App) -> ApiResult<Duration> {
-        let limits = &app.config.limits;
-        let Some(seconds) = self.wait else {
-            return Ok(limits.wait_default);
-        };
-        Duration::try_from_secs_f64(seconds)
-            .map(|wait| wait.min(limits.wait_max))
-            .map_err(|_| {
-                ApiError::with(
-                    ErrorCode::InvalidField,
-                    "wait is a number of seconds, not below 0",
-                )
-            })
-    }
+fn wait_of(app: &App, seconds: Option<f64>) -> ApiResult<Duration> {
+    let limits = &app.config.limits;
+    let Some(seconds) = seconds else {
+        return Ok(limits.wait_default);
+    };
+    Duration::try_from_secs_f64(seconds)
+        .map(|wait| wait.min(limits.wait_max))
+        .map_err(|_| {
+            ApiError::with(
+                ErrorCode::InvalidField,
+                "wait is a number of seconds, not below 0",
+            )
+        })
 }
 
 fn parse_name(text: &str) -> ApiResult<TenantName> {
@@ -96,7 +98,7 @@ fn parse_password(text: String) -> ApiResult<Secret> {
 
 /// Creates a database. The password is shown in this answer only.
 #[utoipa::path(post, path = "/customer/databases", tag = "databases", security(("bearer" = [])),
-    params(WaitQuery), request_body = CreateRequest,
+    params(CreateQuery), request_body = CreateRequest,
     responses(
         (status = 201, body = DatabaseResponse, description = "Made, or still CREATING at the end of the wait"),
         (status = 200, body = DatabaseResponse, description = "It was there, and if_not_exists was set"),
@@ -107,7 +109,7 @@ pub(crate) async fn create(
     State(app): State<Arc<App>>,
     principal: Principal,
     ticket: Ticket,
-    Params(query): Params<WaitQuery>,
+    Params(query): Params<CreateQuery>,
     Json(request): Json<CreateRequest>,
 ) -> ApiResult<(StatusCode, axum::Json<DatabaseResponse>)> {
     principal.may_write()?;
@@ -120,7 +122,8 @@ pub(crate) async fn create(
         name: request.name.as_deref().map(parse_name).transpose()?,
         password: request.admin_password.map(parse_password).transpose()?,
         if_not_exists: request.if_not_exists,
-        wait: query.duration(&app)?,
+        lifetime: Lifetime::of_request(query.expires.as_deref(), request.expires.as_deref())?,
+        wait: wait_of(&app, query.wait)?,
     };
     if wanted.if_not_exists && wanted.name.is_none() {
         return Err(ApiError::with(
@@ -149,6 +152,15 @@ async fn owned_project(app: &App, principal: &Principal, text: &str) -> ApiResul
     } else {
         Ok(id)
     }
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct CreateQuery {
+    /// Seconds to wait until it can be used; 0 answers at once. 20 when left out, 60 at most.
+    wait: Option<f64>,
+    /// As in the body.
+    expires: Option<String>,
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -193,6 +205,7 @@ pub(crate) async fn list(
         states: states(query.state.as_deref(), all)?,
         prefix: query.prefix.as_deref(),
         created_before: query.created_before,
+        older_than: None,
         after: after.as_ref(),
         limit: i64::from(limit) + 1,
     };
@@ -313,6 +326,9 @@ pub(crate) async fn delete(
 pub(crate) struct UndeleteRequest {
     /// Another name; needed when the old one is held by another database now.
     name: Option<String>,
+    /// When it expires, as in a create. Left out: an expiry that is still to come stays, one that has
+    /// passed is taken away.
+    expires: Option<String>,
 }
 
 /// Takes a delete back, until the retention ends. Passwords are the same as before. By name, the
@@ -333,13 +349,67 @@ pub(crate) async fn undelete(
     Json(request): Json<UndeleteRequest>,
 ) -> ApiResult<axum::Json<DatabaseResponse>> {
     principal.may_write()?;
-    let name = request.name.as_deref().map(parse_name).transpose()?;
-    let wait = query.duration(&app)?;
-    let tenant = change::undelete(&app, &principal, &ticket, &key, name, wait).await?;
+    let back = Back {
+        name: request.name.as_deref().map(parse_name).transpose()?,
+        lifetime: request
+            .expires
+            .as_deref()
+            .map(Lifetime::parse)
+            .transpose()?,
+    };
+    let wait = wait_of(&app, query.wait)?;
+    let tenant = change::undelete(&app, &principal, &ticket, &key, back, wait).await?;
     Ok(axum::Json(describe(&app, &tenant, None)))
 }
 
-/// Refuses connections and ends sessions; the data stays.
+/// What is to be changed of a database. Unknown fields are ignored.
+#[derive(Deserialize, ToSchema)]
+pub(crate) struct ChangeRequest {
+    /// Another name. The id, and with it every connection string, stays.
+    name: Option<String>,
+    /// When it is deleted by itself: a time from now like 2h, a moment (RFC 3339), or `never` or null.
+    #[serde(default, deserialize_with = "lifetime::given")]
+    #[schema(value_type = Option<String>)]
+    expires: Option<Option<String>>,
+}
+
+/// Renames a database, or changes when it expires; what is not named stays. Done twice, it is the same.
+#[utoipa::path(patch, path = "/customer/databases/{database}", tag = "databases",
+    security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
+    request_body = ChangeRequest,
+    responses((status = 200, body = DatabaseResponse), (status = 400, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
+pub(crate) async fn patch(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    ticket: Ticket,
+    key: DatabaseKey,
+    Json(request): Json<ChangeRequest>,
+) -> ApiResult<axum::Json<DatabaseResponse>> {
+    principal.may_write()?;
+    let other = Other {
+        name: request.name.as_deref().map(parse_name).transpose()?,
+        lifetime: match &request.expires {
+            None => None,
+            Some(None) => Some(Lifetime::Never),
+            Some(Some(text)) => Some(Lifetime::parse(text)?),
+        },
+    };
+    if other.name.is_none() && other.lifetime.is_none() {
+        // Whoever may not see it hears that first.
+        read(&app, &principal, &key).await?;
+        return Err(ApiError::with(
+            ErrorCode::InvalidField,
+            "say what is to be changed: name, expires or both",
+        ));
+    }
+    let tenant = change::update(&app, &principal, &ticket, &key, other).await?;
+    Ok(axum::Json(describe(&app, &tenant, None)))
+}
+
+/// Refuses connections and ends sessions; the data stays. Done twice, it is the same. What the operator
+/// suspends only the operator resumes.
 #[utoipa::path(post, path = "/customer/databases/{database}/suspend", tag = "databases",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
     responses((status = 200, body = DatabaseResponse), (status = 401, body = ErrorBody),
@@ -356,7 +426,8 @@ pub(crate) async fn suspend(
     Ok(axum::Json(describe(&app, &tenant, None)))
 }
 
-/// Accepts connections again. Of a database that could not be made: tries again.
+/// Accepts connections again. Of a database that could not be made: tries again. Done twice, it is the
+/// same.
 #[utoipa::path(post, path = "/customer/databases/{database}/resume", tag = "databases",
     security(("bearer" = [])),
     params(("database" = String, Path, description = "id or name"), WaitQuery),
@@ -371,7 +442,7 @@ pub(crate) async fn resume(
     Params(query): Params<WaitQuery>,
 ) -> ApiResult<axum::Json<DatabaseResponse>> {
     principal.may_write()?;
-    let wait = query.duration(&app)?;
+    let wait = wait_of(&app, query.wait)?;
     let tenant = change::resume(&app, &principal, &ticket, &key, wait).await?;
     Ok(axum::Json(describe(&app, &tenant, None)))
 }

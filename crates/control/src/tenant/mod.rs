@@ -7,4 +7,6 @@ pub(crate) mod change;
 pub(crate) mod create;
 mod describe;
 pub(crate) mod http;
+pub(crate) mod lifetime;
 pub(crate) mod store;
+pub(crate) mod sweep;

@@ -1,5 +1,7 @@
 //! Rows of tenants.
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
 use model::{CredentialId, Pid, ProjectId, TenantId, TenantName, lifecycle::TenantState};
@@ -8,6 +10,7 @@ use tokio_postgres::Row;
 use crate::{
     api::extract::DatabaseKey,
     catalog::{self, CatalogError, parse},
+    limits::store::Party,
 };
 
 /// A tenant's row.
@@ -22,11 +25,15 @@ pub(crate) struct Tenant {
     pub(crate) created_at: DateTime<Utc>,
     pub(crate) deleted_at: Option<DateTime<Utc>>,
     pub(crate) purge_after: Option<DateTime<Utc>>,
+    /// When it is deleted by itself.
+    pub(crate) expires_at: Option<DateTime<Utc>>,
+    /// Who keeps it suspended. Also of a deleted one.
+    pub(crate) suspended_by: Option<Party>,
     pub(crate) parent: Option<TenantId>,
 }
 
 const COLUMNS: &str = "id, project_id, name, state, state_reason, pid, created_at, deleted_at,
-    purge_after, parent_id";
+    purge_after, expires_at, suspended_by, parent_id";
 
 impl Tenant {
     fn read(row: &Row) -> Self {
@@ -41,8 +48,19 @@ impl Tenant {
             created_at: row.get("created_at"),
             deleted_at: row.get("deleted_at"),
             purge_after: row.get("purge_after"),
+            expires_at: row.get("expires_at"),
+            suspended_by: row
+                .get::<_, Option<&str>>("suspended_by")
+                .map(|text| Party::parse(text).expect("the schema allows two parties only")),
             parent: row.get::<_, Option<&str>>("parent_id").map(parse),
         }
+    }
+
+    /// Whether it was deleted because its lifetime was over.
+    pub(crate) fn has_expired(&self) -> bool {
+        self.expires_at
+            .zip(self.deleted_at)
+            .is_some_and(|(end, deleted)| deleted >= end)
     }
 }
 
@@ -115,6 +133,8 @@ pub(crate) struct New<'a> {
     pub(crate) node: &'a str,
     /// Databases the project may have; the caller called [`lock_project`]. `None`: any number.
     pub(crate) quota: Option<u32>,
+    /// When it is deleted by itself.
+    pub(crate) expires_at: Option<DateTime<Utc>>,
 }
 
 /// What became of a [`New`] one.
@@ -156,9 +176,9 @@ pub(crate) async fn make(client: &impl GenericClient, new: New<'_>) -> Result<Ma
              WHERE NOT is_taken AND is_full IS NOT TRUE AND NOT EXISTS (SELECT FROM claimed)
              RETURNING pid),
          made AS (
-             INSERT INTO tenant (id, project_id, name, state, pid, activated_at)
-             SELECT $1, $2, $3, 'ACTIVE', pid, now() FROM claimed
-             UNION ALL SELECT $1, $2, $3, 'CREATING', pid, NULL FROM planned
+             INSERT INTO tenant (id, project_id, name, expires_at, state, pid, activated_at)
+             SELECT $1, $2, $3, $10::timestamptz, 'ACTIVE', pid, now() FROM claimed
+             UNION ALL SELECT $1, $2, $3, $10, 'CREATING', pid, NULL FROM planned
              RETURNING {COLUMNS}),
          secret AS (
              INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key)
@@ -183,6 +203,7 @@ pub(crate) async fn make(client: &impl GenericClient, new: New<'_>) -> Result<Ma
             &new.quota.map(i64::from),
             &pid.as_str(),
             &credential.as_str(),
+            &new.expires_at,
         ],
     )
     .await?;
@@ -246,6 +267,8 @@ pub(crate) struct Filter<'a> {
     pub(crate) states: Option<Vec<&'static str>>,
     pub(crate) prefix: Option<&'a str>,
     pub(crate) created_before: Option<DateTime<Utc>>,
+    /// Made at least so long ago.
+    pub(crate) older_than: Option<Duration>,
     pub(crate) after: Option<&'a TenantId>,
     pub(crate) limit: i64,
 }
@@ -261,6 +284,7 @@ pub(crate) async fn list(
            AND ($2::text[] IS NULL OR state = ANY($2))
            AND ($3::text IS NULL OR starts_with(name, $3))
            AND ($4::timestamptz IS NULL OR created_at < $4)
+           AND ($7::float8 IS NULL OR created_at <= now() - make_interval(secs => $7))
            AND ($5::text IS NULL OR
                 (created_at, id) > (SELECT created_at, id FROM tenant WHERE id = $5))
          ORDER BY created_at, id LIMIT $6"
@@ -275,6 +299,7 @@ pub(crate) async fn list(
             &filter.created_before,
             &filter.after.map(TenantId::as_str),
             &filter.limit,
+            &filter.older_than.map(|time| time.as_secs_f64()),
         ],
     )
     .await?;
@@ -285,7 +310,7 @@ pub(crate) async fn list(
 pub(crate) async fn set_deleted(
     client: &impl GenericClient,
     id: &TenantId,
-    retention: std::time::Duration,
+    retention: Duration,
 ) -> Result<(), CatalogError> {
     catalog::execute(
         client,
@@ -298,7 +323,17 @@ pub(crate) async fn set_deleted(
     Ok(())
 }
 
-/// Takes a delete back. The caller holds its row, and asked [`TenantState::after`].
+/// What an undelete changes.
+pub(crate) struct Undeleted<'a> {
+    pub(crate) name: &'a TenantName,
+    /// The one that [`TenantState::after`] gave.
+    pub(crate) state: TenantState,
+    /// `None`: an end that is still to come stays, one that has passed is taken away.
+    pub(crate) expires_at: Option<Option<DateTime<Utc>>>,
+}
+
+/// Takes a delete back. The caller holds its row, and asked [`TenantState::after`]. Returns the row as
+/// it is then.
 ///
 /// # Errors
 ///
@@ -306,16 +341,114 @@ pub(crate) async fn set_deleted(
 pub(crate) async fn set_undeleted(
     client: &impl GenericClient,
     id: &TenantId,
-    name: &TenantName,
-) -> Result<(), CatalogError> {
-    catalog::execute(
+    undeleted: Undeleted<'_>,
+) -> Result<Tenant, CatalogError> {
+    let sql = format!(
+        "UPDATE tenant SET state = $3, state_reason = NULL, name = $2, deleted_at = NULL,
+             purge_after = NULL,
+             suspended_by = CASE WHEN $3 = 'SUSPENDED' THEN suspended_by END,
+             expires_at = CASE WHEN $4 THEN $5 WHEN expires_at > now() THEN expires_at END
+         WHERE id = $1 RETURNING {COLUMNS}"
+    );
+    let row = catalog::query_one(
         client,
-        "UPDATE tenant SET state = 'CREATING', name = $2, deleted_at = NULL, purge_after = NULL
-         WHERE id = $1",
-        &[&id.as_str(), &name.as_str()],
+        &sql,
+        &[
+            &id.as_str(),
+            &undeleted.name.as_str(),
+            &undeleted.state.as_str(),
+            &undeleted.expires_at.is_some(),
+            &undeleted.expires_at.flatten(),
+        ],
     )
     .await?;
+    Ok(Tenant::read(&row))
+}
+
+/// Suspends one, or notes who keeps it so. The caller holds its row, and asked
+/// [`TenantState::after`].
+pub(crate) async fn set_suspended(
+    client: &impl GenericClient,
+    id: &TenantId,
+    by: Party,
+) -> Result<(), CatalogError> {
+    let sql = "UPDATE tenant SET state = 'SUSPENDED', state_reason = NULL, suspended_by = $2
+         WHERE id = $1";
+    catalog::execute(client, sql, &[&id.as_str(), &by.as_str()]).await?;
     Ok(())
+}
+
+/// Lets one go on in `state`. The caller holds its row, and asked [`TenantState::after`].
+pub(crate) async fn set_resumed(
+    client: &impl GenericClient,
+    id: &TenantId,
+    state: TenantState,
+) -> Result<(), CatalogError> {
+    let sql = "UPDATE tenant SET state = $2, state_reason = NULL, suspended_by = NULL
+         WHERE id = $1";
+    catalog::execute(client, sql, &[&id.as_str(), &state.as_str()]).await?;
+    Ok(())
+}
+
+/// Gives one another name. The caller holds its row.
+///
+/// # Errors
+///
+/// Violates `tenant_name` when the name is held by another one.
+pub(crate) async fn set_name(
+    client: &impl GenericClient,
+    id: &TenantId,
+    name: &TenantName,
+) -> Result<(), CatalogError> {
+    let sql = "UPDATE tenant SET name = $2 WHERE id = $1";
+    catalog::execute(client, sql, &[&id.as_str(), &name.as_str()]).await?;
+    Ok(())
+}
+
+/// Says when one is deleted by itself. The caller holds its row.
+pub(crate) async fn set_end(
+    client: &impl GenericClient,
+    id: &TenantId,
+    at: Option<DateTime<Utc>>,
+) -> Result<(), CatalogError> {
+    let sql = "UPDATE tenant SET expires_at = $2 WHERE id = $1";
+    catalog::execute(client, sql, &[&id.as_str(), &at]).await?;
+    Ok(())
+}
+
+/// How long until the next lifetime is over: zero when one is; `None` when none ever is.
+pub(crate) async fn next_end(
+    client: &impl GenericClient,
+) -> Result<Option<Duration>, CatalogError> {
+    let row = catalog::query_one(
+        client,
+        "SELECT extract(epoch FROM min(expires_at) - now())::float8 FROM tenant
+         WHERE expires_at IS NOT NULL AND deleted_at IS NULL",
+        &[],
+    )
+    .await?;
+    let seconds: Option<f64> = row.get(0);
+    Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
+}
+
+/// The one whose lifetime was over first, held until the transaction ends; none that somebody else
+/// holds.
+pub(crate) async fn lock_expired(
+    client: &impl GenericClient,
+) -> Result<Option<Tenant>, CatalogError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM tenant WHERE expires_at <= now() AND deleted_at IS NULL
+         ORDER BY expires_at LIMIT 1 FOR UPDATE SKIP LOCKED"
+    );
+    let row = catalog::query_opt(client, &sql, &[]).await?;
+    Ok(row.as_ref().map(Tenant::read))
+}
+
+/// Whether its database is open, and nothing else is wanted of it.
+pub(crate) async fn is_open(client: &impl GenericClient, pid: &Pid) -> Result<bool, CatalogError> {
+    let sql = "SELECT stage = 'open' AND due_at IS NULL FROM placement WHERE pid = $1";
+    let row = catalog::query_opt(client, sql, &[&pid.as_str()]).await?;
+    Ok(row.is_some_and(|row| row.get(0)))
 }
 
 /// Whether the removal of its data has begun.

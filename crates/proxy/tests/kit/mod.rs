@@ -408,6 +408,7 @@ impl Stack {
             tenant: tenant.id.clone(),
             role,
             access: Access::Open,
+            expires_in: None,
             candidates: vec![self.candidate(tenant, role, &tenant.password)],
             server: ServerLogin {
                 pid: tenant.pid.clone(),
