@@ -98,8 +98,8 @@ pub struct ControlLimits {
     /// How long one is remembered, with its encrypted answer. 1 h: longer than retries take; short,
     /// because the answer may hold a password.
     pub idempotency_time: Duration,
-    /// A row that is on its way for longer than this fails (creating) or is reported (all others).
-    /// 10 min.
+    /// What is on its way for longer than this is driven on when it was forgotten, and fails when it
+    /// cannot be made; why is in its `state_reason`. 10 min.
     pub stuck_after: Duration,
     /// Databases worked on at once. 4: more only wait for each other inside PostgreSQL.
     pub placements_concurrent_max: usize,

@@ -124,6 +124,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     tasks.spawn("notify", catalog::changes::Changes::tell(catalog, outbox));
     tasks.spawn("passes", placement::job::run(app.clone(), tasks.clone()));
     tasks.spawn("process", process::run(app.clone()));
+    tasks.spawn("stuck", placement::stuck::run(app.clone()));
     tasks.spawn("lifetimes", tenant::lifetime::run(app.clone()));
     tasks.spawn("housekeeping", housekeeping::run(app.clone()));
     tasks.spawn("watch", watch::hogs(app.clone()));

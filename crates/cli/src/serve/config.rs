@@ -55,6 +55,7 @@ pub(crate) struct Config {
     /// Proxies in front of the API.
     pub(crate) api_forwarded_from: Vec<Network>,
     pub(crate) retention: Duration,
+    pub(crate) stuck_after: Duration,
     pub(crate) warm_pool: u32,
     pub(crate) drain_limit: Duration,
     /// Entries of the lock table.
@@ -105,6 +106,10 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 const BAN: Duration = Duration::from_secs(60);
 /// What service managers wait before they kill, less a margin.
 const DRAIN: Duration = Duration::from_secs(30);
+/// A create takes milliseconds, a slow disk or a start of PostgreSQL minutes.
+const STUCK_AFTER: Duration = Duration::from_secs(600);
+/// Shorter, and what only waits for its turn would fail.
+const STUCK_AFTER_MIN: Duration = Duration::from_secs(10);
 /// A hundred years of retention is a typing error; so is a drain of a day.
 const RETENTION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -218,6 +223,7 @@ impl Reader {
         let sql_origins = self.or("sql-origins", Origins::None, origins);
         let api_forwarded_from = self.or("api-forwarded-from", Vec::new(), networks);
         let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
+        let stuck_after = self.or("stuck-after", STUCK_AFTER, stuck_after);
         let warm_pool = self.or("warm-pool", 8, |text| count(text, 0, WARM_POOL_MAX));
         let drain_limit = self.or("drain-limit", DRAIN, |text| time(text, DRAIN_MAX));
         let connection_locks_max = self.or("connection-locks-max", 1000, |text| {
@@ -248,6 +254,7 @@ impl Reader {
             sql_origins: sql_origins?,
             api_forwarded_from: api_forwarded_from?,
             retention: retention?,
+            stuck_after: stuck_after?,
             warm_pool: warm_pool?,
             drain_limit: drain_limit?,
             connection_locks_max: connection_locks_max?,
@@ -527,6 +534,15 @@ fn count(text: &str, min: u32, max: u32) -> Result<u32, String> {
         .ok()
         .filter(|count| (min..=max).contains(count))
         .ok_or_else(|| format!("'{text}' is not a number from {min} to {max}"))
+}
+
+fn stuck_after(text: &str) -> Result<Duration, String> {
+    let after = time(text, DRAIN_MAX)?;
+    if after < STUCK_AFTER_MIN {
+        let min = humantime::format_duration(STUCK_AFTER_MIN);
+        return Err(format!("'{text}' is less than {min}"));
+    }
+    Ok(after)
 }
 
 fn time(text: &str, max: Duration) -> Result<Duration, String> {

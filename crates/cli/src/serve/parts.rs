@@ -335,6 +335,7 @@ async fn start_control(
     wanted.sql_origins.clone_from(&config.sql_origins);
     wanted.forwarded_from.clone_from(&config.api_forwarded_from);
     wanted.retention = config.retention;
+    wanted.limits.stuck_after = config.stuck_after;
     wanted.limits.locks_per_server_max = config.connection_locks_max;
     wanted.limits.notify_queue_percent_max = config.notify_queue_max;
     wanted.warm_pool = control::WarmPool {

@@ -198,6 +198,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a deleted database can be undeleted",
     ),
     setting(
+        "stuck-after",
+        "TIME",
+        "10m",
+        "How long a database may be on its way (CREATING, CLONING, DISABLING) before it is driven on, or \
+         fails with the reason in its status",
+    ),
+    setting(
         "warm-pool",
         "COUNT",
         "8",

@@ -372,6 +372,7 @@ async fn failed(app: &App, work: &Work, error: &ActError) -> Result<(), ActError
         super::Owner::Tenant(state) if stuck => {
             let transaction = client.transaction().await?;
             let change = store::fail_tenant(&transaction, &work.pid, reason(error)).await?;
+            store::note_delay(&transaction, &work.pid, reason(error)).await?;
             transaction.commit().await?;
             let gave_up = change.is_some();
             announce(&app.changes, change);

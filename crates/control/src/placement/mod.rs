@@ -9,6 +9,7 @@ pub(crate) mod passes;
 pub(crate) mod pool;
 pub(crate) mod step;
 pub(crate) mod store;
+pub(crate) mod stuck;
 
 use model::lifecycle::TenantState;
 

@@ -12,7 +12,10 @@ use model::{
 };
 use tokio_postgres::Row;
 
-use super::{Owner, Stage};
+use super::{
+    Owner, Stage,
+    stuck::{Care, UnderWay},
+};
 use crate::catalog::{self, CatalogError, changes, parse};
 
 /// A placement as a pass sees it.
@@ -427,6 +430,66 @@ pub(crate) async fn fail_tenant(
     set_tenant_state(transaction, &id, next, Some(reason)).await?;
     touch(transaction, pid).await?;
     changes::mark(transaction, &id).await.map(Some)
+}
+
+/// Notes why a tenant that is being closed is not closed yet; the next state takes it away.
+pub(crate) async fn note_delay(
+    client: &impl GenericClient,
+    pid: &Pid,
+    reason: &str,
+) -> Result<(), CatalogError> {
+    let sql = "UPDATE tenant SET state_reason = $2 WHERE pid = $1 AND state = 'DISABLING'";
+    catalog::execute(client, sql, &[&pid.as_str(), &reason]).await?;
+    Ok(())
+}
+
+/// Tenants that have been on their way for longer than `bound`, at most `limit`.
+pub(crate) async fn under_way(
+    client: &impl GenericClient,
+    bound: Duration,
+    limit: i64,
+) -> Result<Vec<UnderWay>, CatalogError> {
+    let rows = catalog::query(
+        client,
+        "SELECT t.id, t.pid, t.state, p.stage, p.due_at IS NULL AS forgotten,
+                coalesce(p.leased_until > now(), false) AS leased,
+                t.state_since < now() - make_interval(secs => 2 * $1::float8) AS late
+         FROM tenant t JOIN placement p ON p.pid = t.pid
+         WHERE t.state IN ('CREATING', 'CLONING', 'DISABLING')
+             AND t.state_since < now() - make_interval(secs => $1)
+         ORDER BY t.state_since LIMIT $2",
+        &[&bound.as_secs_f64(), &limit],
+    )
+    .await?;
+    Ok(rows
+        .iter()
+        .map(|row| UnderWay {
+            tenant: parse(row.get("id")),
+            pid: parse(row.get("pid")),
+            state: TenantState::parse(row.get("state"))
+                .expect("the schema allows known states only"),
+            stage: Stage::parse(row.get("stage")).expect("the schema allows known stages only"),
+            care: match (row.get("leased"), row.get("forgotten")) {
+                (true, _) => Care::Working,
+                (false, true) => Care::Nobody,
+                (false, false) => Care::Due,
+            },
+            is_late: row.get("late"),
+        })
+        .collect())
+}
+
+/// Whether a tenant is in its state for longer than `bound`, now that its row is held.
+pub(crate) async fn is_still_under_way(
+    transaction: &Transaction<'_>,
+    tenant: &TenantId,
+    bound: Duration,
+) -> Result<bool, CatalogError> {
+    let sql = "SELECT FROM tenant
+        WHERE id = $1 AND state_since < now() - make_interval(secs => $2) FOR UPDATE";
+    let row =
+        catalog::query_opt(transaction, sql, &[&tenant.as_str(), &bound.as_secs_f64()]).await?;
+    Ok(row.is_some())
 }
 
 /// What should be on the node, for the checker.
