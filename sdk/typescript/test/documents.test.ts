@@ -30,12 +30,13 @@ for (const [at, sample] of samples.entries()) {
     try {
       writeFileSync(file, sample);
       const tsc = join(root, 'node_modules/typescript/bin/tsc');
-      await run(process.execPath, [tsc, '--noEmit', '--strict', '--skipLibCheck', '--target', 'es2022', '--module', 'nodenext', '--types', 'node', file], { cwd: root })
+      await run(process.execPath, [tsc, '--noEmit', '--strict', '--skipLibCheck', '--target', 'es2022', '--module', 'nodenext', '--esModuleInterop', '--types', 'node', file], { cwd: root })
         .catch((error: { stdout: string }) => assert.fail(error.stdout));
       const options = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2022 };
       writeFileSync(file.replace('.mts', '.mjs'), ts.transpileModule(sample, { compilerOptions: options }).outputText);
       await run(process.execPath, [file.replace('.mts', '.mjs')], {
-        env: { ...process.env, TENANTRY_HOME: home, TENANTRY_API_URL: shared().apiUrl } });
+        env: { ...process.env, TENANTRY_HOME: home, TENANTRY_API_URL: shared().apiUrl,
+          TENANTRY_PG_CA_TEXT: readFileSync(shared().caFile, 'utf8') } });
     } finally {
       for (const one of [file, file.replace('.mts', '.mjs'), home]) rmSync(one, { recursive: true, force: true });
     }

@@ -51,6 +51,8 @@ test('it is imported and required, and both are the same package', async () => {
 
 test('its types are found by programs that import and by programs that require', async () => {
   const text = `import { instantDatabase, createTenantryClient, type Database } from 'tenantry';
+    import { fromHeader } from 'tenantry/tenants';
+    void fromHeader('x-tenant');
     export async function one(): Promise<string> {
       const { databaseId } = await instantDatabase({ name: 'x', seed: 'SELECT 1' });
       const found: Database = await createTenantryClient().databases.get(databaseId);
