@@ -8,6 +8,7 @@ mod api;
 mod catalog;
 mod config;
 mod credential;
+mod hold;
 mod housekeeping;
 mod keys;
 mod limits;
@@ -23,13 +24,16 @@ mod watch;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use model::{
+    TenantId,
     exposition::Pages,
+    hold::Holds,
     route::{Door, RouteServer},
 };
 
 pub use api::{ErrorCode, cors::Origins, errors_document, openapi_document};
 pub use catalog::{CatalogError, migrate::MigrateError};
 pub use config::{Config, ControlLimits, WarmPool};
+pub use hold::{Held, HoldError};
 pub use keys::{Keys, token_hash};
 pub use placement::step::{Moment, Step};
 
@@ -43,6 +47,8 @@ pub struct Parts {
     pub routes: RouteServer,
     /// The way into the proxy for SQL over HTTP.
     pub door: Door,
+    /// Where the proxy takes orders to hold a tenant.
+    pub holds: Holds,
     /// The proxy's part of `/metrics`.
     pub pages: Pages,
     /// Keys of the installation.
@@ -93,6 +99,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
 
     let tasks = tasks::Tasks::default();
     let (changes, outbox) = catalog::changes::Changes::new(parts.routes.changes);
+    let holds = Arc::new(hold::Ways::new(parts.holds));
     let operator = project::store::ensure_operator(&catalog).await?;
     let app = Arc::new(api::App {
         config: Arc::new(config),
@@ -107,6 +114,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         metrics: api::metrics::Last::default(),
         passes: placement::passes::Passes::default(),
         process: process::Process::new(),
+        holds: holds.clone(),
         one_use: routes::one_use::OneUse::default(),
         used: credential::used::Used::default(),
         working: api::idempotency::Working::default(),
@@ -117,15 +125,18 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         draining: std::sync::atomic::AtomicBool::new(false),
     });
     process::begin(&app).await?;
+    // After that: whoever takes a hold now waits for our word, and whoever has taken one is found.
+    let followed = hold::begin(&app).await?;
     placement::job::take_up(&app).await?;
     api::idempotency::release_own(&catalog, &app.config.instance).await?;
 
-    tasks.spawn("changes", changes.follow(catalog.clone()));
+    tasks.spawn("changes", changes.follow(catalog.clone(), holds));
     tasks.spawn("notify", catalog::changes::Changes::tell(catalog, outbox));
     tasks.spawn("passes", placement::job::run(app.clone(), tasks.clone()));
     tasks.spawn("process", process::run(app.clone()));
     tasks.spawn("stuck", placement::stuck::run(app.clone()));
     tasks.spawn("lifetimes", tenant::lifetime::run(app.clone()));
+    tasks.spawn("holds", hold::run(app.clone(), tasks.clone(), followed));
     tasks.spawn("housekeeping", housekeeping::run(app.clone()));
     tasks.spawn("watch", watch::hogs(app.clone()));
     tasks.spawn("care", watch::care(app.clone()));
@@ -160,6 +171,16 @@ impl Control {
     /// Waits until the warm pool holds its minimum. Creating works before, only slower.
     pub async fn warm(&self) {
         placement::job::warm(&self.app).await;
+    }
+
+    /// Holds a tenant: its clients wait, and nobody has a server connection, in any process. Running
+    /// transactions may end within `bound`. Safe to drop.
+    ///
+    /// # Errors
+    ///
+    /// [`HoldError`], with nothing held.
+    pub async fn hold(&self, tenant: &TenantId, bound: Duration) -> Result<Held, HoldError> {
+        hold::take(&self.app, tenant, bound).await
     }
 
     /// Accepts nothing new, lets running requests finish within `limit`, then ends everything. What is

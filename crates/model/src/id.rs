@@ -92,6 +92,11 @@ id! {
     ProcessId, "prc_", "prc_ and 12 characters of a-z and 0-9, the first a letter"
 }
 
+id! {
+    /// Id of one hold on a tenant: `hld_` and 12 characters.
+    HoldId, "hld_", "hld_ and 12 characters of a-z and 0-9, the first a letter"
+}
+
 impl Pid {
     /// Name of the database, and of the role whose members are its logins.
     pub fn database(&self) -> String {

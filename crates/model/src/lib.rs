@@ -1,10 +1,11 @@
 //! The nouns of Tenantry and the rules they obey.
 //!
-//! Owns: names, ids, the life cycle of a tenant, limits, [`route`], the one thing the control plane and
-//! the proxy share, and [`exposition`], how both write their numbers. Does not own: any socket, file,
+//! Owns: names, ids, the life cycle of a tenant, limits, [`route`] and [`hold`], all that the control plane
+//! and the proxy share, and [`exposition`], how both write their numbers. Does not own: any socket, file,
 //! clock or SQL. Every crate may depend on this one; it depends on none of ours.
 
 pub mod exposition;
+pub mod hold;
 mod id;
 pub mod lifecycle;
 pub mod limits;
@@ -16,7 +17,7 @@ pub mod route;
 mod secret;
 mod sql;
 
-pub use id::{CredentialId, IdError, Pid, ProcessId, ProjectId, TenantId};
+pub use id::{CredentialId, HoldId, IdError, Pid, ProcessId, ProjectId, TenantId};
 pub use limits::Limits;
 pub use name::{NameError, TenantName};
 pub use network::{Network, NetworkError};

@@ -15,6 +15,7 @@ use model::{CredentialId, Pid, Role};
 
 use crate::{
     cancel::{self},
+    carry::Carry,
     error::Refusal,
     journal::About,
     limits::{Exceeded, Moment, Pulse},
@@ -86,6 +87,8 @@ pub(crate) struct Handle {
     /// Why it keeps its server connection between transactions.
     pub(crate) pins: Cell<Pins>,
     pub(crate) pulse: Pulse,
+    /// What a hold wants of it.
+    pub(crate) carry: Cell<Carry>,
     /// When it is looked at because of some limit.
     pub(crate) alarm: Cell<Option<Moment>>,
     /// Kept only while it is not the usual one.
@@ -127,6 +130,7 @@ impl Handle {
             is_busy: Cell::new(false),
             pins: Cell::default(),
             pulse: Pulse::new(),
+            carry: Cell::default(),
             alarm: Cell::default(),
             course: RefCell::default(),
             wait: Cell::new(Wait::No),
@@ -307,7 +311,8 @@ impl Handle {
         course.held.is_none() && (in_copy || !matches!(course.stop, Stop::Sending(_)))
     }
 
-    fn wake(&self) {
+    /// Has it look here.
+    pub(crate) fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }

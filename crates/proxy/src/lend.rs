@@ -104,6 +104,7 @@ impl Session {
             credential: self.lending.credential,
             state: self.lending.wanted.clone(),
             is_blank: !self.lending.tracks(),
+            returns: !self.lending.listens.is_empty(),
         }
     }
 
@@ -113,7 +114,11 @@ impl Session {
         cx: &mut Context<'_>,
         worker: &Rc<Worker>,
     ) -> Result<bool, Ended> {
-        if !self.lending.tracks() || self.lending.taken.is_some() || self.tenant.pause.is_on() {
+        if !self.lending.tracks()
+            || self.lending.taken.is_some()
+            || self.tenant.pause.is_on()
+            || !self.lending.listens.is_empty()
+        {
             return Ok(false);
         }
         let Some(server) = self.tenant.take_idle(worker, &self.want(), false) else {
@@ -179,7 +184,8 @@ impl Session {
     /// Waits for a server connection and makes it what the session had.
     pub(crate) async fn take_server(&mut self, worker: &Rc<Worker>) -> Result<(), NoServer> {
         let handle = self.handle.clone();
-        handle.set_waiting(true);
+        let returns = !self.lending.listens.is_empty();
+        handle.set_waiting(!returns || !self.parked.is_empty());
         let waited = tokio::select! {
             waited = self.wait_for_server(worker) => waited,
             () = handle.wait_cancelled() => {
@@ -190,13 +196,20 @@ impl Session {
         handle.set_waiting(false);
         let server = match waited {
             Ok(server) => server,
+            // It may miss something from now on: its client has to know.
+            Err(Ended::Refused(_)) if returns => {
+                return Err(NoServer::Session(Ended::Refused(Refusal::StateLost)));
+            }
             Err(Ended::Refused(refusal)) if refusal.ends_only_a_statement() => {
                 return Err(NoServer::Statement(refusal));
             }
             Err(ended) => return Err(NoServer::Session(ended)),
         };
         self.is_parked_unseen = true;
-        let handover = handover(&server, &self.lending, &self.tenant, worker.config.lending);
+        let mut handover = handover(&server, &self.lending, &self.tenant, worker.config.lending);
+        if returns {
+            handover.get_or_insert_default().is_slow = true;
+        }
         let out = match handover {
             Some(handover) if handover.is_slow => {
                 let mut server = server;
@@ -204,7 +217,18 @@ impl Session {
                 let ready = make_ready(&mut server, handover, &self.lending, &self.tenant);
                 let made = self.unless_ended(timeout(limit, ready)).await;
                 match made? {
-                    Ok(Ok(())) => self.attach_with(server, None),
+                    Ok(Ok(())) => {
+                        let heard = std::mem::take(&mut server.overheard);
+                        let mut out = self.attach_with(server, None);
+                        out.extend_from_slice(&heard);
+                        if returns {
+                            self.is_back();
+                        }
+                        out
+                    }
+                    Ok(Err(_)) | Err(_) if returns => {
+                        return Err(NoServer::Session(Ended::Refused(Refusal::StateLost)));
+                    }
                     Ok(Err(ExchangeError::Said(said))) => {
                         return Err(NoServer::Session(Ended::Setting(said)));
                     }
@@ -288,7 +312,7 @@ impl Session {
     }
 
     /// Gives the server connection back: nothing on it is the session's alone.
-    fn release(&mut self, worker: &Rc<Worker>) {
+    pub(crate) fn release(&mut self, worker: &Rc<Worker>) {
         let Some(mut server) = self.server.take() else {
             return;
         };
@@ -311,7 +335,8 @@ impl Session {
         }
     }
 
-    fn count_pins(&mut self, worker: &Worker) {
+    /// Takes note of why it keeps its server connection.
+    pub(crate) fn count_pins(&mut self, worker: &Worker) {
         let pins = self.lending.pins();
         for pin in pins.without(self.handle.pins.get()).iter() {
             add(&self.tenant.knowledge.pins[pin as usize], 1);
@@ -375,7 +400,7 @@ impl Session {
 }
 
 /// Finds out what the session has.
-async fn learn(
+pub(crate) async fn learn(
     server: &mut Server,
     lending: &mut Lending,
     tenant: &Rc<Tenant>,
@@ -458,6 +483,9 @@ async fn make_ready(
         for query in &back.queries {
             run(server, query).await?;
         }
+    }
+    for listen in &lending.listens {
+        run(server, listen).await?;
     }
     Ok(())
 }

@@ -59,6 +59,8 @@ pub(crate) struct Lending {
     pub(crate) follow: Option<Vec<String>>,
     /// A server connection that must be made ready in a round trip of its own.
     pub(crate) taken: Option<Box<Server>>,
+    /// What it must say on the next one to listen again: a hold has taken the last one.
+    pub(crate) listens: Box<[String]>,
     /// The number of the server connection it had last.
     pub(crate) last_server: u64,
     /// Number under which others find it while it holds a server connection that it may give up.
@@ -134,6 +136,7 @@ impl Lending {
             barrier: None,
             follow: None,
             taken: None,
+            listens: Box::default(),
             last_server: 0,
             reluctant: None,
         }

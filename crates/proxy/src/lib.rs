@@ -2,7 +2,7 @@
 //!
 //! A client comes in (`accept`) if its address may (`address`), speaks (`login`, `stream`) at a pace that leaves queries alone (`pace`), moves to its tenant's home worker
 //! (`worker`), gets its settings and greeting (`session`, `settings`, `learn`), a server connection (`pool`,
-//! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), and leaves or is ended (`session`, `handle`,
+//! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), waits while its tenant is held (`hold`, `carry`), and leaves or is ended (`session`, `handle`,
 //! `route`, `drain`, `parting`). What it may do comes from the control plane through `model::route`.
 
 mod accept;
@@ -10,6 +10,7 @@ mod address;
 mod ask;
 mod budget;
 mod cancel;
+mod carry;
 mod config;
 mod console;
 mod drain;
@@ -17,6 +18,7 @@ mod errand;
 mod error;
 mod handle;
 mod hazard;
+mod hold;
 mod insight;
 mod journal;
 mod knowledge;
@@ -58,6 +60,7 @@ use std::{
 
 use model::{
     TenantId,
+    hold::Holds,
     route::{Door, RouteClient},
 };
 use tokio::{
@@ -84,6 +87,7 @@ const DOOR_MAX: usize = 64;
 pub struct Proxy {
     addresses: Vec<SocketAddr>,
     door: Door,
+    holds: Holds,
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -128,12 +132,13 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
     });
     let (door, behind_door) = mpsc::channel(DOOR_MAX);
     let config = Arc::new(config);
-    let mut first = Some((listeners, behind_door));
+    let (holds, orders) = mpsc::channel(model::hold::ORDERS_MAX);
+    let mut first = Some((listeners, behind_door, orders));
     let mut threads = Vec::new();
     for (index, inbox) in receivers.into_iter().enumerate() {
-        let (listeners, door) = first
+        let (listeners, door, orders) = first
             .take()
-            .map_or((Vec::new(), None), |(l, d)| (l, Some(d)));
+            .map_or((Vec::new(), None, None), |(l, d, o)| (l, Some(d), Some(o)));
         let start = Start {
             index,
             config: config.clone(),
@@ -142,12 +147,14 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
             inbox,
             listeners,
             door,
+            orders,
         };
         threads.push(spawn_worker(start)?);
     }
     Ok(Proxy {
         addresses,
         door,
+        holds,
         shared,
         threads,
     })
@@ -192,6 +199,11 @@ impl Proxy {
     /// The way in for what the platform runs for users.
     pub fn door(&self) -> Door {
         self.door.clone()
+    }
+
+    /// Where it takes orders to hold a tenant.
+    pub fn holds(&self) -> Holds {
+        self.holds.clone()
     }
 
     /// The numbers of now.

@@ -25,6 +25,7 @@ use crate::{
     config::LendingRule,
     error::Refusal,
     handle::{Handle, When},
+    hold::Held,
     insight::Insight,
     knowledge::{Custom, Knowledge},
     limits::{Bucket, Moment},
@@ -51,6 +52,7 @@ pub(crate) struct Tenant {
     pub(crate) counters: Counters,
     pub(crate) insight: Insight,
     pub(crate) pause: Pause,
+    pub(crate) held: RefCell<Option<Box<Held>>>,
     /// What it may use, as was heard last.
     limits: RefCell<Rc<Limits>>,
     pub(crate) bucket: Bucket,
@@ -91,6 +93,8 @@ pub(crate) struct Want {
     pub(crate) state: Rc<State>,
     /// One that nobody used.
     pub(crate) is_blank: bool,
+    /// In place of one that a hold has taken.
+    pub(crate) returns: bool,
 }
 
 /// Fits only when there is no other, and made as new.
@@ -192,6 +196,7 @@ impl Tenant {
             counters: Counters::default(),
             insight: Insight::new(worker.config.limits.insight_statements_max, &worker.shapes),
             pause: Pause::default(),
+            held: RefCell::default(),
             limits: RefCell::default(),
             bucket: Bucket::default(),
             clients: Cell::new(0),
@@ -219,7 +224,7 @@ impl Tenant {
     pub(crate) fn usage(&self) -> (u32, usize) {
         let waiting = self.waiting.borrow();
         let waiting = waiting.iter().filter(|waiting| !waiting.grant.is_closed());
-        (self.servers.get(), waiting.count())
+        (self.servers.get(), waiting.count() + self.pause.waiting())
     }
 
     /// Whether it holds as many server connections as it may, whatever others do.
@@ -346,6 +351,7 @@ impl Tenant {
             credential: u32::MAX,
             state: self.states.nothing().clone(),
             is_blank: true,
+            returns: false,
         };
         self.server_for(worker, &want).await
     }
@@ -360,7 +366,22 @@ impl Tenant {
         worker: &Rc<Worker>,
         want: &Want,
     ) -> Result<Box<Server>, Refusal> {
-        self.pause.over().await?;
+        loop {
+            self.pause.over(want.returns).await?;
+            let server = self.any_server_for(worker, want).await?;
+            if self.pause.lets_in(want.returns) {
+                return Ok(server);
+            }
+            // While it waited for this one, somebody has said that it is to wait.
+            self.release(worker, want.role, server);
+        }
+    }
+
+    async fn any_server_for(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        want: &Want,
+    ) -> Result<Box<Server>, Refusal> {
         if let Some(server) = self.take_idle(worker, want, false) {
             return Ok(server);
         }

@@ -418,6 +418,7 @@ impl Session {
                 self.refuse_statement(worker, refusal).await.err()
             }
             Turn::Ask => self.ask(worker).await.err(),
+            Turn::Hold => self.heed_hold(worker).await.err(),
             Turn::Ended(ended) => Some(ended),
         }
     }

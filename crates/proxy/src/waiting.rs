@@ -20,6 +20,8 @@ enum Taken {
     Database { servers: u32 },
     /// Others, too.
     All,
+    /// None: transactions of the database wait for the end of a hold or a pause.
+    Paused,
 }
 
 impl Taken {
@@ -34,7 +36,9 @@ impl Taken {
             other.pulse.doing() == Doing::InTransaction && is_of_same_application(own, other)
         };
         let held = u32::try_from(holders().count()).unwrap_or(u32::MAX);
-        if servers > 0 && held == servers && holders().all(|other| waits_for_client(other)) {
+        if tenant.pause.is_on() {
+            Self::Paused
+        } else if servers > 0 && held == servers && holders().all(|other| waits_for_client(other)) {
             Self::Itself { servers }
         } else if tenant.has_all_it_may() {
             Self::Database { servers }
@@ -79,17 +83,24 @@ pub(crate) fn notice(tenant: &Tenant, own: &Handle, limits: &Limits) -> Vec<u8> 
             format!("All {servers} server connections that this database may have are in use.")
         }
         Taken::All => "All server connections that databases share are in use.".to_owned(),
+        Taken::Paused => {
+            "New transactions of this database wait while it is copied, moved or paused by an operator."
+                .to_owned()
+        }
     };
     let left = limits
         .budget_wait_max
         .saturating_sub(limits.wait_notice_after);
-    let until = format!(
-        "{what} In {:.1} s the statement ends with an error (53300).",
-        left.as_secs_f64()
-    );
+    let until = match taken {
+        Taken::Paused => format!("{what} Then the statement goes on."),
+        _ => format!(
+            "{what} In {:.1} s the statement ends with an error (53300).",
+            left.as_secs_f64()
+        ),
+    };
     let hint = match taken {
         Taken::Itself { .. } => Refusal::Nested { waited_ms: 0 }.hint(),
-        Taken::Database { .. } | Taken::All => "",
+        Taken::Database { .. } | Taken::All | Taken::Paused => "",
     };
     let report = Report {
         severity: Severity::Notice,

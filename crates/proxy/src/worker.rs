@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use model::{Role, TenantId, route::RouteClient};
+use model::{Role, TenantId, hold::Order, route::RouteClient};
 use tokio::{
     net::TcpListener,
     sync::{Notify, Semaphore, mpsc, oneshot},
@@ -32,6 +32,7 @@ use crate::{
     console, drain,
     errand::Errand,
     handle::Handle,
+    hold,
     insight::ShapeBytes,
     learn::Learning,
     lease,
@@ -491,6 +492,7 @@ pub(crate) struct Start {
     /// All of the process at the first worker, none at the others.
     pub(crate) listeners: Vec<std::net::TcpListener>,
     pub(crate) door: Option<mpsc::Receiver<model::route::Visit>>,
+    pub(crate) orders: Option<mpsc::Receiver<Order>>,
 }
 
 /// An inbox for every worker.
@@ -510,6 +512,9 @@ pub(crate) async fn run(start: Start) {
         spawn(Box::pin(always(worker.clone(), limits::ring))),
     ];
     let leasing = (start.index == 0).then(|| spawn(Box::pin(always(worker.clone(), lease::keep))));
+    // When it ends by a mistake of ours nobody answers, so nothing is held.
+    let orders = start.orders;
+    let holding = orders.map(|orders| spawn(Box::pin(hold::take_orders(worker.clone(), orders))));
     let mut helpers = vec![spawn(Box::pin(always(worker.clone(), sweep)))];
     for listener in start.listeners {
         match TcpListener::from_std(listener) {
@@ -548,6 +553,7 @@ pub(crate) async fn run(start: Start) {
     lasting
         .iter()
         .chain(&leasing)
+        .chain(&holding)
         .for_each(|helper| helper.abort());
 }
 

@@ -354,6 +354,7 @@ async fn start_control(
         catalog,
         routes,
         door: proxy.door(),
+        holds: proxy.holds(),
         pages: metrics::answer(proxy.numbers(), config.metrics_tenants_max as usize),
         keys,
     };

@@ -55,6 +55,7 @@ pub(crate) struct App {
     pub(crate) pages: Pages,
     pub(crate) metrics: metrics::Last,
     pub(crate) passes: Passes,
+    pub(crate) holds: Arc<crate::hold::Ways>,
     pub(crate) process: Process,
     pub(crate) one_use: routes::one_use::OneUse,
     pub(crate) used: Used,

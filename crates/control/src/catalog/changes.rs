@@ -22,6 +22,7 @@ use tokio::{
 use tokio_postgres::{AsyncMessage, Row};
 
 use super::{Catalog, CatalogError};
+use crate::hold;
 
 /// Channel of the notifications: `<tenant id> <generation>`.
 const CHANNEL: &str = "tenantry_change";
@@ -155,10 +156,10 @@ impl Changes {
 
     /// Hears of other processes' changes for ever. While the catalog is away it tries again; then
     /// it announces what changed in between.
-    pub(crate) async fn follow(self, catalog: Catalog) {
+    pub(crate) async fn follow(self, catalog: Catalog, holds: Arc<hold::Ways>) {
         let mut heard_until = Instant::now();
         loop {
-            if let Err(error) = self.listen(&catalog, &mut heard_until).await {
+            if let Err(error) = self.listen(&catalog, &holds, &mut heard_until).await {
                 tracing::debug!(error = %crate::api::error::chain(&error), "lost the catalog's notifications; connecting again");
             }
             tokio::time::sleep(RECONNECT_AFTER).await;
@@ -168,6 +169,7 @@ impl Changes {
     async fn listen(
         &self,
         catalog: &Catalog,
+        holds: &hold::Ways,
         heard_until: &mut Instant,
     ) -> Result<(), CatalogError> {
         let address = catalog.address();
@@ -175,14 +177,21 @@ impl Changes {
         let (notify, mut notifications) = mpsc::channel(NOTIFICATIONS_MAX);
         let drive = async move {
             while let Some(message) = poll_fn(|cx| connection.poll_message(cx)).await {
-                if let AsyncMessage::Notification(notification) = message? {
+                let AsyncMessage::Notification(notification) = message? else {
+                    continue;
+                };
+                if notification.channel() == hold::CHANNEL {
+                    holds.poke();
+                } else {
                     let _ = notify.send(notification.payload().to_owned()).await;
                 }
             }
             Ok::<(), tokio_postgres::Error>(())
         };
         let hear = async {
-            client.batch_execute(&format!("LISTEN {CHANNEL}")).await?;
+            client
+                .batch_execute(&format!("LISTEN {CHANNEL}; LISTEN {}", hold::CHANNEL))
+                .await?;
             let look = client.prepare(CHANGED).await?;
             let mut ticks = interval(LOOK_EVERY);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -37,6 +37,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "lifetime",
         sql: include_str!("../../migrations/0005_lifetime.sql"),
     },
+    Migration {
+        version: 6,
+        name: "hold",
+        sql: include_str!("../../migrations/0006_hold.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

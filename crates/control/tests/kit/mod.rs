@@ -9,11 +9,15 @@
 
 pub mod door;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use control::{Config, Control, Keys, Parts, WarmPool};
 use model::{
     LoginName,
+    hold::{Holds, Kept, Order, Step},
     route::{self, Door, RouteClient},
 };
 use node::managed::{Managed, ManagedConfig, StopLimit};
@@ -24,8 +28,61 @@ use serde_json::{Value, json};
 pub const OPERATOR: &str = "tno_operator-token-of-the-tests";
 pub const SECRET: [u8; 32] = [42; 32];
 
+/// What proxies were ordered, each with its name.
+pub type Orders = Arc<Mutex<Vec<(&'static str, Step)>>>;
+
+/// What a proxy answers to orders.
+#[derive(Clone, Debug, Default)]
+pub enum Answers {
+    #[default]
+    Done,
+    /// To [`Step::Drain`].
+    Keeps(Kept),
+    /// Nothing.
+    Silent,
+}
+
+/// Takes orders like a proxy, and notes them.
+pub struct Obeys {
+    pub answers: Arc<Mutex<Answers>>,
+}
+
+impl Obeys {
+    pub fn start(name: &'static str, orders: &Orders) -> (Self, Holds) {
+        let (holds, mut taken) = tokio::sync::mpsc::channel::<Order>(8);
+        let answers: Arc<Mutex<Answers>> = Arc::default();
+        let (orders, how) = (orders.clone(), answers.clone());
+        tokio::spawn(async move {
+            let mut unanswered = Vec::new();
+            while let Some(order) = taken.recv().await {
+                let step = match order.step {
+                    Step::Drain(_) => Step::Drain(Duration::ZERO),
+                    other => other,
+                };
+                orders.lock().unwrap().push((name, step));
+                let answer = match (&*how.lock().unwrap(), order.step) {
+                    (Answers::Silent, _) => None,
+                    (Answers::Keeps(kept), Step::Drain(_)) => Some(Err(kept.clone())),
+                    _ => Some(Ok(())),
+                };
+                match answer {
+                    Some(answer) => drop(order.reply.send(answer)),
+                    None => unanswered.push(order.reply),
+                }
+            }
+        });
+        (Self { answers }, holds)
+    }
+
+    pub fn answer(&self, answers: Answers) {
+        *self.answers.lock().unwrap() = answers;
+    }
+}
+
 /// A PostgreSQL server and a control plane.
 pub struct Stack {
+    pub orders: Orders,
+    pub obeys: Option<Obeys>,
     pub managed: Managed,
     pub control: Option<Control>,
     pub routes: RouteClient,
@@ -107,6 +164,8 @@ impl Stack {
         .unwrap_or_else(|error| panic!("{error:#}"));
         let (routes, _) = route::channel();
         let mut stack = Self {
+            orders: Orders::default(),
+            obeys: None,
             managed,
             control: None,
             routes,
@@ -122,11 +181,13 @@ impl Stack {
     /// Starts a control plane; the one before must have been stopped or dropped.
     pub async fn start_control(&mut self) {
         let (routes, server) = route::channel();
+        let (obeys, holds) = Obeys::start("serve", &self.orders);
+        self.obeys = Some(obeys);
         let (control, base) = start(
             &self.managed,
             self.change,
             server,
-            door::open(routes.clone(), SECRET),
+            (door::open(routes.clone(), SECRET), holds),
             "serve",
         )
         .await;
@@ -137,10 +198,20 @@ impl Stack {
 
     /// Another process's control plane on the same catalog, and the end that its proxy would have.
     pub async fn start_other(&self, instance: &'static str) -> (Control, route::RouteClient) {
-        let (routes, server) = route::channel();
-        let door = door::open(routes.clone(), SECRET);
-        let (control, _) = start(&self.managed, self.change, server, door, instance).await;
+        let (control, routes, _) = self.start_obeying(instance).await;
         (control, routes)
+    }
+
+    /// The same, and what its proxy answers.
+    pub async fn start_obeying(
+        &self,
+        instance: &'static str,
+    ) -> (Control, route::RouteClient, Obeys) {
+        let (routes, server) = route::channel();
+        let (obeys, holds) = Obeys::start(instance, &self.orders);
+        let ways = (door::open(routes.clone(), SECRET), holds);
+        let (control, _) = start(&self.managed, self.change, server, ways, instance).await;
+        (control, routes, obeys)
     }
 
     /// Ends the control plane; the server stays.
@@ -297,7 +368,7 @@ async fn start(
     managed: &Managed,
     change: fn(&mut Config),
     routes: route::RouteServer,
-    door: Door,
+    (door, holds): (Door, Holds),
     instance: &str,
 ) -> (Control, String) {
     let node = managed.node();
@@ -311,6 +382,7 @@ async fn start(
         node,
         routes,
         door,
+        holds,
         // No proxy is there to answer.
         pages: tokio::sync::mpsc::channel(1).0,
         keys: Keys::derive(&SECRET),

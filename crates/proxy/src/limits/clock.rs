@@ -111,6 +111,11 @@ impl Pulse {
         self.doing.get()
     }
 
+    /// How long it has been doing that.
+    pub(crate) fn lasted(&self) -> Duration {
+        Duration::from_micros(Moment::now().micros_since(self.since.get()))
+    }
+
     /// Notes what the session does now. When statements ran until now: how long, microseconds.
     #[inline]
     pub(crate) fn set(&self, doing: Doing, now: impl FnOnce() -> Instant) -> Option<u64> {

@@ -28,6 +28,7 @@ use wire::{
 };
 
 use crate::{
+    carry::Carry,
     error::Refusal,
     limits::{self, Doing, Exceeded, Moment},
     session::{Ended, Session},
@@ -50,6 +51,8 @@ pub(crate) enum Turn {
     Refused(Exceeded),
     /// The server has to be asked what it holds for the session.
     Ask,
+    /// A hold wants something of it.
+    Hold,
     /// It is over.
     Ended(Ended),
 }
@@ -102,8 +105,15 @@ impl Session {
             if self.handle.is_recalled() && self.is_at_rest() && self.server.is_some() {
                 return Ok(Poll::Ready(Turn::Ask));
             }
+            if self.handle.carry.get() != Carry::No
+                && let Some(turn) = self.heeds_hold()
+            {
+                return Ok(Poll::Ready(turn));
+            }
             let mut moved = false;
-            if self.may_read_client() {
+            if self.tenant.pause.is_held() && self.server.is_some() && self.is_at_rest() {
+                self.overhear(cx, scratch)?;
+            } else if self.may_read_client() {
                 if self.is_parked_unseen {
                     // What waited for the server, or came before anybody listened.
                     self.is_parked_unseen = false;
