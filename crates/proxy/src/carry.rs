@@ -176,7 +176,12 @@ impl Session {
             why = handle.ended() => return Err(Ended::Refused(why)),
         };
         let mut out = std::mem::take(&mut server.overheard);
-        write_differences(&lending.told, &server.parameters, &mut out);
+        write_differences(
+            &lending.told,
+            &server.parameters,
+            &lending.application,
+            &mut out,
+        );
         lending.told = server.parameters.clone();
         let is_at_rest = server.is_at_rest();
         let channels = match asked {
@@ -211,7 +216,7 @@ impl Session {
 /// Statements that listen to what is listened to now. `None`: too many, or not UTF-8.
 async fn channels(server: &mut Server) -> Result<Option<Box<[String]>>, ExchangeError> {
     const SQL: &str = "SELECT pg_catalog.quote_ident(pg_catalog.pg_listening_channels())";
-    let rows = match server.rows(SQL, CHANNELS_MAX).await {
+    let rows = match server.rows(&[SQL], CHANNELS_MAX).await {
         Err(ExchangeError::Said(said)) if said.code == "54000" => return Ok(None),
         rows => rows?,
     };

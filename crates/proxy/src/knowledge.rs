@@ -4,13 +4,19 @@
 //! anybody reads sequences, and the numbers of its credentials. Does not own: finding it out
 //! (`hazard`).
 
-use std::{cell::Cell, collections::BTreeSet, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeSet,
+    rc::Rc,
+    time::Duration,
+};
 
 use model::CredentialId;
 use statement::Effects;
+use tokio::time::Instant;
 
 use crate::{
-    hazard::{self, Hazard},
+    hazard::{self, Blind, Hazard},
     lending::{Known, Lending},
     pins::Pin,
     pool::Tenant,
@@ -21,15 +27,23 @@ use crate::{
 /// more, a session that names another one keeps its server connection.
 const CUSTOM_MAX: usize = 200;
 
+/// For so long it counts that nothing was defined since the last look, beside what this process
+/// passed on: deployments, other proxies and maintenance define things, too. A look takes some
+/// milliseconds.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
+
 /// Facts of one tenant.
 #[derive(Debug, Default)]
 pub(crate) struct Knowledge {
     hazard: Cell<Hazard>,
+    looked_at: Cell<Option<Instant>>,
     /// Rises with everything that may define something.
     definitions: Cell<u64>,
     /// Sessions that are about to define something.
     defining: Cell<u32>,
+    blind: RefCell<Blind>,
     reads_sequences: Cell<bool>,
+    reading_writes: Cell<bool>,
     serial: Cell<u64>,
     /// How often a session began to keep a server connection, by reason.
     pub(crate) pins: [Cell<u64>; Pin::ALL.len()],
@@ -40,7 +54,8 @@ pub(crate) struct Knowledge {
 pub(crate) struct Defining(Rc<Tenant>);
 
 impl Defining {
-    fn new(tenant: &Rc<Tenant>) -> Self {
+    /// From now on until it is dropped.
+    pub(crate) fn new(tenant: &Rc<Tenant>) -> Self {
         let knowledge = &tenant.knowledge;
         knowledge.defining.set(knowledge.defining.get() + 1);
         knowledge.forget();
@@ -57,6 +72,14 @@ impl Drop for Defining {
 }
 
 impl Knowledge {
+    #[inline]
+    fn hazard(&self) -> Hazard {
+        match self.looked_at.get() {
+            Some(at) if at.elapsed() < KNOWN_FOR => self.hazard.get(),
+            _ => Hazard::Unknown,
+        }
+    }
+
     fn forget(&self) {
         self.definitions.set(self.definitions.get() + 1);
         self.hazard.set(Hazard::Unknown);
@@ -66,8 +89,12 @@ impl Knowledge {
 impl Tenant {
     pub(crate) fn known(&self) -> Known {
         Known {
-            hazard: self.knowledge.hazard.get(),
+            hazard: self.knowledge.hazard(),
             reads_sequences: self.knowledge.reads_sequences.get(),
+            reading_writes: self.knowledge.reading_writes.get()
+                || self.knowledge.hazard() == Hazard::Unknown,
+            blind: self.knowledge.blind.borrow().effects(),
+            is_blind_by_name: matches!(*self.knowledge.blind.borrow(), Blind::Named(_)),
             defining: self.knowledge.defining.get(),
         }
     }
@@ -92,9 +119,18 @@ impl Tenant {
         self: &Rc<Self>,
         effects: Effects,
         custom: &[String],
+        text: &[u8],
         lending: &mut Lending,
     ) -> Effects {
         let mut effects = effects;
+        let calls = effects.intersects(Effects::CALLS.with(Effects::RUNS));
+        lending.called_unknown |= calls && self.knowledge.hazard() == Hazard::Unknown;
+        if calls
+            && let Blind::Named(names) = &*self.knowledge.blind.borrow()
+            && names.iter().any(|name| hazard::says(text, name))
+        {
+            effects |= Effects::UNNAMED;
+        }
         if effects.intersects(Effects::DDL.with(Effects::RUNS)) && lending.cycle.defining.is_none()
         {
             lending.cycle.defining = Some(Defining::new(self));
@@ -119,15 +155,22 @@ impl Tenant {
 
     /// Looks at what is defined, unless that is known.
     ///
+    /// While somebody defines something, what is found holds for what was done so far, and only for
+    /// that.
+    ///
     /// # Errors
     ///
     /// [`ExchangeError::Broken`].
-    pub(crate) async fn examine(self: &Rc<Self>, server: &mut Server) -> Result<(), ExchangeError> {
+    pub(crate) async fn examine(
+        self: &Rc<Self>,
+        server: &mut Server,
+    ) -> Result<Known, ExchangeError> {
         let knowledge = &self.knowledge;
-        if knowledge.hazard.get() != Hazard::Unknown || knowledge.defining.get() > 0 {
-            return Ok(());
+        if knowledge.hazard() != Hazard::Unknown {
+            return Ok(self.known());
         }
         let before = knowledge.definitions.get();
+        let looked_at = Instant::now();
         let findings = hazard::look(server).await?;
         let mut hazard = findings.hazard;
         if !self.name(&findings.custom) {
@@ -136,11 +179,21 @@ impl Tenant {
         if findings.reads_sequences {
             knowledge.reads_sequences.set(true);
         }
+        let known = Known {
+            hazard,
+            reading_writes: findings.reading_writes,
+            blind: findings.blind.effects(),
+            is_blind_by_name: matches!(findings.blind, Blind::Named(_)),
+            ..self.known()
+        };
         // Something may have been defined while we looked.
-        if knowledge.definitions.get() == before {
+        if knowledge.definitions.get() == before && knowledge.defining.get() == 0 {
             knowledge.hazard.set(hazard);
+            knowledge.looked_at.set(Some(looked_at));
+            knowledge.reading_writes.set(findings.reading_writes);
+            *knowledge.blind.borrow_mut() = findings.blind;
         }
-        Ok(())
+        Ok(known)
     }
 }
 

@@ -18,7 +18,8 @@ use crate::{
     ask,
     config::LendingRule,
     error::Refusal,
-    lending::{Barrier, Lending, Verdict},
+    knowledge::Defining,
+    lending::{Barrier, Known, Lending, Verdict},
     pins::{Pin, Pins},
     pool::{Tenant, Want},
     prepared::Unnamed,
@@ -57,7 +58,10 @@ fn handover(
     let is_again = server
         .last
         .is_some_and(|last| last.session == lending.serial);
+    let is_where_it_was = is_again && lending.last_server == server.number;
+    let tells_others_numbers = server.has_numbers && !is_where_it_was;
     if is_same_credential
+        && !tells_others_numbers
         && Rc::ptr_eq(&server.has, &lending.wanted)
         && lending.tracks()
         && !lending.is_mixed
@@ -85,14 +89,19 @@ fn handover(
     } else {
         &server.has
     };
+    if tells_others_numbers && !resets {
+        handover.queries.push("DISCARD SEQUENCES".to_owned());
+    }
     if !Rc::ptr_eq(has, &lending.wanted) {
         let change = has.change(&lending.wanted);
         handover.is_slow |= change.may_fail;
         handover.queries.extend(change.queries);
     }
-    handover.is_slow |= lending
-        .elsewhere()
-        .any(|statement| resets || !server.statements.contains(statement.number));
+    handover.is_slow |= if resets {
+        lending.elsewhere().next().is_some()
+    } else {
+        lending.misses_statements(server)
+    };
     (!handover.queries.is_empty() || handover.is_slow).then_some(handover)
 }
 
@@ -151,9 +160,16 @@ impl Session {
                 server.statements.unnamed = Theirs::None;
             }
             server.has = self.lending.wanted.clone();
+            server.has_numbers = false;
             self.handle.shield();
         } else if !Rc::ptr_eq(&server.parameters, &self.lending.told) {
-            write_differences(&self.lending.told, &server.parameters, &mut out);
+            let lending = &self.lending;
+            write_differences(
+                &lending.told,
+                &server.parameters,
+                &lending.application,
+                &mut out,
+            );
             self.lending.told = server.parameters.clone();
         }
         if server.statements.has_stale() {
@@ -167,16 +183,13 @@ impl Session {
 
     pub(crate) fn attach(&mut self, mut server: Box<Server>) {
         add(&self.handle.about.counters.lends, 1);
-        let lending = &mut self.lending;
-        let is_where_it_was = server
-            .last
-            .is_some_and(|last| last.session == lending.serial)
-            && lending.last_server == server.number;
-        server.is_foreign = server.last.is_some() && !is_where_it_was;
         server.used = true;
         // Of whoever left before all was answered.
         server.queue.take_over();
-        lending.last_server = server.number;
+        self.lending.last_server = server.number;
+        if !self.lending.tracks() && self.lending.defining.is_none() {
+            self.lending.defining = Some(Defining::new(&self.tenant));
+        }
         self.handle.set_target(Some(server.cancel.clone()));
         self.server = Some(server);
     }
@@ -279,7 +292,6 @@ impl Session {
             || !server.queue.is_empty()
             || server.status != TransactionStatus::Idle
             || lending.is_open
-            || !self.parked.is_empty()
             || !self.from_client.is_between()
             || !server.is_at_rest()
             || self.is_server_deaf
@@ -290,15 +302,20 @@ impl Session {
             return Ok(None);
         }
         let known = self.tenant.known();
+        // More was sent already, which goes to the same server connection.
+        let goes_on = !self.parked.is_empty();
         match lending.rest(server, &self.tenant.states, &known) {
             Verdict::Free => {
-                self.release(worker);
+                if !goes_on {
+                    self.release(worker);
+                }
                 Ok(None)
             }
             Verdict::Kept => {
                 self.count_pins(worker);
                 Ok(None)
             }
+            Verdict::Unclear { now: false } if goes_on => Ok(None),
             Verdict::Unclear { now } => {
                 if lending.reluctant.is_none() {
                     let role = self.handle.role;
@@ -368,7 +385,12 @@ impl Session {
             why = handle.ended() => return Err(Ended::Refused(why)),
         };
         let mut out = std::mem::take(&mut server.overheard);
-        write_differences(&lending.told, &server.parameters, &mut out);
+        write_differences(
+            &lending.told,
+            &server.parameters,
+            &lending.application,
+            &mut out,
+        );
         lending.told = server.parameters.clone();
         match asked {
             Ok(Ok(())) => {}
@@ -405,11 +427,24 @@ pub(crate) async fn learn(
     lending: &mut Lending,
     tenant: &Rc<Tenant>,
 ) -> Result<(), ExchangeError> {
-    tenant.examine(server).await?;
+    let known = tenant.examine(server).await?;
+    lending.heed_blind(&known);
+    let asked = learn_state(server, lending, tenant, &known).await;
+    if lending.misses_statements(server) && !lending.pins().is_empty() {
+        make_elsewhere(server, lending, tenant).await?;
+    }
+    asked
+}
+
+async fn learn_state(
+    server: &mut Server,
+    lending: &mut Lending,
+    tenant: &Rc<Tenant>,
+    known: &Known,
+) -> Result<(), ExchangeError> {
     let effects = lending.effects;
-    let is_clear = !effects.intersects(Effects::LASTING)
-        && (!effects.intersects(Effects::UNSEEN)
-            || tenant.known().hazard.is_over_with_transaction());
+    let is_clear = !effects.intersects(Effects::LASTING.with(Effects::DDL))
+        && (!effects.intersects(Effects::UNSEEN) || known.hazard.is_over_with_transaction());
     if is_clear {
         lending.effects = Effects::NONE;
         return Ok(());
@@ -456,6 +491,16 @@ async fn make_ready(
         server.is_reset();
     }
     server.has = lending.wanted.clone();
+    server.has_numbers = false;
+    make_elsewhere(server, lending, tenant).await
+}
+
+/// Makes the statements that were prepared under other settings than are wanted, under those.
+async fn make_elsewhere(
+    server: &mut Server,
+    lending: &Lending,
+    tenant: &Tenant,
+) -> Result<(), ExchangeError> {
     let elsewhere: Vec<_> = lending
         .elsewhere()
         .filter(|statement| !server.statements.contains(statement.number))
@@ -475,9 +520,10 @@ async fn make_ready(
         build::sync(&mut bytes);
         let requests = [Request::Close, Request::Parse, Request::Sync];
         match server.exchange(&bytes, &requests).await {
-            Ok(()) => server.statements.add(statement.number, &tenant.statements),
-            // What it names may be gone. Whoever binds it hears so.
-            Err(ExchangeError::Said(_)) => {}
+            // What it names may be gone. Whoever binds it hears so, and it is tried again behind that.
+            Ok(()) | Err(ExchangeError::Said(_)) => {
+                server.statements.add(statement.number, &tenant.statements);
+            }
             Err(ExchangeError::Broken) => return Err(ExchangeError::Broken),
         }
         for query in &back.queries {
@@ -518,7 +564,6 @@ impl Lending {
             Exact::DiscardAll => {
                 self.prepared.forget(None);
                 server.statements.clear();
-                server.is_foreign = false;
             }
             Exact::DeallocateAll => {
                 self.prepared.forget(None);

@@ -10,7 +10,7 @@
 
 use std::rc::Rc;
 
-use model::route::PoolMode;
+use model::{Literal, route::PoolMode};
 use statement::{Context, Effects, Encoding, Exact, Strings};
 
 use crate::{
@@ -18,13 +18,17 @@ use crate::{
     knowledge::Defining,
     pins::{Pin, Pins},
     prepared::{Prepared, Unnamed},
-    server::{Parameters, Server},
+    server::{Parameters, Server, set_role},
     state::{State, States},
 };
 
 /// Statements prepared under other settings than the session has now that are prepared again with
 /// each server connection it gets. With more of them it keeps the one it has.
 pub(crate) const ELSEWHERE_MAX: usize = 16;
+
+/// Statements prepared by name in mode `session` that lead settings back and are remembered; programs
+/// prepare one or none.
+const RESETS_MAX: usize = 64;
 
 /// What a session must find again.
 #[derive(Debug)]
@@ -40,6 +44,8 @@ pub(crate) struct Lending {
     pub(crate) wanted: Rc<State>,
     /// What the client was told of them, and of others.
     pub(crate) told: Rc<Parameters>,
+    /// What the client calls itself, which no server is told.
+    pub(crate) application: Box<[u8]>,
     pub(crate) prepared: Prepared,
     /// What it may have done since the server was last asked.
     pub(crate) effects: Effects,
@@ -48,6 +54,15 @@ pub(crate) struct Lending {
     /// What holds it for the rest of the session.
     pub(crate) sticky: Pins,
     pub(crate) cycle: Cycle,
+    /// Its statements are not looked at, so it may be defining something all the time.
+    pub(crate) defining: Option<Defining>,
+    /// It called functions while nobody knew what they do.
+    pub(crate) called_unknown: bool,
+    /// SQL among several statements named what was prepared by the protocol. From then on its named
+    /// statements have the client's names on the server connection, which it keeps.
+    pub(crate) has_own_names: bool,
+    /// Where all its statements were when they were last looked at: see `relay::around::begin`.
+    pub(crate) readied: (u64, u64, u64),
     /// Statements may have been prepared under other settings than it has now.
     pub(crate) is_mixed: bool,
     /// An extended-query message was sent and no Sync behind it: the transaction is open, whatever
@@ -57,6 +72,8 @@ pub(crate) struct Lending {
     pub(crate) barrier: Option<Barrier>,
     /// To be said behind the next Sync: what the client's statement takes away and its session has.
     pub(crate) follow: Option<Vec<String>>,
+    /// What is prepared and leads settings back, by name, where statements are not kept otherwise.
+    resets: Vec<(Box<[u8]>, Exact)>,
     /// A server connection that must be made ready in a round trip of its own.
     pub(crate) taken: Option<Box<Server>>,
     /// What it must say on the next one to listen again: a hold has taken the last one.
@@ -126,15 +143,21 @@ impl Lending {
             wanted: base.clone(),
             base,
             told,
+            application: Box::default(),
             prepared: Prepared::default(),
             effects: Effects::NONE,
             found: Pins::default(),
             sticky: Pins::default(),
             cycle: Cycle::default(),
+            defining: None,
+            called_unknown: false,
+            has_own_names: false,
+            readied: (0, 0, 0),
             is_mixed: false,
             is_open: false,
             barrier: None,
             follow: None,
+            resets: Vec::new(),
             taken: None,
             listens: Box::default(),
             last_server: 0,
@@ -205,10 +228,18 @@ impl Lending {
         }
     }
 
+    /// Whether it may act as another role than that of its login, who may not use the same schemas.
+    #[inline]
+    pub(crate) fn may_be_another(&self) -> bool {
+        (self.effects | self.cycle.effects).intersects(Effects::ROLE)
+            || self.found.contains(Pin::Role)
+    }
+
     /// Whether the settings under which a statement is parsed now can be said.
     #[inline]
     pub(crate) fn is_settled(&self, hazard: Hazard) -> bool {
         !self.cycle.is_unsettled
+            && !self.has_own_names
             && !self
                 .effects
                 .intersects(Effects::SETTINGS.with(Effects::RUNS))
@@ -228,31 +259,85 @@ impl Lending {
         if effects.intersects(Effects::COPY) {
             return None; // What comes behind it would be data.
         }
-        let set_role = || format!("SET ROLE {}", server.login.server.group.as_str());
-        let base = || states.nothing().change(&self.base).queries;
+        let set_role = || set_role(server.login.server.group);
+        let base = || self.base.one_by_one().collect();
         match exact {
             Some(Exact::DiscardAll) => Some([vec![set_role()], base()].concat()),
             Some(Exact::ResetAll) if !self.base.is_empty() => Some(base()),
             Some(Exact::Reset(name)) => {
                 let value = self.base.get(name)?;
                 let only = states.of([(name.as_str().into(), value.into())]);
-                Some(states.nothing().change(&only).queries)
+                Some(only.one_by_one().collect())
+            }
+            // Nobody else's, and no query, behind which a transaction could no longer be another.
+            _ if effects.contains(Effects::ROLE) && is_own_authorization(text) => {
+                Some(vec![set_role()])
             }
             _ if effects.contains(Effects::ROLE) && mentions_authorization(text) => {
                 // Inside or behind a transaction, and not where a client chose another role, or is
                 // somebody else now, who may not take ours.
-                let login = &server.login.server;
-                Some(vec![format!(
-                    "SELECT pg_catalog.set_config('role', '{}', false) WHERE \
-                     pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none' AND \
-                     session_user OPERATOR(pg_catalog.=) '{}'",
-                    login.group.as_str(),
-                    login.user
-                )])
+                Some(vec![role_if_missing(server)])
+            }
+            // Somewhere in it, nobody knows what was reset.
+            None if effects.intersects(Effects::SETTINGS.with(Effects::RUNS))
+                && !self.base.is_empty()
+                && mentions_reset(text) =>
+            {
+                Some(self.base.if_missing())
             }
             _ => None,
         }
-        .filter(|queries| !queries.is_empty())
+        .filter(|statements: &Vec<String>| !statements.is_empty())
+    }
+
+    /// In mode `session`, a statement is prepared.
+    pub(crate) fn prepares(&mut self, name: &[u8], exact: Option<Exact>) {
+        self.resets.retain(|(own, _)| **own != *name);
+        if let Some(exact @ (Exact::DiscardAll | Exact::ResetAll | Exact::Reset(_))) = exact
+            && self.resets.len() < RESETS_MAX
+        {
+            self.resets.push((name.into(), exact));
+        }
+    }
+
+    /// In mode `session`, a statement is bound.
+    #[inline]
+    pub(crate) fn binds(&mut self, name: &[u8]) {
+        let mut all = self.resets.iter();
+        let own = all.find(|(own, _)| **own == *name);
+        self.cycle.bound = own.map(|(_, exact)| exact.clone());
+    }
+
+    /// Whether what is bound has to be looked up.
+    #[inline]
+    pub(crate) fn has_resets(&self) -> bool {
+        !self.resets.is_empty()
+    }
+
+    /// The same behind an Execute of just this: statements, one each, for at once, since more may be
+    /// executed before the Sync. DISCARD ALL cannot be undone, but what is said behind it would be, if
+    /// something fails before the Sync; so that is said behind the Sync.
+    pub(crate) fn follow_execute(
+        &mut self,
+        exact: &Exact,
+        server: &Server,
+        states: &States,
+    ) -> Vec<String> {
+        match exact {
+            Exact::DiscardAll => {
+                self.follow = self.follow_up(Effects::NONE, Some(exact), b"", server, states);
+                Vec::new()
+            }
+            Exact::ResetAll => self.base.one_by_one().collect(),
+            Exact::Reset(name) => match self.base.get(name) {
+                Some(value) => {
+                    let only = states.of([(name.as_str().into(), value.into())]);
+                    only.one_by_one().collect()
+                }
+                None => Vec::new(),
+            },
+            _ => Vec::new(),
+        }
     }
 
     /// The session is at rest: takes note of what it did, and says what is to be done with its
@@ -260,15 +345,18 @@ impl Lending {
     pub(crate) fn rest(&mut self, server: &mut Server, states: &States, tenant: &Known) -> Verdict {
         let cycle = std::mem::take(&mut self.cycle);
         match &cycle.exact {
-            Some(exact) if cycle.statements == 1 && self.mode != PoolMode::Session => {
-                if !cycle.failed {
-                    self.did(exact, cycle.effects, server, states);
-                } else if !matches!(exact, Exact::Set(_) | Exact::Reset(_)) {
-                    self.effects |= cycle.effects;
-                }
+            // Where something failed, it may have been another message.
+            Some(exact)
+                if cycle.statements == 1 && !cycle.failed && self.mode != PoolMode::Session =>
+            {
+                self.did(exact, cycle.effects, server, states);
             }
             _ => self.effects |= cycle.effects,
         }
+        let writes = Effects::WRITES.with(Effects::CALLS).with(Effects::RUNS);
+        let reads_write = Effects::TOUCHES;
+        server.has_numbers |= cycle.effects.intersects(writes)
+            || (cycle.effects.intersects(reads_write) && tenant.reading_writes);
         self.prepared.rest();
         match self.mode {
             PoolMode::Session => return Verdict::Kept,
@@ -280,15 +368,25 @@ impl Lending {
             }
             PoolMode::Auto => {}
         }
-        if self.prepared.unnamed == Unnamed::There {
-            // A question of ours would drop it.
+        if self.has_own_names {
+            // It stays here; only what it began with must not be lost.
+            let may_reset = Effects::SETTINGS.with(Effects::RUNS).with(Effects::UNSEEN);
+            if !self.base.is_empty() && self.effects.intersects(may_reset) {
+                return Verdict::Unclear { now: true };
+            }
+            self.effects = Effects::NONE;
             return Verdict::Kept;
         }
+        if self.prepared.unnamed == Unnamed::There {
+            if !self.misses_statements(server) {
+                // A question of ours would drop it.
+                return Verdict::Kept;
+            }
+            // Those with a name are worth more.
+            self.prepared.unnamed = Unnamed::None;
+        }
         let effects = self.effects;
-        if effects.is_empty()
-            && self.found.is_empty()
-            && self.sticky.is_empty()
-            && !self.prepared.is_bound()
+        if effects.is_empty() && self.found.is_empty() && self.sticky.is_empty() && !self.is_bound()
         {
             return Verdict::Free;
         }
@@ -301,52 +399,97 @@ impl Lending {
                 self.sticky.add(pin);
             }
         }
-        let writes = Effects::WRITES.with(Effects::CALLS).with(Effects::TOUCHES);
-        if tenant.reads_sequences && effects.intersects(writes) {
+        self.heed_blind(tenant);
+        if tenant.reads_sequences && server.has_numbers {
             self.sticky.add(Pin::Sequence);
         }
-        let is_unclear = effects.intersects(Effects::LASTING)
+        // What is defined may run event triggers, which were not looked at.
+        let is_unclear = effects.intersects(Effects::LASTING.with(Effects::DDL))
             || (effects.intersects(Effects::UNSEEN) && !tenant.hazard.is_over_with_transaction());
         if is_unclear {
-            let loses_base = effects.intersects(Effects::SETTINGS) && !self.base.is_empty();
+            // What is prepared next is parsed under them, and what was prepared is not.
+            let needs_settings = effects.intersects(Effects::SETTINGS)
+                || (effects.intersects(Effects::RUNS) && self.prepared.has_names());
             // Once something uses what was defined, it is worth a look, which serves all sessions.
             let may_look = tenant.hazard == Hazard::Unknown
                 && tenant.defining == 0
                 && !cycle.effects.intersects(Effects::DDL.with(Effects::RUNS));
             return Verdict::Unclear {
-                now: loses_base || may_look,
+                now: needs_settings || may_look || self.misses_statements(server),
             };
         }
         self.effects = Effects::NONE;
         if self.pins().is_empty() {
             Verdict::Free
+        } else if self.misses_statements(server) {
+            Verdict::Unclear { now: true }
         } else {
             Verdict::Kept
+        }
+    }
+
+    /// Takes note of what may have been done that the server cannot be asked about.
+    pub(crate) fn heed_blind(&mut self, tenant: &Known) {
+        if self.effects.intersects(tenant.blind) || tenant.is_blind_by_name && self.called_unknown {
+            self.sticky.add(Pin::Settings);
+        }
+        if tenant.hazard != Hazard::Unknown {
+            self.called_unknown = false;
         }
     }
 
     /// What holds it, as far as it is known.
     pub(crate) fn pins(&self) -> Pins {
         let mut pins = self.found.with(self.sticky);
-        if self.prepared.is_bound() || self.elsewhere().count() > ELSEWHERE_MAX {
+        if self.is_bound() || self.elsewhere().count() > ELSEWHERE_MAX {
             pins.add(Pin::Statement);
         }
         pins
+    }
+
+    /// Whether something that is prepared lives on the server connection it has, and nowhere else.
+    #[inline]
+    fn is_bound(&self) -> bool {
+        self.prepared.is_bound() || !self.prepared.is_unnamed_as_under(self.wanted.parsing())
     }
 
     /// Statements that were prepared under other settings than are wanted now.
     pub(crate) fn elsewhere(&self) -> impl Iterator<Item = &Rc<crate::statements::Statement>> {
         let wanted = self.wanted.parsing();
         let all = self.is_mixed.then(|| self.prepared.statements());
-        all.into_iter()
-            .flatten()
-            .filter(move |statement| !Rc::ptr_eq(&statement.parsing, wanted))
+        all.into_iter().flatten().filter(move |statement| {
+            !statement.is_private && !Rc::ptr_eq(&statement.parsing, wanted)
+        })
+    }
+
+    /// Whether SQL PREPARE may have made statements.
+    pub(crate) fn may_have_prepared(&self, hazard: Hazard) -> bool {
+        let effects = self.effects | self.cycle.effects;
+        self.has_own_names
+            || !self.found.is_empty()
+            || effects.intersects(Effects::PREPARE.with(Effects::RUNS))
+            || (hazard != Hazard::None && effects.intersects(Effects::UNSEEN))
+    }
+
+    /// Whether a text made statements by SQL PREPARE.
+    #[inline]
+    pub(crate) fn has_sql_prepared(&self) -> bool {
+        let effects = self.effects | self.cycle.effects;
+        effects.intersects(Effects::PREPARE) || self.found.contains(Pin::Prepare)
+    }
+
+    /// Whether a statement that cannot be made in passing is not on this server connection.
+    pub(crate) fn misses_statements(&self, server: &Server) -> bool {
+        let mut elsewhere = self.elsewhere();
+        elsewhere.any(|statement| !server.statements.contains(statement.number))
     }
 
     /// Other settings are wanted from now on.
     pub(crate) fn want(&mut self, wanted: Rc<State>) {
         self.is_mixed |= !Rc::ptr_eq(wanted.parsing(), self.wanted.parsing());
         self.wanted = wanted;
+        let is_mixed = self.elsewhere().next().is_some();
+        self.is_mixed = is_mixed;
     }
 
     /// The only statement succeeded outside a transaction.
@@ -395,10 +538,16 @@ impl Lending {
                 server.has = self.wanted.clone();
                 self.effects = Effects::NONE;
                 self.found = Pins::default();
+                self.has_own_names = false;
+                self.sticky.remove(Pin::Prepare);
                 self.sticky.remove(Pin::Settings);
                 self.sticky.remove(Pin::Sequence);
+                server.has_numbers = false;
             }
-            Exact::DiscardSequences => self.sticky.remove(Pin::Sequence),
+            Exact::DiscardSequences => {
+                self.sticky.remove(Pin::Sequence);
+                server.has_numbers = false;
+            }
             Exact::DiscardTemp => {
                 if !self.pins().is_empty() || self.effects.intersects(Effects::TEMP) {
                     self.effects |= Effects::TEMP;
@@ -421,8 +570,52 @@ impl Lending {
 pub(crate) struct Known {
     pub(crate) hazard: Hazard,
     pub(crate) reads_sequences: bool,
+    /// What only reads may advance a sequence: a view can, or a policy.
+    pub(crate) reading_writes: bool,
+    /// What has one of these may do what the server cannot be asked about.
+    pub(crate) blind: Effects,
+    /// So may who names certain functions.
+    pub(crate) is_blind_by_name: bool,
     /// Sessions that are defining something now.
     pub(crate) defining: u32,
+}
+
+/// Whether a text may lead settings back to what a server connection logged in with.
+pub(crate) fn mentions_reset(text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 4] = [b"reset", b"default", b"discard", b"local"];
+    WORDS.iter().any(|word| {
+        let mut pieces = text.windows(word.len());
+        pieces.any(|piece| piece.eq_ignore_ascii_case(word))
+    })
+}
+
+/// Its role in the group, if the session has none.
+fn role_if_missing(server: &Server) -> String {
+    let login = &server.login.server;
+    format!(
+        "SELECT pg_catalog.set_config('role', '{}', false) WHERE \
+         pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none' \
+         AND session_user OPERATOR(pg_catalog.=) {}",
+        login.group.as_str(),
+        Literal(&login.user)
+    )
+}
+
+/// Whether a text says `SET SESSION AUTHORIZATION DEFAULT` and nothing else.
+fn is_own_authorization(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
+    let text = text.strip_suffix(b";").unwrap_or(text);
+    let words = text.split(u8::is_ascii_whitespace);
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).take(5).collect();
+    let are = |list: &[&str]| {
+        words.len() == list.len()
+            && words
+                .iter()
+                .zip(list)
+                .all(|(word, own)| word.eq_ignore_ascii_case(own.as_bytes()))
+    };
+    are(&["set", "session", "authorization", "default"])
+        || are(&["reset", "session", "authorization"])
 }
 
 /// Whether a text may say SESSION AUTHORIZATION.

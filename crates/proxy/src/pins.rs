@@ -70,6 +70,10 @@ impl Pins {
         self.0 == 0
     }
 
+    pub(crate) fn contains(self, pin: Pin) -> bool {
+        self.0 & (1 << pin as u16) != 0
+    }
+
     pub(crate) fn add(&mut self, pin: Pin) {
         self.0 |= 1 << pin as u16;
     }
@@ -87,8 +91,6 @@ impl Pins {
     }
 
     pub(crate) fn iter(self) -> impl Iterator<Item = Pin> {
-        Pin::ALL
-            .into_iter()
-            .filter(move |pin| self.0 & (1 << *pin as u16) != 0)
+        Pin::ALL.into_iter().filter(move |pin| self.contains(*pin))
     }
 }

@@ -163,6 +163,11 @@ impl Lease {
         }
     }
 
+    /// A name for a statement of ours that is gone at once.
+    pub(crate) fn passing_name(&self) -> Vec<u8> {
+        self.tenant.statements.name(0)
+    }
+
     /// Settings of whoever may use it.
     pub(crate) fn states(&self) -> &States {
         &self.tenant.states
@@ -509,12 +514,15 @@ impl Tenant {
                     pool.seen = Some(server.parameters.clone());
                 }
                 let mut server = server;
+                if self.known().defining > 0 {
+                    return Ok(server);
+                }
                 let look = timeout(
                     worker.config.limits.reset_time_max,
                     self.examine(&mut server),
                 );
                 match look.await {
-                    Ok(Ok(())) => Ok(server),
+                    Ok(Ok(_)) => Ok(server),
                     _ => Err(Refusal::ServerDown),
                 }
             }

@@ -9,11 +9,11 @@ use std::{
 };
 
 use statement::{Effects, Exact};
-use wire::queue::Notes;
+use wire::{message::parse::Report, queue::Notes};
 
 use crate::{
     state::State,
-    statements::{Has, Statement, Unnamed as Theirs},
+    statements::{Has, Statement, Statements, Unnamed as Theirs},
 };
 
 /// PostgreSQL takes no more of a name (NAMEDATALEN).
@@ -32,9 +32,13 @@ pub(crate) fn name(name: &[u8]) -> &[u8] {
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     names: HashMap<Box<[u8]>, Rc<Statement>>,
+    /// How often a name was given.
+    pub(crate) gains: u64,
     pub(crate) unnamed: Unnamed,
     /// What the unnamed statement can be made of again.
     pub(crate) source: Source,
+    /// To be used for the next text.
+    spare: Vec<u8>,
     notes: VecDeque<Note>,
     /// Of the notes, those before the last Sync: whether they hold does not decide whether what is
     /// sent now is looked at.
@@ -59,7 +63,6 @@ pub(crate) enum Unnamed {
 pub(crate) struct Source {
     /// The body of the message behind the name.
     pub(crate) body: Vec<u8>,
-    pub(crate) serial: u64,
     /// Settings under which it was parsed, as far as they decide how.
     pub(crate) parsing: Option<Rc<State>>,
     pub(crate) effects: Effects,
@@ -79,12 +82,41 @@ enum Note {
     },
     /// We made a statement that the server connection did not have.
     Made(u64),
-    /// The unnamed statement was made or dropped.
-    Unnamed { was: Unnamed },
-    /// We made the unnamed statement again.
-    Remade,
+    /// The unnamed statement was made or dropped. `source`: of the one before, if it had one.
+    Unnamed {
+        was: Unnamed,
+        source: Source,
+        there: There,
+    },
+    /// A name was taken on the server, so that something else fails.
+    Occupied(Box<[u8]>),
+    /// We made the unnamed statement again, or dropped somebody else's.
+    Remade(There),
     /// We closed what was of no use.
     Freed(Box<[u8]>),
+}
+
+/// The unnamed statement that the server connection had, and has once the request is done.
+#[derive(Clone, Copy, Debug)]
+struct There {
+    before: Theirs,
+    after: Theirs,
+}
+
+impl There {
+    fn set(has: &mut Has, after: Theirs) -> Self {
+        let before = std::mem::replace(&mut has.unnamed, after);
+        Self { before, after }
+    }
+
+    /// The request was not looked at. What came behind it was taken back before.
+    fn take_back(self, has: &mut Has) {
+        has.unnamed = if has.unnamed == self.after {
+            self.before
+        } else {
+            Theirs::Unsure
+        };
+    }
 }
 
 impl Prepared {
@@ -92,13 +124,41 @@ impl Prepared {
         self.names.get(name)
     }
 
+    pub(crate) fn has_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
     pub(crate) fn statements(&self) -> impl Iterator<Item = &Rc<Statement>> {
         self.names.values()
+    }
+
+    /// Forgets the names that the server connection has or can be told, and returns what the latter
+    /// mean.
+    pub(crate) fn hand_over(
+        &mut self,
+        mut can_be_told: impl FnMut(&Statement) -> bool,
+    ) -> Vec<(Box<[u8]>, Rc<Statement>)> {
+        let all = self
+            .names
+            .extract_if(|_, own| own.has_own_name || (!own.is_private && can_be_told(own)));
+        let (own, others): (Vec<_>, Vec<_>) = all.partition(|(_, own)| own.has_own_name);
+        self.private -= own.len();
+        others
     }
 
     /// Whether something of it lives on the server connection it has, and nowhere else.
     pub(crate) fn is_bound(&self) -> bool {
         self.private > 0 || matches!(self.unnamed, Unnamed::There)
+    }
+
+    /// Whether the unnamed statement, if it can be made anywhere, is the same under these settings.
+    #[inline]
+    pub(crate) fn is_unnamed_as_under(&self, parsing: &Rc<State>) -> bool {
+        let source = &self.source;
+        !matches!(self.unnamed, Unnamed::Kept(_))
+            || source.parsing.as_ref().is_some_and(|own| Rc::ptr_eq(own, parsing))
+            // No settings have a part in how it is parsed.
+            || !source.effects.intersects(Effects::UNSEEN.with(Effects::RUNS))
     }
 
     /// A Sync is sent.
@@ -126,8 +186,8 @@ impl Prepared {
                     }
                     Note::Closed { name: own, .. } => **own == *name,
                     Note::Made(made) => Some(*made) == number,
-                    Note::Unnamed { .. } | Note::Remade => name.is_empty(),
-                    Note::Freed(own) => **own == *name,
+                    Note::Unnamed { .. } | Note::Remade(_) => name.is_empty(),
+                    Note::Freed(own) | Note::Occupied(own) => **own == *name,
                 })
     }
 
@@ -144,6 +204,7 @@ impl Prepared {
     }
 
     fn insert(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
+        self.gains += 1;
         if let Some(was) = self.names.insert(name, statement) {
             self.private -= usize::from(was.is_private);
         }
@@ -170,10 +231,33 @@ impl Prepared {
         self.notes.push_back(Note::Made(number));
     }
 
-    /// The client makes or drops the unnamed statement. The source was changed before.
-    pub(crate) fn unnamed(&mut self, now: Unnamed) {
+    /// The client drops the unnamed statement.
+    pub(crate) fn drop_unnamed(&mut self, has: &mut Has) {
+        self.make_unnamed(Unnamed::None, Source::default(), Theirs::None, has);
+    }
+
+    /// The client makes the unnamed statement: of this serial number.
+    pub(crate) fn unnamed(&mut self, now: Unnamed, source: Source, serial: u64, has: &mut Has) {
+        self.make_unnamed(now, source, Theirs::Of(serial), has);
+    }
+
+    fn make_unnamed(&mut self, now: Unnamed, source: Source, theirs: Theirs, has: &mut Has) {
         let was = std::mem::replace(&mut self.unnamed, now);
-        self.notes.push_back(Note::Unnamed { was });
+        let source = std::mem::replace(&mut self.source, source);
+        let there = There::set(has, theirs);
+        self.notes.push_back(Note::Unnamed { was, source, there });
+    }
+
+    /// Room for the text of an unnamed statement.
+    pub(crate) fn room(&mut self) -> Vec<u8> {
+        let mut room = std::mem::take(&mut self.spare);
+        room.clear();
+        room
+    }
+
+    /// We take a name on the server.
+    pub(crate) fn occupied(&mut self, name: &[u8]) {
+        self.notes.push_back(Note::Occupied(name.into()));
     }
 
     /// We close what is of no use.
@@ -181,9 +265,9 @@ impl Prepared {
         self.notes.push_back(Note::Freed(name));
     }
 
-    /// We make the unnamed statement again.
-    pub(crate) fn remade(&mut self) {
-        self.notes.push_back(Note::Remade);
+    /// We make the unnamed statement again, or drop one that is not the client's.
+    pub(crate) fn remade(&mut self, theirs: Theirs, has: &mut Has) {
+        self.notes.push_back(Note::Remade(There::set(has, theirs)));
     }
 
     /// Takes note of what became of requests.
@@ -191,12 +275,17 @@ impl Prepared {
         let all = notes.done + notes.failed + notes.dropped;
         self.before_sync = self.before_sync.saturating_sub(all as usize);
         for _ in 0..notes.done {
-            if let Some(Note::Closed { was: Some(was), .. }) = self.notes.pop_front()
-                && was.is_private
-            {
-                // Nobody else can have it.
-                has.remove(was.number);
-                has.discard(&was.name);
+            match self.notes.pop_front() {
+                Some(Note::Closed { was: Some(was), .. }) if was.is_private => {
+                    // Nobody else can have it.
+                    has.remove(was.number);
+                    if !was.has_own_name {
+                        has.discard(&was.name);
+                    }
+                }
+                Some(Note::Occupied(name)) => has.discard(&name),
+                Some(Note::Unnamed { source, .. }) => self.spare = source.body,
+                _ => {}
             }
         }
         let taken_back: Vec<_> = (0..notes.failed + notes.dropped)
@@ -226,18 +315,46 @@ impl Prepared {
                     self.unnamed = Unnamed::None;
                     has.unnamed = Theirs::None;
                 }
-                Note::Unnamed { was } => {
-                    self.unnamed = match was {
-                        // Its text was overwritten by one that was never looked at.
-                        Unnamed::Kept(serial) if serial != self.source.serial => Unnamed::There,
-                        was => was,
-                    };
-                    has.unnamed = Theirs::Unsure;
+                Note::Unnamed { was, source, there } => {
+                    self.unnamed = was;
+                    self.source = source;
+                    there.take_back(has);
                 }
-                Note::Remade => has.unnamed = Theirs::Unsure,
+                Note::Occupied(_) => {}
+                Note::Remade(_) if failed => has.unnamed = Theirs::None,
+                Note::Remade(there) => there.take_back(has),
                 Note::Freed(name) => has.discard(&name),
             }
         }
+    }
+
+    /// An error that names a statement of ours, as a message with the client's name for it.
+    #[cold]
+    pub(crate) fn as_the_client_names(&self, report: &Report<'_>, all: &Statements) -> Vec<u8> {
+        let mut out = vec![b'E', 0, 0, 0, 0];
+        for (letter, text) in report.fields() {
+            out.push(letter);
+            match all.find_name(text) {
+                Some(place) if letter == b'M' => {
+                    let ours = &text[place.clone()];
+                    let closed = self.notes.iter().filter_map(|note| match note {
+                        Note::Closed { name, was } => Some((name, was.as_ref()?)),
+                        _ => None,
+                    });
+                    let mut names = closed.chain(self.names.iter());
+                    let own = names.find(|(_, statement)| *statement.name == *ours);
+                    out.extend_from_slice(&text[..place.start]);
+                    out.extend_from_slice(own.map_or(b"?", |(name, _)| name));
+                    out.extend_from_slice(&text[place.end..]);
+                }
+                _ => out.extend_from_slice(text),
+            }
+            out.push(0);
+        }
+        out.push(0);
+        let length = (out.len() - 1) as u32;
+        out[1..5].copy_from_slice(&length.to_be_bytes());
+        out
     }
 
     /// The server forgot one named statement, or all of them.
@@ -257,6 +374,9 @@ impl Prepared {
     pub(crate) fn rest(&mut self) {
         if self.source.body.capacity() > TEXT_KEPT && self.unnamed == Unnamed::None {
             self.source.body = Vec::new();
+        }
+        if self.spare.capacity() > TEXT_KEPT {
+            self.spare = Vec::new();
         }
     }
 }

@@ -455,6 +455,12 @@ impl Session {
         self.lending.base = base.clone();
         self.lending.wanted = base;
         self.lending.told = values.clone();
+        self.lending.application = settings
+            .application_name
+            .as_deref()
+            .unwrap_or_default()
+            .as_bytes()
+            .into();
         // It is lent for a transaction, and there is none.
         self.after_answers(worker)?;
         let mut out = Vec::new();
@@ -643,11 +649,19 @@ async fn last_words(client: &mut Stream, out: &[u8]) {
     .await;
 }
 
-/// ParameterStatus for what the client was told and is no longer so.
-pub(crate) fn write_differences(told: &Parameters, now: &Parameters, out: &mut Vec<u8>) {
+/// ParameterStatus for what the client was told and is no longer so. `application`: what it calls
+/// itself, which stands where the server has nothing.
+pub(crate) fn write_differences(
+    told: &Parameters,
+    now: &Parameters,
+    application: &[u8],
+    out: &mut Vec<u8>,
+) {
     for (name, value) in now {
         let known = told.iter().find(|(own, _)| own == name);
-        if **name != *b"application_name" && known.is_none_or(|(_, told)| told != value) {
+        if known.is_none_or(|(_, told)| told != value) {
+            let is_own = **name == *b"application_name" && value.is_empty();
+            let value = if is_own { application } else { value };
             build::parameter_status(name, value, out);
         }
     }

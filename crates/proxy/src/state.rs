@@ -23,7 +23,7 @@ const FORGET_AFTER: usize = 64;
 const HASTY: Duration = Duration::from_secs(1);
 
 /// Settings by name, in lower case. Equal ones of a tenant are the same value.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct State {
     settings: Box<[Setting]>,
     /// Those that decide how a statement is parsed. `None`: all of them do.
@@ -192,6 +192,57 @@ impl State {
     /// Whether all values can be said in any encoding.
     pub(crate) fn is_ascii(&self) -> bool {
         self.settings.iter().all(|(_, value)| value.is_ascii())
+    }
+
+    /// Statements that set them, one each.
+    pub(crate) fn one_by_one(&self) -> impl Iterator<Item = String> {
+        // It decides how the others are read.
+        let is_encoding = |name: &str| name == "client_encoding";
+        let others = self
+            .settings
+            .iter()
+            .filter(move |(name, _)| !is_encoding(name));
+        let encoding = self
+            .settings
+            .iter()
+            .filter(move |(name, _)| is_encoding(name));
+        others.chain(encoding).map(|(name, value)| {
+            let value = Literal(value);
+            if is_list_of_names(name) {
+                format!("SELECT pg_catalog.set_config('{name}', {value}, false)")
+            } else {
+                format!("SET {} TO {value}", Name(name))
+            }
+        })
+    }
+
+    /// Statements that set those of them that are not set.
+    pub(crate) fn if_missing(&self) -> Vec<String> {
+        let (mut known, mut custom) = (String::new(), String::new());
+        for (name, value) in &self.settings {
+            let list = if name.contains('.') {
+                &mut custom
+            } else {
+                &mut known
+            };
+            let comma = if list.is_empty() { "" } else { "," };
+            let _ = write!(list, "{comma}({},{})", Literal(name), Literal(value));
+        }
+        let mut statements = Vec::new();
+        if !known.is_empty() {
+            statements.push(format!(
+                "SELECT pg_catalog.set_config(own.n, own.v, false) FROM (VALUES {known}) own(n, v) \
+                 JOIN pg_catalog.pg_settings s ON pg_catalog.lower(s.name) OPERATOR(pg_catalog.=) own.n \
+                 WHERE s.source OPERATOR(pg_catalog.<>) 'session'"
+            ));
+        }
+        if !custom.is_empty() {
+            statements.push(format!(
+                "SELECT pg_catalog.set_config(own.n, own.v, false) FROM (VALUES {custom}) own(n, v) \
+                 WHERE coalesce(pg_catalog.current_setting(own.n, true), '') OPERATOR(pg_catalog.=) ''"
+            ));
+        }
+        statements
     }
 
     /// Whether a time limit is in force that a statement of ours might not keep.

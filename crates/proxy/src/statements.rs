@@ -12,6 +12,7 @@ use std::{
     cell::{Cell, RefCell},
     collections::HashMap,
     hash::{BuildHasher, RandomState},
+    ops::Range,
     rc::Rc,
 };
 
@@ -43,6 +44,8 @@ pub(crate) struct Statement {
     /// Lives on one server connection only, because it cannot be said under which settings it was
     /// parsed, or its text is not kept.
     pub(crate) is_private: bool,
+    /// It has the client's own name, since that could also be one of SQL PREPARE.
+    pub(crate) has_own_name: bool,
     /// May change settings until the end of its transaction.
     pub(crate) sets_locally: bool,
     texts: Rc<Cell<usize>>,
@@ -145,6 +148,7 @@ impl Statements {
             effects: parsed.reading.effects,
             exact: parsed.reading.exact,
             is_private,
+            has_own_name: false,
             sets_locally: parsed.sets_locally,
             texts: self.texts.clone(),
         });
@@ -154,6 +158,31 @@ impl Statements {
             known.entry(hash).or_default().push(statement.clone());
         }
         statement
+    }
+
+    /// A statement that lives where it is made, under the name that a client gives it.
+    #[cold]
+    pub(crate) fn of_own_name(
+        &self,
+        name: &[u8],
+        reading: statement::Reading,
+        sets_locally: bool,
+    ) -> Rc<Statement> {
+        let number = self.next.get();
+        self.next.set(number + 1);
+        Rc::new(Statement {
+            number,
+            name: name.into(),
+            query: Box::default(),
+            types: Box::default(),
+            parsing: Rc::default(),
+            effects: reading.effects,
+            exact: reading.exact,
+            is_private: true,
+            has_own_name: true,
+            sets_locally,
+            texts: self.texts.clone(),
+        })
     }
 
     /// What servers know a statement by.
@@ -172,6 +201,20 @@ impl Statements {
         text.windows(prefix.len()).any(|piece| piece == prefix)
     }
 
+    /// Where a text names one of ours.
+    pub(crate) fn find_name(&self, text: &[u8]) -> Option<Range<usize>> {
+        let prefix = self.prefix.as_bytes();
+        let start = text
+            .windows(prefix.len())
+            .position(|piece| piece == prefix)?;
+        let digits = &text[start + prefix.len()..];
+        let digits = digits
+            .iter()
+            .take_while(|byte| byte.is_ascii_digit())
+            .count();
+        Some(start..start + prefix.len() + digits)
+    }
+
     fn forget_unused(&self) {
         self.known.borrow_mut().retain(|_, same| {
             same.retain(|statement| Rc::strong_count(statement) > 1);
@@ -186,6 +229,8 @@ pub(crate) struct Has {
     /// By number, with the time of the last use.
     used: HashMap<u64, u64>,
     clock: u64,
+    /// How often one was lost.
+    pub(crate) losses: u64,
     /// Names to be closed with the next flight: of no use any more.
     stale: Vec<Box<[u8]>>,
     /// It may have statements that are not known of.
@@ -230,6 +275,7 @@ impl Has {
             && let Some((&oldest, _)) = self.used.iter().min_by_key(|(_, last)| **last)
         {
             self.used.remove(&oldest);
+            self.losses += 1;
             self.stale.push(statements.name(oldest).into());
         }
         self.clock += 1;
@@ -238,6 +284,7 @@ impl Has {
 
     /// Notes that it does not have it after all.
     pub(crate) fn remove(&mut self, number: u64) -> bool {
+        self.losses += 1;
         self.used.remove(&number).is_some()
     }
 
@@ -248,6 +295,7 @@ impl Has {
 
     /// Notes that it has no named ones any more.
     pub(crate) fn clear(&mut self) {
+        self.losses += 1;
         self.used.clear();
         self.stale.clear();
         self.is_unsure = false;
@@ -255,6 +303,7 @@ impl Has {
 
     /// Notes that nobody knows which named ones it has.
     pub(crate) fn doubt(&mut self) {
+        self.losses += 1;
         self.used.clear();
         self.is_unsure = true;
     }

@@ -16,13 +16,13 @@ use super::{
     up::{Outgoing, Pass},
 };
 use crate::{
-    hazard::may_set_locally,
-    lending::{Lending, mentions_authorization},
+    hazard::{Hazard, may_set_locally},
+    lending::{Lending, mentions_authorization, mentions_reset},
+    pins::Pin,
     pool::Tenant,
-    prepared::{self, Unnamed},
+    prepared::{self, Source, Unnamed},
     server::Server,
-    state::decides_parsing,
-    statements::{Parsed, Statement, Unnamed as Theirs},
+    statements::{Statement, Unnamed as Theirs},
 };
 
 /// Longest names of a portal and a statement together that are looked for.
@@ -81,6 +81,43 @@ pub(super) fn say(server: &mut Server, queries: &[String], tags: Tags) -> Vec<u8
     out
 }
 
+/// Statements of ours inside a transaction, as messages, on record: the client's unnamed statement and
+/// portal stay as they are, which a simple query would drop.
+pub(super) fn say_in_passing(
+    server: &mut Server,
+    statements: &[String],
+    tags: Tags,
+    out: &mut Vec<u8>,
+) {
+    let name = server.passing_name();
+    for statement in statements {
+        build::parse(&name, statement.as_bytes(), &[], out);
+        build::bind_nothing(&name, &name, out);
+        build::execute(&name, 0, out);
+        build::close(Kind::Portal, &name, out);
+        build::close(Kind::Statement, &name, out);
+        for request in [
+            Request::Parse,
+            Request::Bind,
+            Request::Execute,
+            Request::Close,
+            Request::Close,
+        ] {
+            server.queue.sent_as(request, Tags::OURS.with(tags));
+        }
+    }
+}
+
+/// The same behind a Sync, as part of it to the client.
+pub(super) fn say_behind_sync(server: &mut Server, statements: &[String]) -> Vec<u8> {
+    let mut out = Vec::new();
+    say_in_passing(server, statements, Tags::TURNED, &mut out);
+    build::sync(&mut out);
+    let tags = Tags::OURS.with(Tags::TURNED);
+    server.queue.sent_as(Request::Sync, tags);
+    out
+}
+
 /// Appends a Parse with this name; `rest` is the body of another one behind its name.
 pub(super) fn write_parse(name: &[u8], rest: &[u8], out: &mut Vec<u8>) {
     let length = (4 + name.len() + 1 + rest.len()) as u32;
@@ -111,12 +148,14 @@ pub(super) fn rename(
 }
 
 /// Takes a name on the server, so that what the client says about it meets one.
-pub(super) fn occupy(name: &[u8], server: &mut Server, out: &mut Vec<u8>) {
-    // It may be there by SQL PREPARE; neither of the two can fail.
+pub(super) fn occupy(name: &[u8], server: &mut Server, lending: &mut Lending, out: &mut Vec<u8>) {
+    // Neither of the two can fail.
     build::close(Kind::Statement, name, out);
     server.queue.sent_as(Request::Close, Tags::OURS);
     build::parse(name, b"", &[], out);
-    server.queue.sent_as(Request::Parse, Tags::OURS);
+    lending.prepared.occupied(name);
+    let tags = Tags::OURS.with(Tags::NOTED);
+    server.queue.sent_as(Request::Parse, tags);
 }
 
 /// Frees the names that were taken for a moment.
@@ -144,6 +183,15 @@ pub(super) fn close_first(name: &[u8], server: &mut Server, out: &mut Vec<u8>) {
     }
 }
 
+/// Whether a statement is on the server when the client's message comes to it.
+pub(super) enum Readiness {
+    Ready,
+    /// To be asked again when everything before it is answered.
+    Waits,
+    /// It cannot be made here.
+    Never,
+}
+
 /// Has the server have a named statement of the client's.
 #[inline]
 pub(super) fn ready_named(
@@ -153,15 +201,142 @@ pub(super) fn ready_named(
     at: usize,
     outgoing: &mut Outgoing<'_>,
     tenant: &Tenant,
+) -> Readiness {
+    // One that lives here alone is here.
+    if server.statements.uses(statement.number) || statement.is_private {
+        return Readiness::Ready;
+    }
+    let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());
+    if is_as_wanted && lending.is_settled(tenant.known().hazard) {
+        make_named(server, lending, statement, outgoing.before(at), tenant);
+        return Readiness::Ready;
+    }
+    if !server.queue.has_none() {
+        return Readiness::Waits;
+    }
+    match server.status {
+        // Refused, as the client's own message would be.
+        TransactionStatus::Failed => {
+            make_named(server, lending, statement, outgoing.before(at), tenant);
+        }
+        TransactionStatus::InTransaction => {
+            let out = outgoing.before(at);
+            let mut there = vec![format!("SAVEPOINT {MADE_IN}"), "RESET ALL".to_owned()];
+            there.extend(statement.parsing.one_by_one());
+            say_in_passing(server, &there, Tags::NONE, out);
+            make_named(server, lending, statement, out, tenant);
+            // What is prepared stays prepared.
+            let back = ["ROLLBACK TO", "RELEASE"].map(|how| format!("{how} SAVEPOINT {MADE_IN}"));
+            say_in_passing(server, &back, Tags::NONE, out);
+        }
+        // In a transaction that nobody began and a query of ours would end; between transactions,
+        // all of other settings were made when this server connection was taken.
+        TransactionStatus::Idle => return Readiness::Never,
+    }
+    Readiness::Ready
+}
+
+/// Most statements that are made before they are asked for. With more of them missing, none is.
+const READY_MAX: usize = 64;
+
+/// The first extended-query message behind a Sync. Where definitions may change settings in the middle
+/// of what follows, nothing could be prepared there, so what is missing is made before.
+#[inline]
+pub(super) fn begin(
+    server: &mut Server,
+    lending: &mut Lending,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
 ) {
-    // One that lives here alone is here; one of other settings was made when this was taken.
-    if server.statements.uses(statement.number)
-        || statement.is_private
-        || !Rc::ptr_eq(&statement.parsing, lending.wanted.parsing())
+    let is_first = !lending.is_open;
+    lending.is_open = true;
+    if !is_first
+        || !lending.tracks()
+        || !lending.prepared.has_names()
+        || lending.readied
+            == (
+                server.number,
+                server.statements.losses,
+                lending.prepared.gains,
+            )
+        || tenant.known().hazard == Hazard::None
+        || server.status != TransactionStatus::Idle
+        || !server.queue.has_none()
+        || !lending.is_settled(Hazard::Unknown)
     {
         return;
     }
-    let out = outgoing.before(at);
+    for statement in missing(server, lending) {
+        if server.statements.contains(statement.number) {
+            continue; // Under two names.
+        }
+        let out = outgoing.before(at);
+        close_first(&statement.name, server, out);
+        statement.write_parse(&statement.name, out);
+        build::sync(out);
+        server.statements.add(statement.number, &tenant.statements);
+        lending.prepared.made(statement.number);
+        // What it names may be gone; that is for whoever binds it.
+        let tags = Tags::OURS.with(Tags::NOTED).with(Tags::TURNED);
+        server.queue.sent_as(Request::Parse, tags);
+        server.queue.sent_as(Request::Sync, Tags::OURS);
+    }
+    lending.prepared.segment();
+    lending.readied = (
+        server.number,
+        server.statements.losses,
+        lending.prepared.gains,
+    );
+}
+
+/// Named statements that can be made now and are not there.
+fn missing(server: &Server, lending: &Lending) -> Vec<Rc<Statement>> {
+    let wanted = lending.wanted.parsing();
+    let all = lending.prepared.statements().filter(|statement| {
+        !statement.is_private
+            && Rc::ptr_eq(&statement.parsing, wanted)
+            && !server.statements.contains(statement.number)
+    });
+    let all: Vec<_> = all.take(READY_MAX + 1).cloned().collect();
+    if all.len() > READY_MAX {
+        Vec::new()
+    } else {
+        all
+    }
+}
+
+/// Makes what is missing before a message behind which it could not be made: in a transaction that
+/// nobody began.
+#[cold]
+pub(super) fn ready_all(
+    server: &mut Server,
+    lending: &mut Lending,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
+) {
+    if server.status != TransactionStatus::Idle || !lending.is_settled(tenant.known().hazard) {
+        return;
+    }
+    for statement in missing(server, lending) {
+        if server.statements.contains(statement.number) {
+            continue; // Under two names.
+        }
+        make_named(server, lending, &statement, outgoing.before(at), tenant);
+    }
+}
+
+/// A savepoint in which a statement is prepared under other settings than are in force.
+const MADE_IN: &str = "_tenantry_prepare";
+
+fn make_named(
+    server: &mut Server,
+    lending: &mut Lending,
+    statement: &Statement,
+    out: &mut Vec<u8>,
+    tenant: &Tenant,
+) {
     close_first(&statement.name, server, out);
     statement.write_parse(&statement.name, out);
     server.statements.add(statement.number, &tenant.statements);
@@ -177,44 +352,132 @@ pub(super) fn ready_unnamed(
     lending: &mut Lending,
     at: usize,
     outgoing: &mut Outgoing<'_>,
-) {
-    match lending.prepared.unnamed {
-        Unnamed::There => {}
-        Unnamed::Kept(serial) if server.statements.unnamed == Theirs::Of(serial) => {}
-        Unnamed::Kept(serial) => {
+    tenant: &Tenant,
+) -> Readiness {
+    let serial = match lending.prepared.unnamed {
+        Unnamed::There => return Readiness::Ready,
+        Unnamed::Kept(serial) if server.statements.unnamed == Theirs::Of(serial) => {
+            return Readiness::Ready;
+        }
+        Unnamed::None if server.statements.unnamed == Theirs::None => return Readiness::Ready,
+        Unnamed::Kept(serial) => Some(serial),
+        Unnamed::None => None,
+    };
+    let source = &lending.prepared.source;
+    let is_as_wanted = lending
+        .prepared
+        .is_unnamed_as_under(lending.wanted.parsing());
+    let is_settled = lending.is_settled(tenant.known().hazard);
+    if serial.is_some() && !is_settled && !server.queue.has_none() {
+        return Readiness::Waits;
+    }
+    match serial {
+        Some(serial)
+            if is_as_wanted && is_settled || server.status == TransactionStatus::Failed =>
+        {
             let out = outgoing.before(at);
-            write_parse(b"", &lending.prepared.source.body, out);
-            server.statements.unnamed = Theirs::Of(serial);
-            lending.prepared.remade();
+            write_parse(b"", &source.body, out);
+            lending
+                .prepared
+                .remade(Theirs::Of(serial), &mut server.statements);
             let tags = Tags::OURS.with(Tags::NOTED);
             server.queue.sent_as(Request::Parse, tags);
         }
-        Unnamed::None if server.statements.unnamed == Theirs::None => {}
-        Unnamed::None => {
+        // Under the settings of now it would be another statement: better none than that.
+        Some(_) | None => {
             build::close(Kind::Statement, b"", outgoing.before(at));
-            server.statements.unnamed = Theirs::None;
-            server.queue.sent_as(Request::Close, Tags::OURS);
+            lending
+                .prepared
+                .remade(Theirs::None, &mut server.statements);
+            let tags = Tags::OURS.with(Tags::NOTED);
+            server.queue.sent_as(Request::Close, tags);
         }
     }
+    Readiness::Ready
 }
 
-/// Before something that reads what sequences said: if they said it to another session, or to this
-/// one on another server connection too, the answer must be that nothing was said.
-pub(super) fn forget_numbers(
+/// Whether a text may use or change statements by their names in another way than as its only
+/// statement.
+pub(super) fn names_statements(reading: &Reading, text: &[u8]) -> bool {
+    const WORDS: [&[u8]; 3] = [b"prepare", b"deallocate", b"execute"];
+    let named = Effects::PREPARE
+        .with(Effects::DEALLOCATE)
+        .with(Effects::RUNS);
+    // What a block does is not seen here.
+    let is_block =
+        reading.statements == Statements::One && matches!(reading.lead, Lead::Do | Lead::Call);
+    reading.exact.is_none()
+        && !is_block
+        && reading.effects.intersects(named)
+        && WORDS.iter().any(|word| {
+            let mut pieces = text.windows(word.len());
+            pieces.any(|piece| piece.eq_ignore_ascii_case(word))
+        })
+}
+
+/// Has the server know the named statements by the client's own names, for the rest of the session: SQL
+/// is about to use them in a way that cannot be followed. Everything before is answered, and no
+/// transaction failed. `is_between`: an extended-query message of the client's comes before the Sync.
+#[cold]
+pub(super) fn hand_over_names(
     server: &mut Server,
-    lending: &Lending,
+    lending: &mut Lending,
+    is_between: bool,
     at: usize,
     outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
 ) {
-    // In the middle of a transaction it may have been said to this one since.
-    if server.is_foreign && lending.cycle.statements == 0 && lending.cycle.binds == 0 {
-        let discard = say(server, &["DISCARD SEQUENCES".to_owned()], Tags::NONE);
-        outgoing.before(at).extend_from_slice(&discard);
-        server.is_foreign = false;
+    free_names(server, lending, at, outgoing);
+    let out = outgoing.before(at);
+    let is_settled = lending.is_settled(tenant.known().hazard);
+    let wanted = lending.wanted.clone();
+    let is_as_wanted = |own: &Statement| is_settled && Rc::ptr_eq(&own.parsing, wanted.parsing());
+    let is_alone = is_between && server.status == TransactionStatus::Idle;
+    let told = lending
+        .prepared
+        .hand_over(|own| !is_alone || is_as_wanted(own));
+    for (name, statement) in told {
+        let make = |server: &mut Server, out: &mut Vec<u8>| {
+            statement.write_parse(&name, out);
+            // What it names may be gone; that is for whoever uses it.
+            let tags = if is_between {
+                Tags::OURS
+            } else {
+                Tags::OURS.with(Tags::TURNED)
+            };
+            server.queue.sent_as(Request::Parse, tags);
+        };
+        let sync = |server: &mut Server, out: &mut Vec<u8>| {
+            if !is_between {
+                build::sync(out);
+                server.queue.sent_as(Request::Sync, Tags::OURS);
+            }
+        };
+        if is_as_wanted(&statement) {
+            make(server, out);
+            sync(server, out);
+        } else if server.status == TransactionStatus::InTransaction {
+            let mut there = vec![format!("SAVEPOINT {MADE_IN}"), "RESET ALL".to_owned()];
+            there.extend(statement.parsing.one_by_one());
+            say_in_passing(server, &there, Tags::NONE, out);
+            make(server, out);
+            let back = ["ROLLBACK TO", "RELEASE"].map(|how| format!("{how} SAVEPOINT {MADE_IN}"));
+            say_in_passing(server, &back, Tags::NONE, out);
+            sync(server, out);
+        } else {
+            let there = wanted.with_parsing_of(&statement.parsing, &tenant.states);
+            let (to, back) = (wanted.change(&there), there.change(&wanted));
+            out.extend_from_slice(&say(server, &to.queries, Tags::NONE));
+            make(server, out);
+            sync(server, out);
+            out.extend_from_slice(&say(server, &back.queries, Tags::NONE));
+        }
     }
+    lending.has_own_names = true;
+    lending.sticky.add(Pin::Prepare);
 }
 
-/// SQL that names a statement which came by the protocol meets it under its own name.
+/// SQL that names a statement which came by the protocol meets one of its own name.
 pub(super) fn name_for_sql(
     exact: &Exact,
     at: usize,
@@ -222,29 +485,76 @@ pub(super) fn name_for_sql(
     server: &mut Server,
     lending: &mut Lending,
 ) {
-    let (Exact::Deallocate(name) | Exact::Prepare(name) | Exact::Execute(name)) = exact else {
+    let (Exact::Deallocate(name) | Exact::Prepare(name)) = exact else {
         return;
     };
     let name = prepared::name(name.as_bytes());
-    let Some(statement) = lending.prepared.get(name).cloned() else {
-        return;
-    };
-    let out = outgoing.before(at);
-    match exact {
-        Exact::Execute(_) if !statement.is_private && !lending.is_open => {
-            build::close(Kind::Statement, name, out);
-            server.queue.sent_as(Request::Close, Tags::OURS);
-            statement.write_parse(name, out);
-            server.queue.sent_as(Request::Parse, Tags::OURS);
-            // Should it fail, what follows is still looked at.
-            build::sync(out);
-            server.queue.sent_as(Request::Sync, Tags::OURS);
-            lending.cycle.effects |= statement.effects;
-        }
-        Exact::Execute(_) => {}
-        _ => occupy(name, server, out),
+    let is_elsewhere = |statement: &Rc<Statement>| !statement.has_own_name;
+    if lending.prepared.get(name).is_some_and(is_elsewhere) {
+        occupy(name, server, lending, outgoing.before(at));
     }
-    server.statements.discard(name);
+}
+
+/// EXECUTE of a statement which came by the protocol: has the server have it, and says its name there.
+/// Returns what it does, or `None` when that cannot be done. Everything before is answered.
+#[cold]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a message, and of a session"
+)]
+pub(super) fn execute_by_sql(
+    name: &str,
+    text: &[u8],
+    head: Head,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    server: &mut Server,
+    lending: &mut Lending,
+    tenant: &Tenant,
+) -> Option<Effects> {
+    let Some(statement) = lending
+        .prepared
+        .get(prepared::name(name.as_bytes()))
+        .cloned()
+    else {
+        return Some(Effects::NONE);
+    };
+    let is_failed = server.status == TransactionStatus::Failed;
+    // As most write it: the word, and the name behind it as it is.
+    let written = text.get(..b"execute ".len()).and_then(|word| {
+        let rest = &text[word.len()..];
+        let is_so = word.eq_ignore_ascii_case(b"execute ")
+            && rest
+                .get(..name.len())
+                .is_some_and(|own| own.eq_ignore_ascii_case(name.as_bytes()))
+            && rest
+                .get(name.len())
+                .is_none_or(|next| !(next.is_ascii_alphanumeric() || b"_$\"".contains(next)));
+        is_so.then(|| &rest[..name.len()])
+    });
+    let Some(written) = written else {
+        return is_failed.then_some(statement.effects);
+    };
+    let is_there = server.statements.uses(statement.number) || statement.is_private;
+    if !is_there && !is_failed {
+        let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());
+        if !is_as_wanted || !lending.is_settled(tenant.known().hazard) || lending.is_open {
+            return None;
+        }
+        let out = outgoing.before(at);
+        close_first(&statement.name, server, out);
+        statement.write_parse(&statement.name, out);
+        build::sync(out);
+        server.statements.add(statement.number, &tenant.statements);
+        lending.prepared.made(statement.number);
+        // Should it fail, EXECUTE does too, and that is for the client.
+        let tags = Tags::OURS.with(Tags::NOTED).with(Tags::TURNED);
+        server.queue.sent_as(Request::Parse, tags);
+        server.queue.sent_as(Request::Sync, Tags::OURS);
+    }
+    let of = at + HEADER + b"execute ".len();
+    rename(&statement.name, of, written, head, at, outgoing);
+    Some(statement.effects)
 }
 
 /// Parse of a statement that is too large to be kept: it lives where it is made.
@@ -269,32 +579,29 @@ pub(super) fn large_parse(
     let name = &there[..end];
     let key = prepared::name(name);
     if key.is_empty() {
-        let source = &mut lending.prepared.source;
-        source.effects = Effects::UNKNOWN;
-        source.exact = None;
-        source.sets_locally = true;
-        lending.prepared.unnamed(Unnamed::There);
-        server.statements.unnamed = Theirs::Of(tenant.next_serial());
+        let source = Source {
+            effects: Effects::UNKNOWN,
+            sets_locally: true,
+            ..Source::default()
+        };
+        let serial = tenant.next_serial();
+        lending
+            .prepared
+            .unnamed(Unnamed::There, source, serial, &mut server.statements);
         server.queue.sent_as(Request::Parse, Tags::NOTED);
         return Pass::On;
     }
-    if lending.prepared.get(key).is_some() {
-        let out = outgoing.before(at);
-        occupy(key, server, out);
-        server.statements.discard(key);
+    if let Some(statement) = lending.prepared.get(key)
+        && !(lending.has_own_names && statement.has_own_name)
+    {
+        if !statement.has_own_name {
+            occupy(key, server, lending, outgoing.before(at));
+        }
         server.queue.sent(Request::Parse);
         return Pass::On;
     }
-    let statement = tenant.statements.of(Parsed {
-        query: b"",
-        types: b"",
-        parsing: &lending.wanted,
-        reading: unknown(),
-        is_private: true,
-        sets_locally: true,
-    });
-    rename(&statement.name, start, name, head, at, outgoing);
-    server.statements.add(statement.number, &tenant.statements);
+    free_names(server, lending, at, outgoing);
+    let statement = tenant.statements.of_own_name(key, unknown(), true);
     lending.prepared.named(key, statement, true);
     server.queue.sent_as(Request::Parse, Tags::NOTED);
     Pass::On
@@ -314,32 +621,30 @@ pub(super) fn sets_locally(
         && lending.cycle.binds == 0
         && reading.statements != Statements::Several
         && reading.lead != Lead::Begin;
-    if is_alone {
-        return false;
-    }
-    if reading.lead == Lead::Set && reading.statements == Statements::One {
-        let words = text.split(|byte| !(byte.is_ascii_alphanumeric() || b"_.".contains(byte)));
-        let mut words = words.filter(|word| !word.is_empty());
-        return match (words.next(), words.next(), words.next()) {
-            (Some(_), Some(local), Some(name)) if local.eq_ignore_ascii_case(b"local") => {
-                let name = String::from_utf8_lossy(name).to_ascii_lowercase();
-                decides_parsing(&name)
-            }
-            _ => true,
-        };
-    }
-    may_set_locally(text) && reading.custom.len() < occurrences(text, b"set_config").max(1)
+    !is_alone && may_set_locally(text)
 }
 
-fn occurrences(text: &[u8], word: &[u8]) -> usize {
-    text.windows(word.len())
-        .filter(|piece| piece.eq_ignore_ascii_case(word))
-        .count()
+/// Whether a text says DEALLOCATE ALL.
+pub(super) fn deallocates_all(text: &[u8]) -> bool {
+    let words = text.split(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_'));
+    let mut words = words.filter(|word| !word.is_empty());
+    while let Some(word) = words.next() {
+        if word.eq_ignore_ascii_case(b"deallocate") {
+            let mut next = words.next();
+            if next.is_some_and(|word| word.eq_ignore_ascii_case(b"prepare")) {
+                next = words.next();
+            }
+            if next.is_some_and(|word| word.eq_ignore_ascii_case(b"all")) {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// Whether a text may take away the role or the settings that a session began with.
 #[inline]
-pub(super) fn may_need_follow_up(text: &[u8]) -> bool {
+pub(super) fn may_need_follow_up(text: &[u8], lending: &Lending) -> bool {
     let start = text.trim_ascii_start();
     let begins = |word: &[u8]| {
         start
@@ -352,4 +657,5 @@ pub(super) fn may_need_follow_up(text: &[u8]) -> bool {
         || begins(b"reset")
         || begins(b"set")
         || mentions_authorization(text)
+        || (!lending.base.is_empty() && mentions_reset(text))
 }

@@ -132,6 +132,7 @@ impl Session {
                 break;
             }
             let mut instead = None;
+            let mut renamed = None;
             match head.kind {
                 b'D' | b'd' if is_for_client => {
                     let (passes, over) = self.meter.takes(HEADER + head.body, &limits);
@@ -172,7 +173,12 @@ impl Session {
                             && !Rc::ptr_eq(&lending.told, &server.parameters)
                         {
                             let out = incoming.before(at);
-                            write_differences(&lending.told, &server.parameters, out);
+                            write_differences(
+                                &lending.told,
+                                &server.parameters,
+                                &lending.application,
+                                out,
+                            );
                             lending.told = server.parameters.clone();
                         }
                     }
@@ -199,6 +205,13 @@ impl Session {
                         self.watch.error(&self.tenant.insight, code);
                         if let Some(report) = report {
                             let message = report.field(b'M').unwrap_or_default();
+                            if self.tenant.statements.are_named(message) {
+                                renamed = Some(
+                                    lending
+                                        .prepared
+                                        .as_the_client_names(&report, &self.tenant.statements),
+                                );
+                            }
                             // A plan that is of no use any more, or a name of ours that is not
                             // what we take it for.
                             if report.code() == "0A000"
@@ -208,7 +221,7 @@ impl Session {
                                 server.statements.doubt();
                             }
                         }
-                    } else {
+                    } else if !answer.is_turned() {
                         self.ours_failed = true;
                     }
                 }
@@ -248,6 +261,10 @@ impl Session {
                 incoming.keep_back(at, end);
                 self.is_rest_ours = true;
                 over.write(detail, incoming.before(end));
+            } else if let Some(report) = renamed {
+                incoming.keep_back(at, end);
+                self.is_rest_ours = true;
+                incoming.before(end).extend_from_slice(&report);
             } else if is_for_client {
                 self.is_rest_ours = false;
             } else {

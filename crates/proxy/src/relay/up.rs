@@ -10,26 +10,27 @@
 use std::{rc::Rc, task::Context};
 
 use model::route::PoolMode;
-use statement::{Effects, Exact};
+use statement::{Effects, Exact, Lead};
 use wire::{
     frame::{self, HEADER, Head},
-    message::{Kind, build, parse},
+    message::{Kind, TransactionStatus, build, parse},
     queue::{FromClient, Now, Request, Tags},
 };
 
 use super::{
     LOOKED_INTO_MAX, Turn,
     around::{
-        Body, NAMES_MAX, NOBODYS, body, close_first, first_two, forget_numbers, free_names,
-        large_parse, may_need_follow_up, name_for_sql, occupy, ready_named, ready_unnamed, rename,
-        say, sets_locally, unknown, write_parse,
+        Body, NAMES_MAX, NOBODYS, Readiness, begin, body, close_first, deallocates_all,
+        execute_by_sql, first_two, free_names, hand_over_names, large_parse, may_need_follow_up,
+        name_for_sql, names_statements, occupy, ready_all, ready_named, ready_unnamed, rename, say,
+        say_behind_sync, say_in_passing, sets_locally, unknown, write_parse,
     },
     note::Clock,
 };
 use crate::{
     error::Refusal,
     lending::Barrier,
-    prepared::{self, Unnamed},
+    prepared::{self, Source, Unnamed},
     session::{Ended, Session},
     statements::{Parsed, Unnamed as Theirs},
     stats::add,
@@ -39,7 +40,11 @@ use crate::{
 /// What of a statement the tenant as a whole has to know.
 const HEEDED: Effects = Effects::DDL
     .with(Effects::RUNS)
+    .with(Effects::CALLS)
     .with(Effects::READS_SEQUENCE);
+
+/// Behind what does this, nobody knows the settings in force before the transaction is over.
+const UNSETTLING: Effects = Effects::SETTINGS.with(Effects::RUNS);
 
 /// What goes to a server at once: pieces of what was read, and what we put between.
 pub(super) struct Outgoing<'a> {
@@ -123,6 +128,7 @@ impl Session {
                     if request == Request::Execute && self.has_executed {
                         self.part_statements(at, &mut outgoing);
                     }
+                    let was_open = self.lending.is_open;
                     match self.look(head, request, at, &mut outgoing) {
                         Pass::On => {
                             self.take_note(note, &mut clock);
@@ -136,12 +142,16 @@ impl Session {
                             continue;
                         }
                         Pass::Waits => {
+                            self.lending.is_open = was_open;
                             // What is under way may be held back by the server until then.
                             build::flush(outgoing.before(at));
                             self.lending.barrier = Some(Barrier::Before);
                             break;
                         }
-                        Pass::Incomplete => break,
+                        Pass::Incomplete => {
+                            self.lending.is_open = was_open;
+                            break;
+                        }
                     }
                 }
                 FromClient::Silent => flushes |= head.kind == b'H',
@@ -262,7 +272,7 @@ impl Session {
                     }
                     Some(queries) => {
                         server.queue.sent_as(request, Tags::TURNED);
-                        self.behind = Some(say(server, &queries, Tags::TURNED));
+                        self.behind = Some(say_behind_sync(server, &queries));
                     }
                 }
                 Pass::On
@@ -291,7 +301,7 @@ impl Session {
         };
         let is_read = head.body <= LOOKED_INTO_MAX;
         if !lending.tracks() {
-            let may_follow = is_read && may_need_follow_up(text);
+            let may_follow = is_read && may_need_follow_up(text, lending);
             let reading = may_follow.then(|| statement::read(text, server.context));
             let follow = reading.and_then(|reading| {
                 lending.follow_up(
@@ -309,7 +319,7 @@ impl Session {
                 }
                 Some(queries) => {
                     server.queue.sent_as(Request::Query, Tags::TURNED);
-                    self.behind = Some(say(server, &queries, Tags::TURNED));
+                    self.behind = Some(say(server, &[queries.join(";")], Tags::TURNED));
                 }
             }
             return Pass::On;
@@ -321,17 +331,42 @@ impl Session {
         };
         let mut effects = reading.effects;
         let changes_prepared = effects.intersects(Effects::DISCARD.with(Effects::DEALLOCATE));
-        if changes_prepared && !server.queue.has_none() {
+        let uses_prepared = matches!(reading.exact, Some(Exact::Execute(_)));
+        let hands_over = lending.mode == PoolMode::Auto
+            && lending.prepared.has_names()
+            && names_statements(&reading, text);
+        if (changes_prepared || uses_prepared || hands_over) && !server.queue.has_none() {
             return Pass::Waits;
         }
+        let may_hand_over = server.status != TransactionStatus::Failed && !lending.is_open;
+        if hands_over && may_hand_over {
+            hand_over_names(server, lending, false, at, outgoing, &self.tenant);
+        }
         if effects.intersects(HEEDED) || !reading.custom.is_empty() {
-            effects = self.tenant.heed(effects, &reading.custom, lending);
-            if effects.intersects(Effects::READS_SEQUENCE) {
-                forget_numbers(server, lending, at, outgoing);
-            }
+            effects = self.tenant.heed(effects, &reading.custom, text, lending);
+        }
+        if effects.intersects(Effects::PREPARE.with(Effects::RUNS)) {
+            // What was to be closed may be made again by this.
+            free_names(server, lending, at, outgoing);
         }
         if let Some(exact) = &reading.exact {
             name_for_sql(exact, at, outgoing, server, lending);
+        }
+        if let Some(Exact::Execute(name)) = &reading.exact {
+            let does = execute_by_sql(
+                name,
+                text,
+                head,
+                at,
+                outgoing,
+                server,
+                lending,
+                &self.tenant,
+            );
+            effects |= does.unwrap_or(Effects::UNKNOWN);
+            if does.is_none() && may_hand_over && lending.mode == PoolMode::Auto {
+                hand_over_names(server, lending, false, at, outgoing, &self.tenant);
+            }
         }
         let follow =
             if effects.intersects(Effects::SETTINGS.with(Effects::DISCARD).with(Effects::ROLE)) {
@@ -347,16 +382,20 @@ impl Session {
             };
         lending.cycle.is_unsettled |= sets_locally(&reading, text, server, lending);
         if changes_prepared {
-            // Of more than one statement nobody knows which are left.
-            lending.awaits(reading.exact.clone().unwrap_or(Exact::DiscardPlans));
+            // Of more than one statement nobody knows which are left, unless none is.
+            let among_several = if deallocates_all(text) {
+                Exact::DeallocateAll
+            } else {
+                Exact::DiscardPlans
+            };
+            lending.awaits(reading.exact.clone().unwrap_or(among_several));
         }
         lending.query(effects, reading.exact);
         lending.is_open = false;
         let mut tags = Tags::NONE;
         if server.statements.unnamed != Theirs::None || lending.prepared.unnamed != Unnamed::None {
             // A simple query drops the unnamed statement.
-            lending.prepared.unnamed(Unnamed::None);
-            server.statements.unnamed = Theirs::None;
+            lending.prepared.drop_unnamed(&mut server.statements);
             tags = tags.with(Tags::NOTED);
         }
         if follow.is_some() {
@@ -364,7 +403,7 @@ impl Session {
         }
         server.queue.sent_as(Request::Query, tags);
         if let Some(queries) = follow {
-            self.behind = Some(say(server, &queries, Tags::TURNED));
+            self.behind = Some(say(server, &[queries.join(";")], Tags::TURNED));
         }
         Pass::On
     }
@@ -373,24 +412,32 @@ impl Session {
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Pass::On;
         };
-        lending.is_open = true;
+        let was_open = lending.is_open;
+        begin(server, lending, at, outgoing, &self.tenant);
         if !lending.tracks() {
             if head.body <= LOOKED_INTO_MAX {
                 let Body::Whole(body) = body(outgoing.bytes, at, head) else {
                     return Pass::Incomplete;
                 };
-                if let Ok(parsed) = parse::parse(body)
-                    && may_need_follow_up(parsed.query)
-                {
-                    let reading = statement::read(parsed.query, server.context);
-                    // As if it were executed, which is what it is for.
-                    lending.follow = lending.follow_up(
-                        reading.effects,
-                        reading.exact.as_ref(),
-                        parsed.query,
-                        server,
-                        &self.tenant.states,
-                    );
+                if let Ok(parsed) = parse::parse(body) {
+                    let mut exact = None;
+                    if may_need_follow_up(parsed.query, lending) {
+                        let reading = statement::read(parsed.query, server.context);
+                        exact = reading.exact;
+                        if exact.is_none() {
+                            // As if it were executed, which is what it is for.
+                            lending.follow = lending.follow_up(
+                                reading.effects,
+                                None,
+                                parsed.query,
+                                server,
+                                &self.tenant.states,
+                            );
+                        }
+                    }
+                    if exact.is_some() || lending.has_resets() {
+                        lending.prepares(prepared::name(parsed.statement), exact);
+                    }
                 }
             }
             server.queue.sent(Request::Parse);
@@ -410,7 +457,8 @@ impl Session {
         };
         let reading = statement::read(parsed.query, lending.context(server));
         let effects = if reading.effects.intersects(HEEDED) || !reading.custom.is_empty() {
-            self.tenant.heed(reading.effects, &reading.custom, lending)
+            self.tenant
+                .heed(reading.effects, &reading.custom, parsed.query, lending)
         } else {
             reading.effects
         };
@@ -420,59 +468,101 @@ impl Session {
         }
         let behind_name = &body[parsed.statement.len() + 1..];
         let sets_locally = sets_locally(&reading, parsed.query, server, lending);
+        let executes = matches!(reading.exact, Some(Exact::Execute(_)))
+            || names_statements(&reading, parsed.query);
+        if executes
+            && lending.mode == PoolMode::Auto
+            && lending.prepared.has_names()
+            && server.status != TransactionStatus::Failed
+        {
+            if !server.queue.has_none() {
+                return Pass::Waits;
+            }
+            hand_over_names(server, lending, was_open, at, outgoing, &self.tenant);
+        }
+        // What EXECUTE returns is read from the statement that has the name now.
         let is_private = lending.mode == PoolMode::Auto
-            && reading
-                .effects
-                .intersects(Effects::UNSEEN.with(Effects::RUNS))
-            && !lending.is_settled(self.tenant.known().hazard);
+            && (executes
+                || reading
+                    .effects
+                    .intersects(Effects::UNSEEN.with(Effects::RUNS))
+                    && (lending.may_be_another()
+                        || !lending.is_settled(self.tenant.known().hazard)));
         if name.is_empty() {
             let serial = self.tenant.next_serial();
+            let mut source = Source {
+                effects,
+                exact: reading.exact,
+                sets_locally,
+                ..Source::default()
+            };
             let now = if is_private {
                 Unnamed::There
             } else {
-                let source = &mut lending.prepared.source;
-                source.body.clear();
+                source.body = lending.prepared.room();
                 source.body.extend_from_slice(behind_name);
-                source.serial = serial;
                 source.parsing = Some(lending.wanted.parsing().clone());
                 Unnamed::Kept(serial)
             };
-            let source = &mut lending.prepared.source;
-            source.effects = effects;
-            source.exact = reading.exact;
-            source.sets_locally = sets_locally;
-            if effects.intersects(Effects::READS_SEQUENCE) {
-                // Here, since what does it drops the unnamed statement.
-                forget_numbers(server, lending, at, outgoing);
-            }
-            lending.prepared.unnamed(now);
-            server.statements.unnamed = Theirs::Of(serial);
+            lending
+                .prepared
+                .unnamed(now, source, serial, &mut server.statements);
             server.queue.sent_as(Request::Parse, Tags::NOTED);
             return Pass::On;
         }
-        if lending.prepared.get(name).is_some() {
+        if let Some(statement) = lending.prepared.get(name)
+            && !(lending.has_own_names && statement.has_own_name)
+        {
             // The server says so, after all that may be wrong with it otherwise.
-            let out = outgoing.before(at);
-            occupy(name, server, out);
-            server.statements.discard(name);
+            if !statement.has_own_name {
+                occupy(name, server, lending, outgoing.before(at));
+            }
             server.queue.sent(Request::Parse);
             return Pass::On;
         }
         let mut reading = reading;
         reading.effects = effects;
+        // Not refused in a transaction that failed.
+        let is_way_out = matches!(
+            reading.lead,
+            Lead::Commit | Lead::Rollback | Lead::PrepareTransaction | Lead::Nothing
+        );
         let types = &behind_name[parsed.query.len() + 1..];
+        if is_private || lending.has_own_names || lending.has_sql_prepared() {
+            // It lives here alone, or among those of SQL PREPARE, where it may be one too many: SQL
+            // finds it by its name.
+            free_names(server, lending, at, outgoing);
+            let own = self
+                .tenant
+                .statements
+                .of_own_name(name, reading, sets_locally);
+            lending.prepared.named(name, own, true);
+            server.queue.sent_as(Request::Parse, Tags::NOTED);
+            return Pass::On;
+        }
         let statement = self.tenant.statements.of(Parsed {
             query: parsed.query,
             types,
             parsing: &lending.wanted,
             reading,
-            is_private,
+            is_private: false,
             sets_locally,
         });
         if lending.prepared.is_pending(name, Some(statement.number)) {
             return Pass::Waits;
         }
         if server.statements.uses(statement.number) {
+            let may_fail = server.status != TransactionStatus::Idle
+                || lending.cycle.effects.intersects(Effects::TRANSACTION);
+            if may_fail && !server.queue.has_none() {
+                return Pass::Waits;
+            }
+            if server.status == TransactionStatus::Failed && !is_way_out {
+                // Refused, whatever its name.
+                lending.prepared.named(name, statement, false);
+                server.queue.sent_as(Request::Parse, Tags::NOTED);
+                return Pass::On;
+            }
             lending.prepared.named(name, statement, false);
             server.queue.answer(Now::ParseComplete, Tags::NOTED);
             return Pass::Answered;
@@ -480,9 +570,11 @@ impl Session {
         let end = at + HEADER + head.body;
         let out = outgoing.before(at);
         close_first(&statement.name, server, out);
-        server
-            .statements
-            .add(statement.number, &self.tenant.statements);
+        // One that lives here alone must stay, however long it is not used.
+        if !statement.is_private {
+            let all = &self.tenant.statements;
+            server.statements.add(statement.number, all);
+        }
         write_parse(&statement.name, behind_name, out);
         outgoing.leave_out(end);
         lending.prepared.named(name, statement, true);
@@ -494,14 +586,21 @@ impl Session {
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Pass::On;
         };
-        lending.is_open = true;
-        if !lending.tracks() {
+        begin(server, lending, at, outgoing, &self.tenant);
+        if !lending.tracks() && !lending.has_resets() {
             server.queue.sent(Request::Bind);
             return Pass::On;
         }
         let start = at + HEADER;
         let there = &outgoing.bytes[start..outgoing.bytes.len().min(start + head.body)];
         let names = first_two(there);
+        if let Some((_, name)) = names
+            && !lending.tracks()
+        {
+            lending.binds(prepared::name(name));
+            server.queue.sent(Request::Bind);
+            return Pass::On;
+        }
         let Some((portal, name)) = names else {
             if there.len() < head.body && there.len() < NAMES_MAX {
                 return Pass::Incomplete;
@@ -516,13 +615,19 @@ impl Session {
             return Pass::Waits;
         }
         if name.is_empty() {
-            ready_unnamed(server, lending, at, outgoing);
+            let readiness = ready_unnamed(server, lending, at, outgoing, &self.tenant);
+            if matches!(readiness, Readiness::Waits) {
+                return Pass::Waits;
+            }
             let source = &lending.prepared.source;
             let (effects, exact) = (source.effects, source.exact.clone());
             let (effects, exact) = match lending.prepared.unnamed {
                 Unnamed::None => (Effects::NONE, None),
                 _ => (effects, exact),
             };
+            if effects.intersects(UNSETTLING) || lending.prepared.source.sets_locally {
+                ready_all(server, lending, at, outgoing, &self.tenant);
+            }
             lending.cycle.is_unsettled |= lending.prepared.source.sets_locally;
             lending.bind(effects, exact);
             server.queue.sent(Request::Bind);
@@ -531,23 +636,32 @@ impl Session {
         let Some(statement) = lending.prepared.get(key).cloned() else {
             // SQL PREPARE may have made it, or nobody has.
             free_names(server, lending, at, outgoing);
-            lending.bind(Effects::RUNS, None);
+            let mut effects = Effects::NONE;
+            if lending.may_have_prepared(self.tenant.known().hazard) {
+                effects = self.tenant.heed(Effects::RUNS, &[], b"", lending);
+            }
+            lending.bind(effects, None);
             if self.tenant.statements.is_name(name) {
                 rename(NOBODYS, of, name, head, at, outgoing);
             }
             server.queue.sent(Request::Bind);
             return Pass::On;
         };
-        if statement.effects.intersects(Effects::READS_SEQUENCE) && lending.cycle.binds == 0 {
-            forget_numbers(server, lending, at, outgoing);
+        let named = match ready_named(server, lending, &statement, at, outgoing, &self.tenant) {
+            Readiness::Ready => &*statement.name,
+            Readiness::Waits => return Pass::Waits,
+            Readiness::Never => NOBODYS,
+        };
+        let mut effects = statement.effects;
+        if effects.intersects(HEEDED) {
+            effects = self.tenant.heed(effects, &[], &statement.query, lending);
         }
-        ready_named(server, lending, &statement, at, outgoing, &self.tenant);
-        rename(&statement.name, of, name, head, at, outgoing);
+        if effects.intersects(UNSETTLING) || statement.sets_locally {
+            ready_all(server, lending, at, outgoing, &self.tenant);
+        }
+        rename(named, of, name, head, at, outgoing);
         lending.cycle.is_unsettled |= statement.sets_locally;
-        lending.bind(statement.effects, statement.exact.clone());
-        if statement.effects.intersects(HEEDED) {
-            self.tenant.heed(statement.effects, &[], lending);
-        }
+        lending.bind(effects, statement.exact.clone());
         server.queue.sent(Request::Bind);
         Pass::On
     }
@@ -567,7 +681,7 @@ impl Session {
             Body::Incomplete => return Pass::Incomplete,
             Body::TooLarge => b"",
         };
-        lending.is_open = true;
+        begin(server, lending, at, outgoing, &self.tenant);
         let target = parse::target(body);
         let name = match target {
             Ok((Kind::Statement, name)) if lending.tracks() => name,
@@ -583,12 +697,16 @@ impl Session {
         }
         if request == Request::Close {
             if name.is_empty() {
-                lending.prepared.unnamed(Unnamed::None);
-                server.statements.unnamed = Theirs::None;
+                lending.prepared.drop_unnamed(&mut server.statements);
                 server.queue.sent_as(request, Tags::NOTED);
                 return Pass::On;
             }
-            if lending.prepared.closed(key).is_none() {
+            let was = lending.prepared.closed(key);
+            if was.as_ref().is_some_and(|was| was.has_own_name) {
+                server.queue.sent_as(request, Tags::NOTED);
+                return Pass::On;
+            }
+            if was.is_none() {
                 // Perhaps one of SQL PREPARE.
                 free_names(server, lending, at, outgoing);
                 if !lending.found.is_empty() {
@@ -601,10 +719,17 @@ impl Session {
             return Pass::Answered;
         }
         if name.is_empty() {
-            ready_unnamed(server, lending, at, outgoing);
+            let readiness = ready_unnamed(server, lending, at, outgoing, &self.tenant);
+            if matches!(readiness, Readiness::Waits) {
+                return Pass::Waits;
+            }
         } else if let Some(statement) = lending.prepared.get(key).cloned() {
-            ready_named(server, lending, &statement, at, outgoing, &self.tenant);
-            rename(&statement.name, at + HEADER + 1, name, head, at, outgoing);
+            let of = at + HEADER + 1;
+            match ready_named(server, lending, &statement, at, outgoing, &self.tenant) {
+                Readiness::Ready => rename(&statement.name, of, name, head, at, outgoing),
+                Readiness::Waits => return Pass::Waits,
+                Readiness::Never => rename(NOBODYS, of, name, head, at, outgoing),
+            }
         } else if !self.tenant.statements.is_name(name) {
             free_names(server, lending, at, outgoing);
         } else {
@@ -626,25 +751,32 @@ impl Session {
         if lending.tracks() && changes_prepared && !server.queue.has_none() {
             return Pass::Waits;
         }
+        let mut behind = None;
         add(&self.handle.about.counters.statements, 1);
         lending.is_open = true;
         if lending.tracks() {
             lending.execute();
             if let Some(exact) = exact {
                 name_for_sql(&exact, at, outgoing, server, lending);
-                lending.follow = lending.follow_up(
-                    Effects::NONE,
-                    Some(&exact),
-                    b"",
-                    server,
-                    &self.tenant.states,
-                );
+                let follow = lending.follow_execute(&exact, server, &self.tenant.states);
+                behind = (!follow.is_empty()).then_some(follow);
                 if changes_prepared {
                     lending.awaits(exact);
                 }
             }
         }
+        if !lending.tracks()
+            && let Some(exact) = lending.cycle.bound.take()
+        {
+            let follow = lending.follow_execute(&exact, server, &self.tenant.states);
+            behind = (!follow.is_empty()).then_some(follow);
+        }
         server.queue.sent(Request::Execute);
+        if let Some(statements) = behind {
+            let mut out = Vec::new();
+            say_in_passing(server, &statements, Tags::NONE, &mut out);
+            self.behind = Some(out);
+        }
         Pass::On
     }
 }

@@ -20,7 +20,7 @@ use tokio::{sync::Notify, time::Instant};
 use wire::{
     frame::{self, Frames},
     login::SERVER_BODY_BYTES_MAX,
-    message::{TransactionStatus, build, parse},
+    message::{Kind, TransactionStatus, build, parse},
     queue::{Queue, Request},
     startup::CancelKey,
 };
@@ -62,8 +62,8 @@ pub(crate) struct Server {
     pub(crate) last: Option<Last>,
     /// Never that of another one.
     pub(crate) number: u64,
-    /// What sequences said on it was said to another session than the one that has it.
-    pub(crate) is_foreign: bool,
+    /// `currval` and `lastval` may have something to say on it.
+    pub(crate) has_numbers: bool,
     /// How it reads statements.
     pub(crate) context: Context,
     /// It may have settings that nobody knows of.
@@ -149,25 +149,42 @@ impl Server {
         self.exchange_rows(bytes, requests, |_| {}).await
     }
 
-    /// Runs a simple query and returns its rows.
+    /// Runs statements one after the other and returns their rows. The first that is refused is the
+    /// last. Everything that is prepared stays, the unnamed statement, too.
     ///
     /// # Errors
     ///
     /// [`ExchangeError`], also when there are more than `rows_max` rows, or one is not understood.
     pub(crate) async fn rows(
         &mut self,
-        sql: &str,
+        queries: &[&str],
         rows_max: usize,
     ) -> Result<Vec<Row>, ExchangeError> {
-        let mut bytes = Vec::new();
-        build::query(sql, &mut bytes);
+        let lease = self.lease.as_ref().ok_or(ExchangeError::Broken)?;
+        let name = lease.passing_name();
+        let (mut bytes, mut requests) = (Vec::new(), Vec::new());
+        for query in queries {
+            build::close(Kind::Statement, &name, &mut bytes);
+            build::parse(&name, query.as_bytes(), &[], &mut bytes);
+            build::bind_nothing(b"", &name, &mut bytes);
+            build::execute(b"", 0, &mut bytes);
+            requests.extend([
+                Request::Close,
+                Request::Parse,
+                Request::Bind,
+                Request::Execute,
+            ]);
+        }
+        build::close(Kind::Statement, &name, &mut bytes);
+        build::sync(&mut bytes);
+        requests.extend([Request::Close, Request::Sync]);
         let mut rows = Vec::new();
         let mut is_whole = true;
         let take = |body: Option<&[u8]>| match body.and_then(row) {
             Some(row) if rows.len() < rows_max => rows.push(row),
             _ => is_whole = false,
         };
-        self.exchange_rows(&bytes, &[Request::Query], take).await?;
+        self.exchange_rows(&bytes, &requests, take).await?;
         if is_whole {
             Ok(rows)
         } else {
@@ -176,6 +193,12 @@ impl Server {
                 message: "more than can be taken".to_owned(),
             }))
         }
+    }
+
+    /// A name for a statement or portal of ours that is gone at once.
+    pub(crate) fn passing_name(&self) -> Vec<u8> {
+        let lease = self.lease.as_ref();
+        lease.map(Lease::passing_name).unwrap_or_default()
     }
 
     async fn exchange_rows(
@@ -294,7 +317,7 @@ impl Server {
         self.used = false;
         self.last = None;
         self.is_dirty = false;
-        self.is_foreign = false;
+        self.has_numbers = false;
         if let Some(lease) = &self.lease {
             self.has = lease.states().nothing().clone();
         }

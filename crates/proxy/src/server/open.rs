@@ -173,7 +173,7 @@ async fn connect_and_log_in(
         statements: Has::default(),
         last: None,
         number: lease.next_serial(),
-        is_foreign: false,
+        has_numbers: false,
         is_dirty: false,
         idle_since: Instant::now(),
         context,

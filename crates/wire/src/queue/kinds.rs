@@ -84,7 +84,8 @@ impl Tags {
     /// The caller keeps a note about it: [`Queue::take_notes`](super::Queue::take_notes) says what became of it.
     pub const NOTED: Self = Self(NOTED);
     /// Its ReadyForQuery goes the other way: kept back from the client, or, of ours, passed on. A
-    /// client's request and what we add behind it are one to the client.
+    /// client's request and what we add behind it are one to the client. Of ours, an error in answer
+    /// to an extended-query message is kept back, too.
     pub const TURNED: Self = Self(TURNED);
 
     /// Both together.
@@ -157,7 +158,9 @@ impl Answer {
         match self.kind {
             b'Z' => is_ours == (self.front & TURNED != 0),
             b'A' | b'S' => true,
-            b'E' => !is_ours || !matches!(self.front & CODE, QUERY | SYNC),
+            b'E' => {
+                !is_ours || (self.front & TURNED == 0 && !matches!(self.front & CODE, QUERY | SYNC))
+            }
             _ => !is_ours,
         }
     }
