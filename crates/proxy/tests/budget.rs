@@ -7,7 +7,7 @@ mod kit;
 use std::time::Duration;
 
 use kit::{Stack, code, raw::Raw, wait_until};
-use model::Role;
+use model::{Role, route::PoolMode};
 use proxy::Snapshot;
 use wire::{message::build, startup::Protocol};
 
@@ -65,7 +65,8 @@ async fn a_tenant_has_a_limit_of_its_own_and_its_roles_share_it() {
     let tenant = stack.tenant();
     for role in Role::ALL {
         stack.set_route(&tenant, role, |route| {
-            route.limits.server_connections_max = 2
+            route.pool_mode = PoolMode::Session;
+            route.limits.server_connections_max = 2;
         });
     }
     let admin = stack.connect(&tenant, Role::Admin).await;

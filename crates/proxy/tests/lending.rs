@@ -7,13 +7,13 @@
 
 mod kit;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Barrier};
 
 use kit::{
     Stack, Tenant,
     raw::{self, Message, Raw},
 };
-use model::Role;
+use model::{Role, route::PoolMode};
 use proxy::LendingRule;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use wire::{
@@ -250,19 +250,17 @@ fn pick<'a>(rng: &mut StdRng, list: &[&'a str]) -> &'a str {
 fn setting(rng: &mut StdRng) -> String {
     let (name, values) = SETTINGS[rng.random_range(0..SETTINGS.len())];
     let value = pick(rng, values);
+    // As a text, PostgreSQL takes it for what the session began with, which another one did not.
+    let text = value.replace("DEFAULT", "UTC").replace('\'', "");
     match rng.random_range(0..16) {
         0..=5 => format!("SET {name} TO {value}"),
         6..=7 => format!("SET LOCAL {name} = {value}"),
         8 => format!("RESET {name}"),
         9 => "RESET ALL".to_owned(),
-        10 => format!(
-            "SELECT set_config('{name}', '{}', false)",
-            value.replace('\'', "")
-        ),
-        11 => format!(
-            "SELECT set_config('{name}', '{}', true)",
-            value.replace('\'', "")
-        ),
+        10 => format!("SELECT set_config('{name}', '{text}', false)"),
+        11 => format!("SELECT set_config('{name}', '{text}', true)"),
+        // A RESET among several statements does not lead back to what the session began with.
+        12..=13 if value == "DEFAULT" || value == "LOCAL" => "SELECT 1; SELECT 2".to_owned(),
         12 => format!("SET {name} TO {value}; SELECT 1; SET app.two TO 'three'"),
         13 => format!("SET {name} TO {value}; SELECT 1/0"),
         14 => "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE".to_owned(),
@@ -333,7 +331,13 @@ fn pipeline(pair: &mut Pair, rng: &mut StdRng, name: &impl Fn(&mut StdRng) -> St
                     // there. Where it would have to be made, it cannot be; so none is asked for.
                     let only_probes = name == "s1" || name == "s2";
                     let sql = match rng.random_range(if only_probes { 3 } else { 0 }..8) {
-                        0 => setting(rng),
+                        // What goes behind a RESET drops the unnamed statement.
+                        0 => match setting(rng) {
+                            sql if name.is_empty() && sql.starts_with("RESET") => {
+                                "SHOW work_mem".to_owned()
+                            }
+                            sql => sql,
+                        },
                         1 => pick(rng, &["BEGIN", "COMMIT", "ROLLBACK"]).to_owned(),
                         2 => pick(rng, &["SELEC", "SELECT 1/0", "DEALLOCATE ALL", ""]).to_owned(),
                         _ => pick(rng, &PROBES).to_owned(),
@@ -425,12 +429,15 @@ fn seeds(count: u64) -> Vec<u64> {
     }
 }
 
-async fn run(mode: &'static str, count: u64, holds: bool) {
+async fn run(bin: Option<std::path::PathBuf>, mode: &'static str, count: u64, holds: bool) {
     let change = |config: &mut proxy::Config| {
         config.lending = LendingRule::NeverTheSameTwice;
         config.require_tls = false;
     };
-    let stack = Stack::start(change).await;
+    let stack = match bin {
+        Some(bin) => Stack::start_on(bin, change).await,
+        None => Stack::start(change).await,
+    };
     let tenant = tenant(&stack);
     let seeds = seeds(count);
     tokio::task::block_in_place(|| {
@@ -451,6 +458,88 @@ async fn run(mode: &'static str, count: u64, holds: bool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_the_same_on_whichever_server_connection() {
+    run(None, "auto", 24, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_the_same_with_postgresql_18() {
+    run(Some(kit::postgres_18()), "auto", 12, true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_with_its_own_server_connection_is_the_same_too() {
-    run("session", 6, true).await;
+    run(None, "session", 6, true).await;
+}
+
+/// More clients than server connections; each puts its own mark into everything it asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_has_the_mark_of_its_session() {
+    const CLIENTS: u64 = 8;
+    let stack = Stack::with_budget(2, |config| {
+        config.lending = LendingRule::NeverTheSameTwice;
+        config.require_tls = false;
+    })
+    .await;
+    let tenant = tenant(&stack);
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.pool_mode = PoolMode::Auto
+    });
+    let began = Barrier::new(CLIENTS as usize);
+    let seed: u64 = seeds(1)[0];
+    eprintln!("seed {seed}");
+    tokio::task::block_in_place(|| {
+        std::thread::scope(|scope| {
+            for mark in 0..CLIENTS {
+                let (stack, tenant, began) = (&stack, &tenant, &began);
+                scope.spawn(move || marked(stack, tenant, seed.wrapping_add(mark), mark, began));
+            }
+        });
+    });
+    let snapshot = stack.proxy().snapshot().await;
+    assert_eq!((snapshot.mismatches, snapshot.panics), (0, 0));
+    assert!(snapshot.nodes[0].servers <= 2);
+}
+
+fn marked(stack: &Stack, tenant: &Tenant, seed: u64, mark: u64, began: &Barrier) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut raw = Raw::plain(stack.port);
+    let user = tenant.login(Role::Admin).to_string();
+    let list = [("user", user.as_str()), ("database", "postgres")];
+    raw.log_in(Protocol::V3_0, &list, &tenant.password);
+    raw.query(&format!("SET app.mark TO '{mark}'"));
+    let mut bytes = Vec::new();
+    let sql = format!("SELECT '{mark}'");
+    build::parse(b"mine", sql.as_bytes(), &[], &mut bytes);
+    build::sync(&mut bytes);
+    raw.send(&bytes);
+    raw.until(b'Z');
+    began.wait();
+    for _ in 0..150 {
+        let seen = match rng.random_range(0..5) {
+            0 => raw.query("SELECT current_setting('app.mark')"),
+            1 => raw.query(&format!("BEGIN; SELECT '{mark}'; COMMIT")),
+            2 => {
+                raw.query("BEGIN");
+                let seen = raw.query("SELECT current_setting('app.mark')");
+                raw.query(["COMMIT", "ROLLBACK"][rng.random_range(0..2)]);
+                seen
+            }
+            3 => {
+                // A failure leaves the next answer where it belongs.
+                let seen = raw.query("SELECT 1/0");
+                assert_eq!(raw::code_of(&seen), "22012", "{:?}", comparable(&seen));
+                continue;
+            }
+            _ => {
+                let mut bytes = Vec::new();
+                build::bind_nothing(b"", b"mine", &mut bytes);
+                build::execute(b"", 0, &mut bytes);
+                build::sync(&mut bytes);
+                raw.send(&bytes);
+                raw.until(b'Z')
+            }
+        };
+        assert_eq!(raw::value(&seen), mark.to_string());
+    }
 }

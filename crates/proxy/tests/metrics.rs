@@ -109,6 +109,7 @@ async fn what_tenants_do_is_counted_for_them_and_for_all() {
     let stack = Stack::start(|config| config.workers = 2).await;
     let tenants = [stack.tenant(), stack.tenant(), stack.tenant()];
     for (number, tenant) in tenants.iter().enumerate() {
+        stack.keep_servers(tenant);
         let (mut client, code) = raw(&stack, tenant, &tenant.password);
         assert_eq!(code, "");
         for _ in 0..=number {

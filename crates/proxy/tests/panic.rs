@@ -78,6 +78,9 @@ async fn a_panic_ends_one_session_and_nothing_else() {
     })
     .await;
     let (tenant, other) = (stack.tenant(), stack.tenant());
+    for tenant in [&tenant, &other] {
+        stack.keep_servers(tenant);
+    }
     let log_in = |tenant: &kit::Tenant, work_mem: &str| {
         let mut raw = Raw::tls(stack.port, &stack.certificate);
         let user = tenant.login(Role::Admin).to_string();

@@ -114,6 +114,7 @@ async fn psql_works() {
 async fn a_server_is_opened_late_reset_and_used_again() {
     let stack = Stack::start(|_| {}).await;
     let tenant = stack.tenant();
+    stack.keep_servers(&tenant);
     let first = stack.connect(&tenant, Role::Admin).await;
     first
         .batch_execute(

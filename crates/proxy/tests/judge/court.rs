@@ -177,6 +177,9 @@ impl<'a> Court<'a> {
                 self.lines(&ours.step(step, step.pieces), &self.tenant),
             ];
             self.steps.fetch_add(1, Ordering::Relaxed);
+            if answer::both_ended(&answers[0], &answers[1]) {
+                return Ok(());
+            }
             compare(Some(number), &step.to_string(), answers)?;
         }
         direct.leave(script.ending);

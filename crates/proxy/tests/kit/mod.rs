@@ -371,19 +371,16 @@ impl Stack {
             password: Pid::random(&mut rng).as_str().to_owned(),
         };
         let database = tenant.pid.database();
-        self.postgres
-            .sql("postgres", &format!("CREATE ROLE {database} NOLOGIN"));
+        let mut roles = format!("CREATE ROLE {database} NOLOGIN;");
         for role in Role::ALL {
             let login = role.login(&tenant.pid);
             let group = role.group().as_str();
-            self.postgres.sql(
-                "postgres",
-                &format!(
-                    "CREATE ROLE {login} LOGIN NOINHERIT PASSWORD 'server-{login}';
-                     GRANT {group}, {database} TO {login}"
-                ),
+            roles += &format!(
+                "CREATE ROLE {login} LOGIN NOINHERIT PASSWORD 'server-{login}';
+                 GRANT {group}, {database} TO {login};"
             );
         }
+        self.postgres.sql("postgres", &roles);
         self.postgres
             .sql("postgres", &format!("CREATE DATABASE {database}"));
         self.postgres.sql(
@@ -400,6 +397,15 @@ impl Stack {
             self.set_route(&tenant, role, |_| {});
         }
         tenant
+    }
+
+    /// Sessions of this tenant keep their server connections.
+    pub fn keep_servers(&self, tenant: &Tenant) {
+        for role in Role::ALL {
+            self.set_route(tenant, role, |route| {
+                route.pool_mode = model::route::PoolMode::Session;
+            });
+        }
     }
 
     /// Makes the route of a role anew, as `change` makes it.
