@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use model::Network;
 
-use crate::api::cors::Origins;
+use crate::{api::cors::Origins, sql::Issuer};
 
 /// Settings of the control plane. Already validated: files were read, numbers are in range.
 #[derive(Clone)]
@@ -29,6 +29,8 @@ pub struct Config {
     pub metrics_open: bool,
     /// Pages that browsers let use SQL over HTTP. None unless the operator names them.
     pub sql_origins: Origins,
+    /// Whose tokens are believed for SQL over HTTP, besides our own.
+    pub sql_issuers: Vec<Issuer>,
     /// Proxies in front of the API, whose `X-Forwarded-For` says where a client is.
     pub forwarded_from: Vec<Network>,
     /// SHA-256 of the operator's token; see [`crate::token_hash`].
@@ -93,6 +95,14 @@ pub struct ControlLimits {
     pub sql_concurrent_max: usize,
     /// The same, of one database. 16: a quarter, so that one with slow statements leaves room.
     pub sql_concurrent_per_database_max: usize,
+    /// How long keys of an issuer are used before they are read again. 10 min: as long as a key that the
+    /// issuer took back may still open something.
+    pub jwks_fresh: Duration,
+    /// How long they are used on while the issuer cannot be reached. 1 h.
+    pub jwks_stale_max: Duration,
+    /// Between two attempts to read them. 10 s: a new key works soon, and tokens with made-up keys
+    /// make nobody ask the issuer more often.
+    pub jwks_every: Duration,
     /// Idempotency keys remembered per project. 10,000.
     pub idempotency_keys_max: u32,
     /// How long one is remembered, with its encrypted answer. 1 h: longer than retries take; short,
@@ -134,6 +144,9 @@ impl Default for ControlLimits {
             sql_time_max: Duration::from_secs(30),
             sql_concurrent_max: 64,
             sql_concurrent_per_database_max: 16,
+            jwks_fresh: Duration::from_secs(600),
+            jwks_stale_max: Duration::from_secs(3600),
+            jwks_every: Duration::from_secs(10),
             idempotency_keys_max: 10_000,
             idempotency_time: Duration::from_secs(3600),
             stuck_after: Duration::from_secs(600),
@@ -162,6 +175,7 @@ impl Config {
             anonymous_registration: true,
             metrics_open: false,
             sql_origins: Origins::None,
+            sql_issuers: Vec::new(),
             forwarded_from: Vec::new(),
             operator_token_sha256,
             retention: Duration::from_secs(24 * 3600),

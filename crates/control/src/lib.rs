@@ -36,6 +36,7 @@ pub use config::{Config, ControlLimits, WarmPool};
 pub use hold::{Held, HoldError};
 pub use keys::{Keys, token_hash};
 pub use placement::step::{Moment, Step};
+pub use sql::{Issuer, KeySource};
 
 /// What the control plane works with.
 pub struct Parts {
@@ -101,6 +102,12 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     let (changes, outbox) = catalog::changes::Changes::new(parts.routes.changes);
     let holds = Arc::new(hold::Ways::new(parts.holds));
     let operator = project::store::ensure_operator(&catalog).await?;
+    let pace = sql::Pace {
+        fresh: limits.jwks_fresh,
+        stale_max: limits.jwks_stale_max,
+        every: limits.jwks_every,
+    };
+    let issuers = sql::Issuers::new(&config.sql_issuers, pace);
     let app = Arc::new(api::App {
         config: Arc::new(config),
         keys: parts.keys,
@@ -122,6 +129,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
             limits.sql_concurrent_max,
             limits.sql_concurrent_per_database_max,
         ),
+        issuers,
         draining: std::sync::atomic::AtomicBool::new(false),
     });
     process::begin(&app).await?;

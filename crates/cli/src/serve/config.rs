@@ -13,11 +13,12 @@ use std::{
     time::Duration,
 };
 
-use control::Origins;
+use control::{Issuer, Origins};
 use model::{Network, Secret};
 use node::{CatalogConfig, attached, managed};
 
 use crate::serve::{
+    issuers,
     settings::{Mistake, Raw, SETTINGS, Source},
     tls::Identity,
 };
@@ -52,6 +53,8 @@ pub(crate) struct Config {
     pub(crate) proxy_protocol_from: Vec<Network>,
     /// Pages that may use SQL over HTTP.
     pub(crate) sql_origins: Origins,
+    /// Whose tokens are taken for SQL over HTTP.
+    pub(crate) sql_issuers: Vec<Issuer>,
     /// Proxies in front of the API.
     pub(crate) api_forwarded_from: Vec<Network>,
     pub(crate) retention: Duration,
@@ -221,6 +224,7 @@ impl Reader {
         let address_limits_not_for = self.or("address-limits-not-for", Vec::new(), networks);
         let proxy_protocol_from = self.or("proxy-protocol-from", Vec::new(), networks);
         let sql_origins = self.or("sql-origins", Origins::None, origins);
+        let sql_issuers = self.or("sql-issuers", Vec::new(), issuers::read);
         let api_forwarded_from = self.or("api-forwarded-from", Vec::new(), networks);
         let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
         let stuck_after = self.or("stuck-after", STUCK_AFTER, stuck_after);
@@ -252,6 +256,7 @@ impl Reader {
             address_limits_not_for: address_limits_not_for?,
             proxy_protocol_from: proxy_protocol_from?,
             sql_origins: sql_origins?,
+            sql_issuers: sql_issuers?,
             api_forwarded_from: api_forwarded_from?,
             retention: retention?,
             stuck_after: stuck_after?,

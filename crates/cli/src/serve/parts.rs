@@ -332,6 +332,7 @@ async fn start_control(
     wanted.public_host.clone_from(&config.public_host);
     wanted.anonymous_registration = config.anonymous;
     wanted.metrics_open = config.metrics_open;
+    wanted.sql_issuers.clone_from(&config.sql_issuers);
     wanted.sql_origins.clone_from(&config.sql_origins);
     wanted.forwarded_from.clone_from(&config.api_forwarded_from);
     wanted.retention = config.retention;

@@ -185,6 +185,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
          all. None: no page may",
     ),
     setting(
+        "sql-issuers",
+        "FILE",
+        "none",
+        "Whose JSON Web Tokens are taken for SQL over HTTP: TOML with [[issuer]]; docs/sql-over-http.md shows \
+         one",
+    ),
+    setting(
         "api-forwarded-from",
         "NETWORKS",
         "none",

@@ -3,12 +3,21 @@
 //! Owns: whom to believe. A header that anybody can send counts only when a proxy sent it that the
 //! operator named.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
-use axum::http::{HeaderMap, request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, request::Parts},
+};
 use model::Network;
 
-use super::error::{ApiResult, ErrorCode};
+use super::{
+    App,
+    error::{ApiError, ApiResult, ErrorCode},
+};
 
 const FORWARDED_FOR: &str = "x-forwarded-for";
 
@@ -25,6 +34,16 @@ pub(crate) struct Peer(pub(crate) SocketAddr);
 pub(crate) fn client_address(parts: &Parts, trusted: &[Network]) -> ApiResult<SocketAddr> {
     let Peer(peer) = parts.extensions.get().ok_or(ErrorCode::Internal)?;
     Ok(behind(*peer, &parts.headers, trusted))
+}
+
+/// The same, for a handler.
+pub(crate) struct Client(pub(crate) SocketAddr);
+
+impl FromRequestParts<Arc<App>> for Client {
+    type Rejection = ApiError;
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> ApiResult<Self> {
+        client_address(parts, &app.config.forwarded_from).map(Self)
+    }
 }
 
 fn behind(peer: SocketAddr, headers: &HeaderMap, trusted: &[Network]) -> SocketAddr {

@@ -66,9 +66,21 @@ codes! {
     /// The token was good once.
     ExpiredToken = "expired_token", UNAUTHORIZED, "the token has expired",
         "an anonymous project gets a new token at /customer/anonymous-refresh";
+    /// A token of an issuer that is not plainly right.
+    TokenRefused = "token_refused", UNAUTHORIZED, "the token is not valid here",
+        "it needs an issuer, an audience and a key that are known here, RS256, ES256 or EdDSA, and exp; the log says what is wrong";
+    /// Whether it is, nobody can tell.
+    IssuerUnreachable = "issuer_unreachable", UNAUTHORIZED, "the token cannot be checked, because the keys of its issuer cannot be read",
+        "send the request again after the time in Retry-After";
     /// The token may only read.
     ReadOnlyToken = "read_only_token", FORBIDDEN, "this token may only read",
         "use a token with full access";
+    /// A token of an issuer, for another database or none.
+    TokenWrongDatabase = "token_wrong_database", FORBIDDEN, "the token is not for this database",
+        "ask the issuer for one whose claim names the id of this database";
+    /// It allows less.
+    TokenScope = "token_scope", FORBIDDEN, "the token's scope does not allow this",
+        "ask the issuer for one with read, write or, where the operator lets it count, admin in its scope";
     /// Only the operator may.
     OperatorOnly = "operator_only", FORBIDDEN, "only the operator may do this",
         "use the operator's token";
@@ -183,6 +195,7 @@ impl From<ErrorCode> for ApiError {
             ErrorCode::IdempotencyInProgress
             | ErrorCode::TooManyRequests
             | ErrorCode::CatalogUnavailable => Some(Duration::from_secs(1)),
+            ErrorCode::IssuerUnreachable => Some(Duration::from_secs(10)),
             _ => None,
         };
         Self {

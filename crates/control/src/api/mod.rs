@@ -61,6 +61,7 @@ pub(crate) struct App {
     pub(crate) used: Used,
     pub(crate) working: idempotency::Working,
     pub(crate) sql_places: sql::Places,
+    pub(crate) issuers: sql::Issuers,
     pub(crate) draining: AtomicBool,
 }
 
@@ -104,6 +105,11 @@ fn open() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(project::http::refresh))
 }
 
+/// Routes that take a token of an issuer, too.
+fn issued() -> OpenApiRouter<Arc<App>> {
+    OpenApiRouter::new().routes(routes!(sql::http::run))
+}
+
 /// Routes that ask for a password of a database, and read no body before it was given.
 fn proving() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new().routes(routes!(sql::neon::run))
@@ -137,25 +143,30 @@ fn closed() -> OpenApiRouter<Arc<App>> {
             limits::http::put,
             limits::http::patch
         ))
-        .routes(routes!(sql::http::run))
         .routes(routes!(health::check))
 }
 
 /// All routes with all layers.
 pub(crate) fn router(app: Arc<App>) -> Router {
     // The last layer is the first to see a request.
-    let closed = closed()
-        .split_for_parts()
-        .0
-        .route_layer(middleware::from_fn_with_state(
-            app.clone(),
-            idempotency::layer,
-        ))
-        .route_layer(middleware::from_fn_with_state(
-            app.clone(),
-            layers::read_body,
-        ))
+    let behind_a_token = |routes: OpenApiRouter<Arc<App>>| {
+        let routes = routes.split_for_parts().0;
+        routes
+            .route_layer(middleware::from_fn_with_state(
+                app.clone(),
+                idempotency::layer,
+            ))
+            .route_layer(middleware::from_fn_with_state(
+                app.clone(),
+                layers::read_body,
+            ))
+    };
+    let closed = behind_a_token(closed())
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::require));
+    let issued = behind_a_token(issued()).route_layer(middleware::from_fn_with_state(
+        app.clone(),
+        sql::caller::require,
+    ));
     let open = open()
         .split_for_parts()
         .0
@@ -164,6 +175,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
             layers::read_body,
         ));
     open.merge(closed)
+        .merge(issued)
         .merge(proving().split_for_parts().0)
         .fallback(layers::no_route)
         .method_not_allowed_fallback(layers::no_method)
@@ -181,6 +193,7 @@ pub fn openapi_document() -> String {
     let mut document = Document::openapi();
     document.merge(open().split_for_parts().1);
     document.merge(closed().split_for_parts().1);
+    document.merge(issued().split_for_parts().1);
     document.merge(proving().split_for_parts().1);
     let mut document = serde_json::to_value(document).expect("the document is plain data");
     describe_responses(&mut document);

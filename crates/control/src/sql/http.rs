@@ -7,25 +7,23 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use model::{LoginName, Role, lifecycle::TenantState};
+use model::{LoginName, Role};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
+    caller::Caller,
     client::{ServerError, SqlError},
     render,
     visit::{self, Done, Errand, Failed, Visitor},
     work::{Invalid, Isolation, Statement, Stopped, Transaction, Work},
 };
-use crate::{
-    api::{
-        App,
-        auth::{Access, Kind, Principal},
-        error::{ApiError, ApiResult, ErrorBody, ErrorCode, chain},
-        extract::{DatabaseKey, Json},
-    },
-    tenant,
+use crate::api::{
+    App,
+    address::Client,
+    error::{ApiError, ApiResult, ErrorBody, ErrorCode, chain},
+    extract::{DatabaseKey, Json},
 };
 
 /// What to run: one of `query`, `file_content` and `statements`.
@@ -45,6 +43,8 @@ pub(crate) struct SqlRequest {
     isolation: Option<String>,
     /// Whether the batch may only read.
     read_only: Option<bool>,
+    /// To work as less than one may: `read`, `write`, `admin`.
+    role: Option<String>,
     /// Time for each statement, in milliseconds; no more than the server's own limit.
     #[schema(minimum = 1)]
     timeout_ms: Option<u64>,
@@ -118,43 +118,28 @@ pub(crate) struct SqlErrorDetail {
     statement: Option<usize>,
 }
 
-/// Runs SQL as the role `admin`, or as `read` when the token may only read.
+/// Runs SQL as the role with the most rights that the token allows: `admin`, or `read` when it may only
+/// read; with a token of an issuer, what its scope says.
 #[utoipa::path(post, path = "/customer/databases/{database}/sql", tag = "databases",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
     request_body = SqlRequest,
     responses((status = 200, body = SqlResult), (status = 400, body = ErrorBody),
-        (status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
-        (status = 409, body = ErrorBody), (status = 413, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
+        (status = 404, body = ErrorBody), (status = 409, body = ErrorBody), (status = 413, body = ErrorBody),
         (status = 422, body = ErrorBody), (status = 429, body = ErrorBody),
         (status = 502, body = ErrorBody), (status = 504, body = ErrorBody)))]
 pub(crate) async fn run(
     State(app): State<Arc<App>>,
-    principal: Principal,
+    caller: Caller,
+    Client(address): Client,
     key: DatabaseKey,
     Json(request): Json<SqlRequest>,
 ) -> ApiResult<Response> {
     let most = app.config.limits.sql_time_max;
     let time_max = request.time_max(most)?;
+    let role = request.role()?;
     let work = request.work().map_err(invalid)?;
-    let tenant = tenant::http::read(&app, &principal, &key).await?;
-    if tenant.state != TenantState::Active {
-        return Err(ApiError::with(
-            ErrorCode::WrongState,
-            format!("database {} is {}", tenant.name, tenant.state),
-        )
-        .hint("it takes SQL when it is ACTIVE"));
-    }
-    let role = match principal.kind {
-        Kind::Project {
-            access: Access::Read,
-            ..
-        } => Role::Read,
-        Kind::Operator
-        | Kind::Project {
-            access: Access::Full,
-            ..
-        } => Role::Admin,
-    };
+    let (tenant, role) = caller.database(&app, &key, role).await?;
     let _place = app
         .sql_places
         .take(tenant.id.to_string())
@@ -165,7 +150,11 @@ pub(crate) async fn run(
     };
     let visitor = Visitor::LetIn {
         login: &login,
-        from: None,
+        // A token of ours is let in from everywhere; who came by an issuer's is a client like others.
+        from: match caller {
+            Caller::Principal(_) => None,
+            Caller::Issued(_) => Some(address),
+        },
     };
     let errand = Errand {
         work: &work,
@@ -190,6 +179,12 @@ impl SqlRequest {
             Some(asked) if !asked.is_zero() && asked <= most => Ok(asked),
             Some(_) => Err(invalid(format!("timeout_ms is 1 to {}", most.as_millis()))),
         }
+    }
+
+    fn role(&self) -> ApiResult<Option<Role>> {
+        let role = self.role.as_deref().map(str::parse);
+        let unknown = |_| invalid("role is admin, write or read".to_owned());
+        role.transpose().map_err(unknown)
     }
 
     fn work(self) -> Result<Work, Invalid> {

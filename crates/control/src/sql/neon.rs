@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use model::Secret;
+use model::{LoginName, Secret};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -77,7 +77,8 @@ pub(crate) struct NeonQuery {
     array_mode: Option<bool>,
 }
 
-/// Runs SQL as the driver `@neondatabase/serverless` sends it: the login is in the connection string.
+/// Runs SQL as the driver `@neondatabase/serverless` sends it: the login is in the connection string. A
+/// token of an issuer (`Authorization`, the driver's `authToken`) may stand for the password.
 #[utoipa::path(post, path = "/sql", tag = "sql",
     params(
         ("Neon-Connection-String" = String, Header,
@@ -93,7 +94,7 @@ pub(crate) struct NeonQuery {
         (status = 200, description = "one result, or `results` of a batch: `fields`, `rows`, `command`, `rowCount`"),
         (status = 400, description = "PostgreSQL refused the login or a statement: `message`, `code` (SQLSTATE), \
             `severity`, `detail`, `hint`, `position` and the other fields of its error"),
-        (status = 401, body = ErrorBody), (status = 413, body = ErrorBody),
+        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody), (status = 413, body = ErrorBody),
         (status = 429, body = ErrorBody), (status = 502, body = ErrorBody),
         (status = 504, body = ErrorBody)))]
 pub(crate) async fn run(State(app): State<Arc<App>>, request: Request) -> Response {
@@ -145,9 +146,17 @@ async fn handle(app: &App, request: Request) -> Result<String, Refused> {
     let wanted = Wanted::read(&parts.headers)?;
     let limits = &app.config.limits;
     let time_max = limits.sql_time_max;
+    let issued = wanted.login.issued(app, &parts.headers).await?;
     // Nothing but headers has been looked at so far: whoever has no password fills no memory.
     let _place = app.sql_places.take(wanted.login.database_key())?;
-    let session = visit::open(app, wanted.login.visitor(from), time_max).await?;
+    let visitor = match &issued {
+        Some(login) => Visitor::LetIn {
+            login,
+            from: Some(from),
+        },
+        None => wanted.login.visitor(from)?,
+    };
+    let session = visit::open(app, visitor, time_max).await?;
     let body = layers::collect(body, limits.sql_body_bytes_max);
     let body = tokio::time::timeout(BODY_TIME_MAX, body).await;
     let body = body
@@ -204,7 +213,8 @@ fn invalid(message: impl Into<std::borrow::Cow<'static, str>>) -> ApiError {
 #[derive(Debug, Eq, PartialEq)]
 struct Login {
     user: String,
-    password: Secret,
+    /// A token of an issuer may stand for it.
+    password: Option<Secret>,
     database: String,
     /// `application_name` and `options`; of the others none concerns a session over HTTP.
     settings: Vec<(String, String)>,
@@ -245,7 +255,10 @@ impl Login {
         });
         Some(Self {
             user: decode(url.username())?,
-            password: Secret::new(decode(url.password()?)?),
+            password: match url.password() {
+                Some(password) => Some(Secret::new(decode(password)?)),
+                None => None,
+            },
             database: decode(url.path().trim_start_matches('/'))
                 .unwrap_or_else(|| "postgres".to_owned()),
             settings: settings.collect(),
@@ -258,14 +271,28 @@ impl Login {
         tenant.unwrap_or_default().to_owned()
     }
 
-    fn visitor(&self, from: SocketAddr) -> Visitor<'_> {
-        Visitor::Proves {
+    /// Who it is by the token of an issuer, where one is sent. Then no password is looked at.
+    async fn issued(&self, app: &App, headers: &HeaderMap) -> ApiResult<Option<LoginName>> {
+        if !headers.contains_key(header::AUTHORIZATION) {
+            return Ok(None);
+        }
+        let token = app.issuers.token(headers).ok_or(ErrorCode::TokenRefused)?;
+        let grant = app.issuers.verify(token).await?;
+        let login: Option<LoginName> = self.user.parse().ok();
+        let tenant = login.as_ref().map(|login| &login.tenant);
+        grant.role_at(tenant, login.as_ref().map(|login| login.role))?;
+        Ok(login)
+    }
+
+    fn visitor(&self, from: SocketAddr) -> ApiResult<Visitor<'_>> {
+        let missing = || invalid("the connection string has no password");
+        Ok(Visitor::Proves {
             user: &self.user,
-            password: &self.password,
+            password: self.password.as_ref().ok_or_else(missing)?,
             database: &self.database,
             from,
             settings: &self.settings,
-        }
+        })
     }
 }
 
@@ -393,8 +420,13 @@ mod tests {
     fn connection_strings_are_taken_apart() {
         let parse = |text: &str| {
             let login = Login::parse(text)?;
-            let password = login.password.reveal().to_owned();
-            Some((login.user, password, login.database, login.settings))
+            let password = login.password.map(|password| password.reveal().to_owned());
+            Some((
+                login.user,
+                password.unwrap_or_default(),
+                login.database,
+                login.settings,
+            ))
         };
         let setting = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
@@ -421,7 +453,6 @@ mod tests {
         for wrong in [
             "",
             "http://u:p@h/postgres",
-            "postgres://u@h/postgres",
             "postgres://:p@h/postgres",
             "postgres://u:%00@h/postgres",
             "postgres://u:%ff@h/postgres",

@@ -287,6 +287,22 @@ pub(crate) async fn read(app: &App, principal: &Principal, key: &DatabaseKey) ->
     found.ok_or_else(|| ErrorCode::DatabaseNotFound.into())
 }
 
+/// The database with this id, whoever it belongs to: the caller has been found to be allowed to.
+///
+/// # Errors
+///
+/// [`ErrorCode::DatabaseNotFound`].
+pub(crate) async fn read_any(app: &App, id: TenantId) -> ApiResult<Tenant> {
+    let client = app.catalog.get().await?;
+    // By its id alone.
+    let key = DatabaseKey {
+        id: Some(id),
+        name: None,
+    };
+    let found = store::find(&client, None, &app.operator, &key, Purpose::Read).await?;
+    found.ok_or_else(|| ErrorCode::DatabaseNotFound.into())
+}
+
 /// A database was deleted.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct Deleted {

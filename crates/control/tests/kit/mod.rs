@@ -79,6 +79,9 @@ impl Obeys {
     }
 }
 
+/// What a test wants other than usual.
+type Change = Arc<dyn Fn(&mut Config) + Send + Sync>;
+
 /// A PostgreSQL server and a control plane.
 pub struct Stack {
     pub orders: Orders,
@@ -88,7 +91,7 @@ pub struct Stack {
     pub routes: RouteClient,
     pub base: String,
     pub http: reqwest::Client,
-    change: fn(&mut Config),
+    change: Change,
     _dir: Scratch,
 }
 
@@ -147,7 +150,8 @@ impl Stack {
         Self::with(|_| {}).await
     }
 
-    pub async fn with(change: fn(&mut Config)) -> Self {
+    pub async fn with(change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
+        let change: Change = Arc::new(change);
         let _ = tracing_subscriber::fmt()
             .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()))
             .with_test_writer()
@@ -185,7 +189,7 @@ impl Stack {
         self.obeys = Some(obeys);
         let (control, base) = start(
             &self.managed,
-            self.change,
+            &self.change,
             server,
             (door::open(routes.clone(), SECRET), holds),
             "serve",
@@ -210,7 +214,7 @@ impl Stack {
         let (routes, server) = route::channel();
         let (obeys, holds) = Obeys::start(instance, &self.orders);
         let ways = (door::open(routes.clone(), SECRET), holds);
-        let (control, _) = start(&self.managed, self.change, server, ways, instance).await;
+        let (control, _) = start(&self.managed, &self.change, server, ways, instance).await;
         (control, routes, obeys)
     }
 
@@ -366,7 +370,7 @@ impl Stack {
 
 async fn start(
     managed: &Managed,
-    change: fn(&mut Config),
+    change: &Change,
     routes: route::RouteServer,
     (door, holds): (Door, Holds),
     instance: &str,
