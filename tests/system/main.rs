@@ -6,6 +6,7 @@ mod catalog;
 mod command_line;
 mod crash;
 mod flows;
+mod hold;
 mod limits;
 mod metrics;
 mod processes;
