@@ -38,24 +38,35 @@ export interface ListFilter {
   signal?: AbortSignal;
 }
 
-/** Which databases `sweep` deletes. A prefix of no letters is refused. */
+/** Which databases `sweep` deletes: by the beginning of their names, by their age, or by both. */
 export interface Sweep {
-  prefix: string;
-  /** Only those older than this many milliseconds. */
-  olderThanMs?: number;
-  /** Deletes nothing and tells what would be. */
+  prefix?: string;
+  /** Made at least so long ago: `90m`, `2h`, `1d`. */
+  olderThan?: string;
+  /** Deletes nothing and tells what would be, a hundred at most. */
   dryRun?: boolean;
   signal?: AbortSignal;
 }
 
-/** What a wait for a state gives up on: from these no other follows by itself. */
-const FINAL = new Set(['ACTIVE', 'SUSPENDED', 'DISABLED', 'CREATE_FAILED']);
+/** One statement of a batch: its text, or with values for `$1`, `$2`, … */
+export type BatchStatement = string | readonly [text: string, params: readonly unknown[]];
+
+/** How a batch runs. */
+export interface BatchOptions extends RequestOptions {
+  isolation?: 'read_uncommitted' | 'read_committed' | 'repeatable_read' | 'serializable';
+  readOnly?: boolean;
+  /** Milliseconds for each statement; no more than the server's own limit. */
+  timeoutMs?: number;
+}
+
+/** From these a database does not become ACTIVE by itself. */
+const NOT_ON_ITS_WAY = new Set(['SUSPENDED', 'DISABLING', 'DISABLED', 'CREATE_FAILED']);
 /** A clone may take 300 s by the server's own default; this is for everything else. */
 const WAIT_MS = 60_000;
 /** Pages of a list, a thousand each: ten million databases. */
 const PAGES_MAX = 10_000;
-/** Deletes at once in a sweep: the server answers each in milliseconds, and others ask too. */
-const SWEEP_AT_ONCE = 8;
+/** Requests of one sweep, a hundred databases each. */
+const SWEEP_REQUESTS_MAX = 10_000;
 
 /** `client.databases`. */
 export class Databases {
@@ -164,29 +175,36 @@ export class Databases {
     return this.session.call('POST /customer/databases/{database}/undelete', { path: { database }, query: {}, body: request, ...options });
   }
 
-  /** Deletes all whose names begin with a prefix, and tells which. What others delete meanwhile is not an error. */
-  async sweep(sweep: Sweep): Promise<Database[]> {
-    if (!/[A-Za-z0-9]/.test(sweep.prefix)) {
-      throw new OptionError('a sweep needs a prefix: without one it would take everything', { code: 'invalid_option' });
+  /** Another name. The id, and with it every connection string, stays. */
+  rename(database: string, name: string, options: RequestOptions = {}): Promise<Database> {
+    return this.change(database, { name }, options);
+  }
+
+  /** When it is deleted by itself: a time from now like `2h`, a moment, or null for never. */
+  expires(database: string, when: string | Date | null, options: RequestOptions = {}): Promise<Database> {
+    const expires = when instanceof Date ? when.toISOString() : (when ?? 'never');
+    return this.change(database, { expires }, options);
+  }
+
+  /** Name and expiry; what is not named stays. */
+  change(database: string, request: Schemas['ChangeRequest'], options: RequestOptions = {}): Promise<Database> {
+    return this.session.call('PATCH /customer/databases/{database}', { path: { database }, body: request, ...options });
+  }
+
+  /** Deletes all that match, and tells which. Each can be undeleted until its retention ends. */
+  async sweep({ prefix, olderThan, dryRun = false, signal }: Sweep): Promise<Schemas['Swept']> {
+    if (prefix === '' || (prefix === undefined && olderThan === undefined)) {
+      throw new OptionError('a sweep needs a prefix or an age: without one it would take everything', { code: 'invalid_option' });
     }
-    const { prefix, olderThanMs, dryRun, signal } = sweep;
-    const found = await this.list({ prefix, ...(signal ? { signal } : {}),
-      ...(olderThanMs === undefined ? {} : { createdBefore: new Date(Date.now() - olderThanMs) }) });
-    // The server has filtered; this is so that no later version of it can make us delete another's.
-    const chosen = found.filter(({ name }) => name.startsWith(prefix));
-    if (dryRun === true) return chosen;
-    const left = [...chosen];
-    const next = async (): Promise<void> => {
-      for (let one = left.shift(); one !== undefined; one = left.shift()) {
-        try {
-          await this.delete(one.id, { signal });
-        } catch (error) {
-          if (!(error instanceof NotFoundError)) throw error;
-        }
-      }
-    };
-    await Promise.all(Array.from({ length: SWEEP_AT_ONCE }, next));
-    return chosen;
+    const swept: Schemas['Swept'] = { dry_run: dryRun, databases: [], more: true };
+    for (let request = 0; swept.more && request < SWEEP_REQUESTS_MAX; request++) {
+      const answer = await this.session.call('DELETE /customer/databases',
+        { query: { prefix, older_than: olderThan, dry_run: dryRun }, signal });
+      swept.databases.push(...answer.databases);
+      swept.more = answer.more;
+      if (dryRun || answer.databases.length === 0) break;
+    }
+    return swept;
   }
 
   /** Refuses connections and ends sessions; the data stays. */
@@ -228,16 +246,31 @@ export class Databases {
   /** As `sql`, with rows as objects. @throws {SqlError} when PostgreSQL refuses. */
   async query<Row = Record<string, unknown>>(database: string, text: string, params?: readonly unknown[],
     options: RequestOptions = {}): Promise<QueryResult<Row>> {
-    const { error, columns, rows, row_count, command } = await this.sql(database, text, params, options);
+    const result = await this.sql(database, text, params, options);
+    if (result.error !== undefined && result.error !== null) throw new SqlError(result.error);
+    return named<Row>(result);
+  }
+
+  /**
+   * Runs statements as one transaction: all of it is done, or nothing. Sent once, as `sql`.
+   *
+   * @throws {SqlError} with `statement`, the index of the one that failed.
+   */
+  async batch(database: string, statements: readonly BatchStatement[], options: BatchOptions = {}): Promise<QueryResult<Record<string, unknown>>[]> {
+    const { isolation, readOnly, timeoutMs, ...rest } = options;
+    const body = {
+      statements: statements.map((one) => (typeof one === 'string' ? { query: one } : { query: one[0], params: [...one[1]] })),
+      isolation, read_only: readOnly, timeout_ms: timeoutMs,
+    };
+    const { error, results } = await this.run(database, body, rest);
     if (error !== undefined && error !== null) throw new SqlError(error);
-    const named = rows.map((row) => Object.fromEntries(columns.map(({ name }, at) => [name, row[at]])) as Row);
-    return { rows: named, rowCount: row_count, command, columns };
+    return (results ?? []).map((result) => named(result as SqlResult));
   }
 
   /**
    * Waits until a database is in a state; `ACTIVE` when none is named.
    *
-   * @throws {WaitError} `wait_timeout`; `wait_hopeless` when it came to rest in another state.
+   * @throws {WaitError} `wait_timeout`; `wait_hopeless` for ACTIVE, when it will not be that by itself.
    */
   async waitFor(database: string, state = 'ACTIVE', options: WaitOptions = {}): Promise<Database> {
     const timeoutMs = options.timeoutMs ?? WAIT_MS;
@@ -246,7 +279,7 @@ export class Databases {
       const found = await this.get(database, { signal: options.signal });
       seen = `${found.state}${found.state_reason ? ` (${found.state_reason})` : ''}`;
       if (found.state === state) return found;
-      if (!FINAL.has(found.state)) return undefined;
+      if (state !== 'ACTIVE' || !NOT_ON_ITS_WAY.has(found.state)) return undefined;
       throw new WaitError(`database ${found.name} is ${seen}, and will not be ${state} by itself`, { code: 'wait_hopeless' });
     };
     return until(`database ${database} to be ${state}`, look, { ...options, timeoutMs, seen: () => seen });
@@ -263,6 +296,12 @@ export class Databases {
     const { store, transport } = this.session;
     await store.exclusively(transport.url, (one) => write(one, database)).catch((error: unknown) => notKept(database, error));
   }
+}
+
+/** Rows as objects. Of two columns with one name the last one stays, as with every driver. */
+function named<Row>({ columns, rows, row_count, command }: SqlResult): QueryResult<Row> {
+  const objects = rows.map((row) => Object.fromEntries(columns.map(({ name }, at) => [name, row[at]])) as Row);
+  return { rows: objects, rowCount: row_count, command, columns };
 }
 
 async function write(store: WritableStore, database: Database): Promise<void> {

@@ -5,6 +5,8 @@
  * again (`transport`).
  */
 
+import type { Schemas } from './generated/api.js';
+
 /** Everything this package throws on purpose. `code` is stable and for `switch`; `message` is for people. */
 export class TenantryError extends Error {
   /** Of an answer that was an error; the codes are listed in docs/errors.md. Otherwise one of this package. */
@@ -70,15 +72,26 @@ export class ServerError extends ApiError {}
 export class ConnectionError extends TenantryError {}
 /** PostgreSQL refused a statement. `code` is `sql_error`, `sqlstate` says why. */
 export class SqlError extends TenantryError {
+  /** PostgreSQL's further words, those that it gave. */
   readonly detail: string | undefined;
   /** Character in the statement, from 1. */
   readonly position: number | undefined;
+  readonly schema: string | undefined;
+  readonly table: string | undefined;
+  readonly column: string | undefined;
+  readonly constraint: string | undefined;
+  /** Of a batch: which statement, from 0; undefined when it was the commit. */
+  readonly statement: number | undefined;
 
-  constructor(error: { message: string; code: string; detail?: string | null | undefined;
-    hint?: string | null | undefined; position?: number | null | undefined }, facts: Partial<ErrorFacts> = {}) {
-    super(error.message, { code: 'sql_error', sqlstate: error.code, hint: error.hint ?? '', ...facts });
+  constructor(error: Schemas['SqlErrorDetail']) {
+    super(error.message, { code: 'sql_error', sqlstate: error.code, hint: error.hint ?? '' });
     this.detail = error.detail ?? undefined;
     this.position = error.position ?? undefined;
+    this.schema = error.schema ?? undefined;
+    this.table = error.table ?? undefined;
+    this.column = error.column ?? undefined;
+    this.constraint = error.constraint ?? undefined;
+    this.statement = error.statement ?? undefined;
   }
 }
 /**

@@ -29,6 +29,8 @@ export interface InstantDatabaseOptions extends TenantryClientOptions {
   adminPassword?: string | undefined;
   /** Milliseconds until the database is there and filled, whoever does it. Default: 120,000. */
   seedTimeoutMs?: number | undefined;
+  /** When a new database is deleted by itself: a time from now like `2h`, or a moment. Default: never. */
+  expires?: string | undefined;
   /** Used instead of a client made from the other options. */
   client?: TenantryClient | undefined;
 }
@@ -74,7 +76,7 @@ export async function instantDatabase(options: InstantDatabaseOptions = {}): Pro
 /** The database, ACTIVE, and with its password where somebody here knows it. */
 async function present(client: TenantryClient, options: InstantDatabaseOptions, timeoutMs: number): Promise<Database> {
   const name = options.name ?? NAME_DEFAULT;
-  const database = await client.databases.ensure(name, { admin_password: options.adminPassword });
+  const database = await client.databases.ensure(name, { admin_password: options.adminPassword, expires: options.expires });
   if (database.state === 'ACTIVE') return database;
   if (database.state !== 'CREATING' && database.state !== 'CLONING') {
     throw new WaitError(`database ${name} is ${database.state}`, { code: 'wait_hopeless',

@@ -172,12 +172,45 @@ test('a sweep takes what has the prefix and the age, and says before what it wou
   const { databases } = await ownClient();
   for (const name of ['ci-1', 'ci-2', 'keep']) await databases.create({ name });
   const names = (found: { name: string }[]): string[] => found.map(({ name }) => name).sort();
-  assert.deepEqual(names(await databases.sweep({ prefix: 'ci-', dryRun: true })), ['ci-1', 'ci-2']);
-  assert.deepEqual(names(await databases.sweep({ prefix: 'ci-', olderThanMs: 3_600_000 })), []);
+  assert.deepEqual(names((await databases.sweep({ prefix: 'ci-', dryRun: true })).databases), ['ci-1', 'ci-2']);
+  assert.deepEqual(names((await databases.sweep({ prefix: 'ci-', olderThan: '1h' })).databases), []);
   assert.equal((await databases.list()).length, 3);
-  assert.deepEqual(names(await databases.sweep({ prefix: 'ci-' })), ['ci-1', 'ci-2']);
+  const swept = await databases.sweep({ prefix: 'ci-' });
+  assert.deepEqual([names(swept.databases), swept.more], [['ci-1', 'ci-2'], false]);
   assert.deepEqual(names(await databases.list()), ['keep']);
-  await assert.rejects(databases.sweep({ prefix: '' }), { code: 'invalid_option' });
+  for (const all of [{}, { prefix: '' }, { prefix: '', olderThan: '1d' }]) {
+    await assert.rejects(databases.sweep(all), { code: 'invalid_option' });
+  }
+});
+
+test('a database is renamed, and expires when it was told to', async () => {
+  const { databases } = await ownClient();
+  const made = await databases.create({ name: 'before', expires: '2h' });
+  assert.ok(Math.abs(new Date(made.expires_at ?? 0).getTime() - Date.now() - 7_200_000) < 600_000);
+  const renamed = await databases.rename('before', 'behind');
+  assert.deepEqual([renamed.id, renamed.name, renamed.expires_at], [made.id, 'behind', made.expires_at]);
+  const moment = new Date(Date.now() + 86_400_000);
+  assert.equal(new Date((await databases.expires('behind', moment)).expires_at ?? 0).getTime(), moment.getTime());
+  assert.equal((await databases.expires('behind', null)).expires_at ?? null, null);
+  await databases.expires(made.id, new Date(Date.now() + 1000));
+  await databases.waitFor(made.id, 'DISABLED', { timeoutMs: 60_000 });
+});
+
+test('a batch is one transaction: all of it is done, or nothing', async () => {
+  const { databases } = await ownClient();
+  await databases.create({ name: 'batch' });
+  const done = await databases.batch('batch', [
+    'CREATE TABLE t (id int CONSTRAINT positive CHECK (id > 0))',
+    ['INSERT INTO t VALUES ($1), ($2)', [1, 2]],
+    'SELECT sum(id)::int AS sum FROM t',
+  ], { isolation: 'serializable' });
+  assert.deepEqual(done.map(({ command, rowCount }) => [command, rowCount]), [['CREATE TABLE', 0], ['INSERT', 2], ['SELECT', 1]]);
+  assert.deepEqual(done[2]?.rows, [{ sum: 3 }]);
+  const error = await databases.batch('batch', ['INSERT INTO t VALUES (3)', ['INSERT INTO t VALUES ($1)', [-1]]]).then(() => assert.fail(), (e: unknown) => e);
+  assert.ok(error instanceof SqlError);
+  assert.deepEqual([error.sqlstate, error.statement, error.constraint, error.table], ['23514', 1, 'positive', 't']);
+  assert.deepEqual((await databases.query('batch', 'SELECT count(*)::int AS n FROM t')).rows, [{ n: 2 }]);
+  await assert.rejects(databases.batch('batch', ['DELETE FROM t'], { readOnly: true }), { sqlstate: '25006' });
 });
 
 test('a project is registered once by many first calls, and a token that was refused is renewed', async () => {
