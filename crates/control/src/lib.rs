@@ -17,6 +17,7 @@ mod process;
 mod project;
 mod routes;
 mod sql;
+mod storage;
 mod tasks;
 mod tenant;
 mod watch;
@@ -148,6 +149,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     tasks.spawn("housekeeping", housekeeping::run(app.clone()));
     tasks.spawn("watch", watch::hogs(app.clone()));
     tasks.spawn("care", watch::care(app.clone()));
+    tasks.spawn("storage", storage::run(app.clone()));
     tasks.spawn(
         "routes",
         routes::serve(app.clone(), parts.routes.requests, tasks.clone()),

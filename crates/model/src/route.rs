@@ -114,6 +114,54 @@ impl std::str::FromStr for PoolMode {
     }
 }
 
+/// Whether a tenant's database takes more space on disk than it may, as far as it was measured.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Storage {
+    /// It does not, or has no limit, or was not measured yet: nothing is refused.
+    #[default]
+    Free,
+    /// It does: what makes it larger is refused.
+    Full {
+        /// As measured last.
+        bytes: u64,
+    },
+    /// It went on growing although it was full, by what the text of statements does not show: what may
+    /// write unseen is refused too.
+    Overrun {
+        /// As measured last.
+        bytes: u64,
+    },
+}
+
+/// How far a full database grows on before it is [`Storage::Overrun`]: a tenth of its limit, and 64 MiB
+/// at least, which is more than statements that ran already leave behind.
+const OVERRUN_MIN: u64 = 64 << 20;
+
+impl Storage {
+    /// What follows from what was measured. `full_at`: its size when it was found to be full first.
+    pub fn of(limit: Option<u64>, bytes: Option<u64>, full_at: Option<u64>) -> Self {
+        let (Some(limit), Some(bytes)) = (limit, bytes) else {
+            return Self::Free;
+        };
+        if bytes <= limit {
+            return Self::Free;
+        }
+        let margin = (limit / 10).max(OVERRUN_MIN);
+        match full_at {
+            Some(full_at) if bytes > full_at.saturating_add(margin) => Self::Overrun { bytes },
+            _ => Self::Full { bytes },
+        }
+    }
+
+    /// What it took when it was measured last, if that is too much.
+    pub fn excess(self) -> Option<u64> {
+        match self {
+            Self::Free => None,
+            Self::Full { bytes } | Self::Overrun { bytes } => Some(bytes),
+        }
+    }
+}
+
 /// All there is to know to serve one role of one tenant. Shared, never changed: a change makes a
 /// new one.
 #[derive(Debug)]
@@ -133,6 +181,8 @@ pub struct Route {
     pub server: ServerLogin,
     /// What it may use.
     pub limits: Limits,
+    /// Whether it has room on disk.
+    pub storage: Storage,
     /// How its sessions share server connections, unless a client asks for another mode.
     pub pool_mode: PoolMode,
 }
@@ -365,4 +415,40 @@ pub struct Visit {
     /// the tenant allows hold for it. `None`: the platform has let it in by itself, and vouches for
     /// it with a one-use credential.
     pub from: Option<SocketAddr>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_full_only_above_its_limit_and_never_unmeasured() {
+        const GIB: u64 = 1 << 30;
+        let full = Storage::Full { bytes: GIB + 1 };
+        for (limit, bytes, full_at, storage) in [
+            (None, None, None, Storage::Free),
+            (None, Some(GIB), Some(1), Storage::Free),
+            (Some(GIB), None, None, Storage::Free),
+            (Some(GIB), None, Some(GIB), Storage::Free),
+            (Some(GIB), Some(GIB), None, Storage::Free),
+            (Some(GIB), Some(GIB), Some(1), Storage::Free),
+            (Some(GIB), Some(GIB + 1), None, full),
+            (Some(GIB), Some(GIB + 1), Some(GIB + 1), full),
+        ] {
+            assert_eq!(Storage::of(limit, bytes, full_at), storage);
+        }
+        // A limit that was lowered far below what is there is no overrun; growing on is.
+        let lowered = |bytes| Storage::of(Some(GIB), Some(bytes), Some(9 * GIB));
+        assert_eq!(lowered(9 * GIB), Storage::Full { bytes: 9 * GIB });
+        let margin = GIB / 10;
+        let within = 9 * GIB + margin;
+        assert_eq!(lowered(within), Storage::Full { bytes: within });
+        let beyond = within + 1;
+        assert_eq!(lowered(beyond), Storage::Overrun { bytes: beyond });
+        assert_eq!(lowered(beyond).excess(), Some(beyond));
+        // Of small databases 64 MiB.
+        let small = |bytes| Storage::of(Some(1 << 20), Some(bytes), Some(2 << 20));
+        assert_eq!(small(66 << 20), Storage::Full { bytes: 66 << 20 });
+        assert_eq!(small(67 << 20), Storage::Overrun { bytes: 67 << 20 });
+    }
 }

@@ -18,7 +18,7 @@ use crate::{
     carry::Carry,
     error::Refusal,
     journal::About,
-    limits::{Exceeded, Moment, Pulse},
+    limits::{Exceeded, Growth, Moment, Pulse},
     pins::Pins,
     pool::Tenant,
     server::CancelTarget,
@@ -86,6 +86,8 @@ pub(crate) struct Handle {
     pub(crate) is_busy: Cell<bool>,
     /// Why it keeps its server connection between transactions.
     pub(crate) pins: Cell<Pins>,
+    /// Whether what it runs makes its database larger.
+    pub(crate) growth: Cell<Growth>,
     pub(crate) pulse: Pulse,
     /// What a hold wants of it.
     pub(crate) carry: Cell<Carry>,
@@ -129,6 +131,7 @@ impl Handle {
             about,
             is_busy: Cell::new(false),
             pins: Cell::default(),
+            growth: Cell::default(),
             pulse: Pulse::new(),
             carry: Cell::default(),
             alarm: Cell::default(),

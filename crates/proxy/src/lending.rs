@@ -16,6 +16,7 @@ use statement::{Context, Effects, Encoding, Exact, Strings};
 use crate::{
     hazard::Hazard,
     knowledge::Defining,
+    limits::Growing,
     pins::{Pin, Pins},
     prepared::{Prepared, Unnamed},
     server::{Parameters, Server, set_role},
@@ -47,6 +48,7 @@ pub(crate) struct Lending {
     /// What the client calls itself, which no server is told.
     pub(crate) application: Box<[u8]>,
     pub(crate) prepared: Prepared,
+    pub(crate) growing: Growing,
     /// What it may have done since the server was last asked.
     pub(crate) effects: Effects,
     /// What the server was found to hold for it.
@@ -145,6 +147,7 @@ impl Lending {
             told,
             application: Box::default(),
             prepared: Prepared::default(),
+            growing: Growing::default(),
             effects: Effects::NONE,
             found: Pins::default(),
             sticky: Pins::default(),

@@ -14,7 +14,8 @@ use std::{
 
 use model::{
     CredentialId, Limits, Role, TenantId,
-    route::{Report, Resolved},
+    limits::Number,
+    route::{Report, Resolved, Storage},
 };
 use tokio::{sync::oneshot, time::timeout};
 use wire::scram::ClientKeys;
@@ -28,7 +29,7 @@ use crate::{
     hold::Held,
     insight::Insight,
     knowledge::{Custom, Knowledge},
-    limits::{Bucket, Moment},
+    limits::{self, Bucket, Exceeded, Moment},
     metrics::micros,
     pause::Pause,
     server::{self, CancelTarget, Opening, Parameters, Server},
@@ -56,6 +57,8 @@ pub(crate) struct Tenant {
     /// What it may use, as was heard last.
     limits: RefCell<Rc<Limits>>,
     pub(crate) bucket: Bucket,
+    /// Whether it has room on disk, as was heard last.
+    pub(crate) storage: Cell<Storage>,
     /// Clients logged in.
     pub(crate) clients: Cell<u32>,
     /// Whether it was at rest when the worker last looked.
@@ -204,6 +207,7 @@ impl Tenant {
             held: RefCell::default(),
             limits: RefCell::default(),
             bucket: Bucket::default(),
+            storage: Cell::default(),
             clients: Cell::new(0),
             was_at_rest: Cell::new(false),
             reviews: Cell::new(0),
@@ -281,6 +285,21 @@ impl Tenant {
         }
     }
 
+    /// Whether there is room on disk from now on. Statements that run and would fill it further are
+    /// stopped.
+    fn set_storage(&self, worker: &Rc<Worker>, storage: Storage, limit: Option<u64>) {
+        self.storage.set(storage);
+        let why = Exceeded {
+            limit: Number::Storage,
+            value: limit.unwrap_or_default(),
+        };
+        for handle in self.sessions.borrow().values() {
+            if handle.growth.get().is_refused(storage) && handle.stop(worker, why) {
+                limits::watch_stop(worker, handle);
+            }
+        }
+    }
+
     /// What servers of a role report at login, once one was there.
     pub(crate) fn seen(&self, role: Role) -> Option<Rc<Parameters>> {
         self.pools.borrow().get(&role)?.seen.clone()
@@ -294,6 +313,7 @@ impl Tenant {
             min: limits.server_connections_min,
         });
         self.set_limits(worker, limits);
+        self.set_storage(worker, resolved.route.storage, limits.storage_bytes_max);
         *self.budget.borrow_mut() = Some(worker.shared.budgets.of(&resolved.node));
         let mut stale = Vec::new();
         match self.pools.borrow_mut().entry(role) {

@@ -133,6 +133,8 @@ pub(crate) struct Session {
     /// What it sends and nobody gets, because it was refused.
     pub(crate) skip: Skip,
     pub(crate) from_client: Frames,
+    /// The rest of the message that is being read goes nowhere: it was refused.
+    pub(crate) is_rest_refused: bool,
     pub(crate) server: Option<Box<Server>>,
     /// The server no longer reads. What it still says is read.
     pub(crate) is_server_deaf: bool,
@@ -241,6 +243,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
                 parked: read,
                 skip: Skip::Nothing,
                 from_client: Frames::default(),
+                is_rest_refused: false,
                 server: None,
                 is_server_deaf: false,
                 is_server_leaving: false,

@@ -417,6 +417,7 @@ async fn a_tenant_that_changes_loses_the_sessions_it_must() {
                 client_connections_max: 9,
                 ..model::Limits::default()
             },
+            storage: old.storage,
             pool_mode: old.pool_mode,
         });
     }

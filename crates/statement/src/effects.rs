@@ -64,6 +64,12 @@ impl Effects {
     pub const TRANSACTION: Self = Self(1 << 19);
     /// `COPY`.
     pub const COPY: Self = Self(1 << 20);
+    /// Makes the database larger, as far as the text shows: `INSERT`, `UPDATE`, `MERGE`, `COPY FROM`,
+    /// `SELECT INTO`, `CREATE`, `IMPORT`, `REFRESH`, functions that write large objects; also in the text
+    /// of a `DO`, and behind `PREPARE` and `EXPLAIN`. Not counted: `ALTER`, `CLUSTER`, `REINDEX` and `VACUUM`, which
+    /// write anew what is there. Functions and relations ([`Self::CALLS`], [`Self::TOUCHES`]) and what is run
+    /// ([`Self::RUNS`]) can do it unseen.
+    pub const GROWS: Self = Self(1 << 22);
     /// Not understood; may do anything. [`Self::RUNS`] and [`Self::UNNAMED`] are set with it.
     pub const UNKNOWN: Self = Self((1 << 21) | Self::RUNS.0 | Self::UNNAMED.0);
 
@@ -128,7 +134,7 @@ impl ops::BitOrAssign for Effects {
     }
 }
 
-const NAMES: [(Effects, &str); 22] = [
+const NAMES: [(Effects, &str); 23] = [
     (Effects::SETTINGS, "settings"),
     (Effects::UNNAMED, "unnamed"),
     (Effects::TEMP, "temp"),
@@ -150,6 +156,7 @@ const NAMES: [(Effects, &str); 22] = [
     (Effects::DEALLOCATE, "deallocate"),
     (Effects::TRANSACTION, "transaction"),
     (Effects::COPY, "copy"),
+    (Effects::GROWS, "grows"),
     (Effects::UNKNOWN, "unknown"),
 ];
 

@@ -1,6 +1,6 @@
 //! What the functions of `pg_catalog` do to a session.
 //!
-//! Owns: the list of those that leave a session as it was (`functions/harmless.txt`, sorted) and
+//! Owns: the list of those that leave session and database as they were (`functions/harmless.txt`, sorted) and
 //! of those that do not, or that are worth knowing ([`SPECIAL`]). Together they are all functions
 //! of PostgreSQL 15 and 18; `tests/real_postgres.rs` holds them to that, so that somebody looks at each
 //! new one. Not in either list: the `RI_FKey_…` family, whose names have capitals and which are
@@ -57,6 +57,12 @@ const SPECIAL: &[(&str, Effects)] = &[
     ("database_to_xml_and_xmlschema", RUNS_TEXT),
     ("database_to_xmlschema", RUNS_TEXT),
     ("lastval", Effects::READS_SEQUENCE),
+    ("lo_creat", Effects::GROWS),
+    ("lo_create", Effects::GROWS),
+    ("lo_from_bytea", Effects::GROWS),
+    ("lo_import", Effects::GROWS),
+    ("lo_put", Effects::GROWS),
+    ("lowrite", Effects::GROWS),
     ("nextval", Effects::WRITES),
     ("pg_advisory_lock", Effects::ADVISORY),
     ("pg_advisory_lock_shared", Effects::ADVISORY),

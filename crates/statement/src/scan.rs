@@ -61,6 +61,8 @@ struct Statement {
     /// `BEGIN ATOMIC` and every `CASE` inside that did not end yet.
     atomic: u32,
     writes: bool,
+    /// `COPY`; which way is not known yet.
+    copies: bool,
     pg_settings: bool,
 }
 
@@ -282,6 +284,7 @@ impl<'a> Scan<'a> {
             (_, Word::Lock) => self.quiet(Lead::Lock, Effects::NONE),
             (_, Word::Checkpoint) => self.quiet(Lead::Maintain, Effects::NONE),
             (_, Word::Copy) => {
+                self.statement.copies = true;
                 let effects = Effects::COPY | Effects::TOUCHES | Effects::WRITES;
                 (Lead::Copy, effects | Effects::EVALUATES)
             }
@@ -291,7 +294,8 @@ impl<'a> Scan<'a> {
             }
             (_, Word::Call) => (Lead::Call, Effects::CALLS | Effects::EVALUATES),
             (_, Word::Do) => (Lead::Do, self.anonymous_block()),
-            (_, Word::Create | Word::Drop | Word::Import) => self.define(Effects::TEMP),
+            (_, Word::Create | Word::Import) => self.define(Effects::TEMP | Effects::GROWS),
+            (_, Word::Drop) => self.define(Effects::TEMP),
             (
                 _,
                 Word::Alter
@@ -305,15 +309,13 @@ impl<'a> Scan<'a> {
                 Lead::Maintain,
                 Effects::TOUCHES | Effects::EVALUATES | Effects::WRITES,
             ),
-            (
-                _,
-                Word::Vacuum
-                | Word::Analyze
-                | Word::Analyse
-                | Word::Cluster
-                | Word::Reindex
-                | Word::Refresh,
-            ) => (Lead::Maintain, Effects::TOUCHES | Effects::EVALUATES),
+            (_, Word::Vacuum | Word::Analyze | Word::Analyse | Word::Cluster | Word::Reindex) => {
+                (Lead::Maintain, Effects::TOUCHES | Effects::EVALUATES)
+            }
+            (_, Word::Refresh) => (
+                Lead::Maintain,
+                Effects::TOUCHES | Effects::EVALUATES | Effects::GROWS,
+            ),
             // A body has many words that begin no SQL.
             _ if !self.is_whole() => (Lead::Unknown, Effects::NONE),
             _ => (Lead::Unknown, Effects::UNKNOWN),
@@ -442,20 +444,27 @@ impl<'a> Scan<'a> {
     fn word(&mut self, word: Word) {
         let before = self.before.last().word;
         match word {
-            Word::From | Word::Join | Word::Table => self.effects |= Effects::TOUCHES,
+            Word::From | Word::Join | Word::Table => {
+                self.effects |= Effects::TOUCHES;
+                // Not that of `COPY (SELECT … FROM …) TO`.
+                if word == Word::From && self.statement.copies && self.statement.parentheses == 0 {
+                    self.effects |= Effects::GROWS;
+                }
+            }
             Word::Into => {
                 self.effects |= Effects::TOUCHES;
                 let creates = !matches!(before, Word::Insert | Word::Merge);
                 if creates && self.source != Source::Plpgsql {
-                    self.effects |= Effects::TEMP;
+                    self.effects |= Effects::TEMP | Effects::GROWS;
                 }
             }
-            Word::Insert | Word::Delete | Word::Merge => self.writes(),
+            Word::Delete => self.writes(),
+            Word::Insert | Word::Merge => self.grows(),
             Word::Update => {
                 if matches!(before, Word::For | Word::Key) {
                     self.effects |= Effects::TOUCHES;
                 } else {
-                    self.writes();
+                    self.grows();
                 }
             }
             Word::Hold if before == Word::With => self.effects |= Effects::HOLD,
@@ -473,7 +482,7 @@ impl<'a> Scan<'a> {
             Word::End if self.statement.atomic > 0 => self.statement.atomic -= 1,
             Word::Begin | Word::Then | Word::Else | Word::Loop => self.body_start(),
             Word::Create if self.source != Source::Client || self.statement.explain => {
-                self.effects |= Effects::TEMP | Effects::DDL;
+                self.effects |= Effects::TEMP | Effects::DDL | Effects::GROWS;
             }
             Word::Do if self.source != Source::Client => {
                 let next = self.lexer.peek();
@@ -489,6 +498,14 @@ impl<'a> Scan<'a> {
     fn writes(&mut self) {
         self.effects |= Effects::TOUCHES | Effects::WRITES;
         self.statement.writes = true;
+    }
+
+    fn grows(&mut self) {
+        self.writes();
+        // GRANT INSERT, ALTER TABLE … ON UPDATE: a name of what is done to rows, and none is touched.
+        if !self.statement.defines {
+            self.effects |= Effects::GROWS;
+        }
     }
 
     /// `EXECUTE` behind the first word: of `EXPLAIN` and `CREATE TABLE AS`, or dynamic SQL.

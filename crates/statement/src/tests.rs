@@ -14,7 +14,7 @@ fn reading(text: &str) -> Reading {
 fn check(text: &str, lasting: Effects) {
     let effects = reading(text).effects;
     let seen = effects.without(Effects::UNSEEN | Effects::WRITES | Effects::TRANSACTION);
-    let seen = seen.without(Effects::READS_SEQUENCE | Effects::COPY);
+    let seen = seen.without(Effects::READS_SEQUENCE | Effects::COPY | Effects::GROWS);
     assert_eq!(seen, lasting, "{text}: {effects:?}");
 }
 
@@ -517,4 +517,59 @@ fn a_setting_on_its_way_makes_only_ambiguous_text_unknown() {
     let shown = b"SELECT '\\'', setseed(1), '\\''";
     assert!(!read(shown, CONTEXT).effects.contains(Effects::SEED));
     assert!(read(shown, escaping).effects.contains(Effects::SEED));
+}
+
+#[test]
+fn what_makes_a_database_larger_is_told_from_what_does_not() {
+    for text in [
+        "INSERT INTO t VALUES (1)",
+        "insert into t select 1 from u",
+        "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET a = 2",
+        "UPDATE t SET a = 1",
+        "MERGE INTO t USING u ON true WHEN MATCHED THEN DELETE",
+        "WITH x AS (INSERT INTO t VALUES (1) RETURNING a) SELECT * FROM x",
+        "WITH x AS (UPDATE t SET a = 1 RETURNING a) DELETE FROM t USING x",
+        "SELECT 1; /* and */ INSERT INTO t VALUES (1)",
+        "EXPLAIN ANALYZE INSERT INTO t VALUES (1)",
+        "PREPARE p AS INSERT INTO t VALUES ($1)",
+        "COPY t FROM STDIN",
+        "COPY t (a, b) FROM '/tmp/x' (FORMAT csv)",
+        "SELECT a INTO u FROM t",
+        "CREATE TABLE t (a int)",
+        "CREATE TEMP TABLE t AS SELECT 1",
+        "CREATE INDEX ON t (a)",
+        "EXPLAIN ANALYZE CREATE TABLE u AS SELECT 1",
+        "IMPORT FOREIGN SCHEMA s FROM SERVER x INTO y",
+        "REFRESH MATERIALIZED VIEW m",
+        "SELECT lo_create(0)",
+        "SELECT pg_catalog.lowrite(0, 'x')",
+        "DO $$ BEGIN INSERT INTO t VALUES (1); END $$",
+        "DO $$ BEGIN IF true THEN CREATE TABLE u (a int); END IF; END $$",
+    ] {
+        has(text, Effects::GROWS);
+    }
+    for text in [
+        "SELECT * FROM t FOR UPDATE",
+        "SELECT * FROM t FOR NO KEY UPDATE",
+        "SELECT \"insert\", t.update FROM t",
+        "DELETE FROM t",
+        "TRUNCATE t",
+        "DROP TABLE t",
+        "VACUUM FULL t",
+        "REINDEX TABLE t",
+        "CLUSTER t",
+        "ALTER TABLE t DROP COLUMN a",
+        "ALTER TABLE t ADD FOREIGN KEY (a) REFERENCES u ON UPDATE CASCADE",
+        "GRANT INSERT, UPDATE ON t TO PUBLIC",
+        "REVOKE INSERT ON t FROM PUBLIC",
+        "COPY t TO STDOUT",
+        "COPY (SELECT a FROM t) TO STDOUT",
+        "COMMIT",
+        "ROLLBACK",
+        "DO $$ DECLARE n int; BEGIN SELECT 1 INTO n; DELETE FROM t; END $$",
+        "EXECUTE p",
+        "SELECT lo_unlink(1)",
+    ] {
+        has_not(text, Effects::GROWS);
+    }
 }

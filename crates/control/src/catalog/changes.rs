@@ -133,6 +133,11 @@ impl Changes {
         is_new
     }
 
+    /// Hears what proxies of this process are told from now on.
+    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Change> {
+        self.0.proxies.subscribe()
+    }
+
     fn announced(&self) -> std::sync::MutexGuard<'_, Announced> {
         self.0
             .announced

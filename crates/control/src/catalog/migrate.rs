@@ -42,6 +42,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "hold",
         sql: include_str!("../../migrations/0006_hold.sql"),
     },
+    Migration {
+        version: 7,
+        name: "storage",
+        sql: include_str!("../../migrations/0007_storage.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

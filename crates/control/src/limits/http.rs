@@ -22,6 +22,7 @@ use crate::{
         idempotency::{Kept, Ticket},
     },
     catalog::changes,
+    storage,
     tenant::{
         change,
         store::{Purpose, Tenant},
@@ -57,6 +58,9 @@ pub(crate) struct LimitValues {
     /// Bytes of one result, from 1,024.
     #[serde(skip_serializing_if = "Option::is_none")]
     result_bytes_max: Option<u64>,
+    /// Bytes of the database on disk, from 1,048,576. Above it, what makes it larger is refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage_bytes_max: Option<u64>,
     /// Milliseconds of one statement, 10 to a week.
     #[serde(skip_serializing_if = "Option::is_none")]
     statement_ms_max: Option<u64>,
@@ -94,9 +98,12 @@ pub(crate) struct LimitsResponse {
     /// What the operator said.
     #[schema(value_type = LimitValues)]
     operator: Map<String, Value>,
+    /// Bytes that it took on disk when it was measured last; null when it never was, which happens only
+    /// where there is a limit. Within seconds while it is in use.
+    storage_bytes: Option<u64>,
 }
 
-fn describe(tenant: &Tenant, wishes: &Wishes) -> LimitsResponse {
+fn describe(tenant: &Tenant, wishes: &Wishes, storage_bytes: Option<u64>) -> LimitsResponse {
     let effective = Limits::described(&wishes.operator, &wishes.owner);
     LimitsResponse {
         id: tenant.id.to_string(),
@@ -104,6 +111,7 @@ fn describe(tenant: &Tenant, wishes: &Wishes) -> LimitsResponse {
         effective: store::to_json(&effective),
         owner: store::to_json(&wishes.owner),
         operator: store::to_json(&wishes.operator),
+        storage_bytes,
     }
 }
 
@@ -120,7 +128,8 @@ pub(crate) async fn get(
     let tenant = crate::tenant::http::read(&app, &principal, &key).await?;
     let client = app.catalog.get().await?;
     let wishes = store::read(&client, &tenant.id).await?;
-    Ok(axum::Json(describe(&tenant, &wishes)))
+    let storage_bytes = storage::store::bytes(&client, &tenant.id).await?;
+    Ok(axum::Json(describe(&tenant, &wishes, storage_bytes)))
 }
 
 /// Sets some limits of a database; what is not named stays as it is. Takes hold within a second, also
@@ -199,7 +208,8 @@ async fn change(
     if party == Party::Operator && min(wishes.of(party)) > min(&before) {
         leave_enough(app, &transaction, &tenant.id, min(wishes.of(party))).await?;
     }
-    let answer = describe(&tenant, &wishes);
+    let storage_bytes = storage::store::bytes(&transaction, &tenant.id).await?;
+    let answer = describe(&tenant, &wishes, storage_bytes);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     ticket
         .keep_in(&transaction, StatusCode::OK, &body, Kept::Last)
@@ -312,6 +322,7 @@ mod tests {
             statements_burst: Some(1),
             result_rows_max: Some(1),
             result_bytes_max: Some(1),
+            storage_bytes_max: Some(1),
             statement_ms_max: Some(1),
             transaction_ms_max: Some(1),
             idle_in_transaction_ms_max: Some(1),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{
-    CredentialId, LoginName, Pid,
+    CredentialId, Limits, LoginName, Pid,
     lifecycle::TenantState,
     limits::LimitSet,
     route::{Access, CANDIDATES_MAX, Candidate},
@@ -13,6 +13,7 @@ use crate::{
     api::App,
     catalog::{self, CatalogError},
     limits::{self, store::Wishes},
+    storage::store::Measured,
 };
 
 /// What the catalog says of a login.
@@ -22,17 +23,26 @@ pub(super) struct Found {
     pub(super) expires_in: Option<Duration>,
     pub(super) candidates: Vec<Candidate>,
     pub(super) wishes: Wishes,
+    pub(super) measured: Measured,
+}
+
+impl Found {
+    pub(super) fn limits(&self) -> Limits {
+        Limits::of(&self.wishes.operator, &self.wishes.owner)
+    }
 }
 
 /// The newest credentials come first: of more than [`CANDIDATES_MAX`] the oldest are not read.
 const RESOLVE: &str = "
     SELECT t.pid, t.state, c.id, c.stored_key, c.server_key, c.expires_at,
-           to_json(operator), to_json(owner),
-           extract(epoch FROM t.expires_at - now())::float8, t.deleted_at >= t.expires_at
+           to_json(by_operator), to_json(by_owner),
+           extract(epoch FROM t.expires_at - now())::float8, t.deleted_at >= t.expires_at,
+           p.storage_bytes, p.storage_full_bytes
     FROM tenant t
-    LEFT JOIN tenant_limits operator
-        ON operator.tenant_id = t.id AND operator.set_by = 'operator'
-    LEFT JOIN tenant_limits owner ON owner.tenant_id = t.id AND owner.set_by = 'owner'
+    JOIN placement p ON p.pid = t.pid
+    LEFT JOIN tenant_limits by_operator
+        ON by_operator.tenant_id = t.id AND by_operator.set_by = 'operator'
+    LEFT JOIN tenant_limits by_owner ON by_owner.tenant_id = t.id AND by_owner.set_by = 'owner'
     LEFT JOIN credential c ON c.tenant_id = t.id AND c.role = $2 AND c.kind = 'password'
         AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now())
     WHERE t.id = $1
@@ -82,6 +92,7 @@ pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found
             operator: wishes(first, 6),
             owner: wishes(first, 7),
         },
+        measured: Measured::of(first, 10),
     }))
 }
 

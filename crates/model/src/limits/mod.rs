@@ -35,6 +35,8 @@ pub struct Limits {
     pub result_rows_max: Option<u64>,
     /// Bytes of one result, as they go to the client.
     pub result_bytes_max: Option<u64>,
+    /// Bytes of its database on disk. Above it, nothing that makes it larger: see [`Storage`](crate::route::Storage).
+    pub storage_bytes_max: Option<u64>,
     /// Time of one statement.
     pub statement_time_max: Option<Duration>,
     /// Time of one transaction, from its first statement to its end.
@@ -116,6 +118,7 @@ impl Limits {
             statements: (per_second > 0).then_some(Rate { per_second, burst }),
             result_rows_max: limit(Number::ResultRows),
             result_bytes_max: limit(Number::ResultBytes),
+            storage_bytes_max: limit(Number::Storage),
             statement_time_max: time(Number::Statement),
             transaction_time_max: time(Number::Transaction),
             idle_in_transaction_time_max: time(Number::IdleInTransaction),
@@ -183,6 +186,7 @@ mod tests {
                 statements: None,
                 result_rows_max: None,
                 result_bytes_max: None,
+                storage_bytes_max: None,
                 statement_time_max: None,
                 transaction_time_max: None,
                 idle_in_transaction_time_max: None,

@@ -67,6 +67,8 @@ numbers! {
     ResultRows = "result_rows_max", 1..=1_000_000_000_000, 0, Optional;
     /// Bytes of one result.
     ResultBytes = "result_bytes_max", 1024..=1_000_000_000_000_000, 0, Optional;
+    /// Bytes of the database on disk.
+    Storage = "storage_bytes_max", 1_048_576..=1_000_000_000_000_000, 0, Optional;
     /// Milliseconds of one statement.
     Statement = "statement_ms_max", 10..=WEEK_MS, 0, Optional;
     /// Milliseconds of one transaction.

@@ -1,14 +1,15 @@
 //! What one tenant may use, kept on its open sessions.
 //!
 //! Owns: what is said when a limit is reached ([`Exceeded`]); how often statements may begin
-//! (`rate`), how large a result may be (`result`), and how long things may take (`clock`) are next
-//! door. Does not own: which limits there are and who sets them (`model::limits`), counts of
+//! (`rate`), how large a result may be (`result`), how long things may take (`clock`) and what makes a
+//! database larger (`growing`) are next door. Does not own: which limits there are and who sets them (`model::limits`), counts of
 //! connections (`pool`, `session`), or what is done to a session (`handle`, `relay`).
 //!
 //! All of it is kept here and not by settings of the server, since a tenant can change those. What a
 //! limit is now is looked up when it matters, so a change holds for sessions that are open.
 
 mod clock;
+mod growing;
 mod rate;
 mod result;
 
@@ -16,6 +17,7 @@ use model::limits::Number;
 use wire::message::build::{self, Report, Severity};
 
 pub(crate) use clock::{Alarms, Doing, Moment, Pulse, ring, watch, watch_stop};
+pub(crate) use growing::{Growing, Growth};
 pub(crate) use rate::Bucket;
 pub(crate) use result::{End, Meter};
 
@@ -41,6 +43,7 @@ impl std::fmt::Display for Exceeded {
             Number::ResultRows => "the result has too many rows",
             Number::ResultBytes => "the result is too large",
             Number::Statements => "too many statements",
+            Number::Storage => "the database is full",
             Number::StatementsBurst
             | Number::ClientConnections
             | Number::ServerConnections
@@ -60,6 +63,7 @@ impl Exceeded {
             Number::IdleInTransaction => "25P03", // idle_in_transaction_session_timeout
             Number::ClientIdle => "57P05",        // idle_session_timeout
             Number::ResultRows | Number::ResultBytes => "54000", // program_limit_exceeded
+            Number::Storage => "53100",           // disk_full
             Number::Statements
             | Number::StatementsBurst
             | Number::ClientConnections
@@ -77,6 +81,9 @@ impl Exceeded {
             }
             Number::ResultRows | Number::ResultBytes => {
                 "Ask for less with LIMIT, or raise the limit: its owner can, up to what the operator allows (tenantry db limits)."
+            }
+            Number::Storage => {
+                "DELETE, TRUNCATE, DROP and VACUUM FULL are allowed, and end it within seconds; or raise the limit: its owner can, up to what the operator allows (tenantry db limits)."
             }
             _ => {
                 "The owner of the database can raise the limit, up to what the operator allows (tenantry db limits)."
@@ -100,7 +107,11 @@ impl Exceeded {
     pub(crate) fn ends_only_a_statement(self) -> bool {
         matches!(
             self.limit,
-            Number::Statement | Number::ResultRows | Number::ResultBytes | Number::Statements
+            Number::Statement
+                | Number::ResultRows
+                | Number::ResultBytes
+                | Number::Statements
+                | Number::Storage
         )
     }
 
@@ -114,6 +125,7 @@ impl Exceeded {
             (Number::ResultRows, 10_000),
             (Number::ResultBytes, 1_048_576),
             (Number::Statements, 100),
+            (Number::Storage, 1_073_741_824),
         ]
         .into_iter()
         .map(|(limit, value)| Self { limit, value })

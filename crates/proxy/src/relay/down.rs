@@ -3,7 +3,7 @@
 //! Owns: checking that each message was asked for, keeping back what is ours, and taking note of what
 //! the server says about its state. Does not own: what happens when all is answered (`lend`).
 
-use std::{rc::Rc, task::Context};
+use std::{borrow::Cow, rc::Rc, task::Context};
 
 use model::Limits;
 use tokio::time::Instant;
@@ -13,7 +13,7 @@ use wire::{
     queue::Now,
 };
 
-use super::{LOOKED_INTO_MAX, note::Clock, out_of_step};
+use super::{LOOKED_INTO_MAX, full, note::Clock, out_of_step};
 use crate::{
     error::Refusal,
     limits::{self, End, Exceeded},
@@ -200,7 +200,15 @@ impl Session {
                             self.handle.has_stopped();
                             let why = over.unwrap_or(why);
                             code = Some(why.sqlstate());
-                            instead = Some((why, ""));
+                            instead = Some((why, Cow::Borrowed("")));
+                        }
+                        let message = report.and_then(|report| report.field(b'M'));
+                        if let Some((why, detail)) =
+                            full::translate(&lending.growing, code, message.unwrap_or_default())
+                        {
+                            worker.counted.limits_reached.add(why.limit.name());
+                            code = Some(why.sqlstate());
+                            instead = Some((why, detail));
                         }
                         self.watch.error(&self.tenant.insight, code);
                         if let Some(report) = report {
@@ -241,7 +249,7 @@ impl Session {
                     let tag = (head.kind != b's').then_some(body.unwrap_or_default());
                     match self.meter.ends(tag) {
                         End::Passes => {}
-                        End::Told(over) => instead = Some((over, WAS_DONE)),
+                        End::Told(over) => instead = Some((over, WAS_DONE.into())),
                         End::Fatal(over) => {
                             seen.end = Some(Refusal::Unseen(over));
                             break;
@@ -260,7 +268,7 @@ impl Session {
             if let Some((over, detail)) = instead {
                 incoming.keep_back(at, end);
                 self.is_rest_ours = true;
-                over.write(detail, incoming.before(end));
+                over.write(&detail, incoming.before(end));
             } else if let Some(report) = renamed {
                 incoming.keep_back(at, end);
                 self.is_rest_ours = true;

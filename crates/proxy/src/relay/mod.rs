@@ -10,6 +10,7 @@
 
 mod around;
 mod down;
+mod full;
 mod note;
 mod up;
 
@@ -30,7 +31,7 @@ use wire::{
 use crate::{
     carry::Carry,
     error::Refusal,
-    limits::{self, Doing, Exceeded, Moment},
+    limits::{self, Doing, Exceeded, Growth, Moment},
     session::{Ended, Session},
     stats::add,
     worker::Worker,
@@ -273,6 +274,7 @@ impl Session {
             add(&handle.about.counters.busy_us, took_us);
             worker.counted.busy_time.note(took_us);
             handle.has_stopped();
+            handle.growth.set(Growth::No);
         }
         limits::watch(worker, handle);
     }

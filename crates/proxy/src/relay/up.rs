@@ -82,6 +82,8 @@ pub(super) enum Pass {
     On,
     /// It is answered by us.
     Answered,
+    /// The server answers something else in its place, which was put there.
+    Refused,
     /// It waits until everything before it is answered.
     Waits,
     /// Not all of it is there.
@@ -107,6 +109,10 @@ impl Session {
         // Settings and the like, for a server connection that was taken for this.
         outgoing.out.append(&mut self.prefix);
         let mut at = self.from_client.begin(bytes.len());
+        if self.is_rest_refused {
+            outgoing.leave_out(at);
+            self.is_rest_refused = !self.from_client.is_between();
+        }
         if let Some(server) = self.server.as_deref_mut()
             && server.queue.is_empty()
             && self.from_client.is_between()
@@ -134,11 +140,15 @@ impl Session {
                             self.take_note(note, &mut clock);
                             self.count(head.kind, worker);
                         }
-                        Pass::Answered => {
+                        pass @ (Pass::Answered | Pass::Refused) => {
                             self.take_note(note, &mut clock);
+                            if let Pass::Refused = pass {
+                                self.count(head.kind, worker);
+                            }
                             outgoing.before(at);
                             at = self.from_client.pass(at, head, bytes.len());
                             outgoing.leave_out(at);
+                            self.is_rest_refused = !self.from_client.is_between();
                             continue;
                         }
                         Pass::Waits => {
@@ -255,6 +265,12 @@ impl Session {
             server.queue.sent(request);
             return Pass::On;
         }
+        if let Some(pass) = self.look_at_growth(head, request, at, outgoing) {
+            return pass;
+        }
+        let Some(server) = self.server.as_deref_mut() else {
+            return Pass::On;
+        };
         match request {
             Request::Query => self.look_at_query(head, at, outgoing),
             Request::Parse => self.look_at_parse(head, at, outgoing),

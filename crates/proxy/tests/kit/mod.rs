@@ -23,7 +23,7 @@ use model::{
     CredentialId, LoginName, Pid, Role, Secret, TenantId,
     route::{
         Access, BudgetLease, Candidate, Change, Demand, NodeAddress, NodeTarget, Report, Request,
-        Resolved, Route, ServerLogin, Unavailable,
+        Resolved, Route, ServerLogin, Storage, Unavailable,
     },
 };
 use proxy::{Config, Proxy, TlsConfig};
@@ -425,6 +425,7 @@ impl Stack {
                 settings: BTreeMap::from([("statement_timeout".to_owned(), "60s".to_owned())]),
             },
             limits: model::Limits::default(),
+            storage: Storage::Free,
             pool_mode: pool_mode(),
         };
         change(&mut route);
