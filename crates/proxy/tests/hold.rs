@@ -276,11 +276,30 @@ async fn what_cannot_be_given_up_is_named_and_stays() {
             "EXECUTE p",
         ),
     ] {
+        let rows = || {
+            let sql = "SELECT count(*) FROM t";
+            stack.postgres.sql(&tenant.pid.database(), sql)
+        };
+        let before = rows();
         let mut pinned = log_in(&stack, &tenant);
         ok(&mut pinned, "LISTEN two");
         ok(&mut pinned, make);
         refused(what, false).await;
         assert_eq!(ok(&mut pinned, is_there), "1");
+
+        // What it begins meanwhile waits like what others begin, although it has a server connection.
+        let hold = Hold::new(&stack, &tenant);
+        let drain = Step::Drain(Duration::ZERO);
+        hold.order(drain).await.unwrap_err();
+        let mut other = log_in(&stack, &tenant);
+        ask(&mut pinned, "INSERT INTO t DEFAULT VALUES");
+        ask(&mut other, "SELECT 1");
+        wait_until("the other one waits", || stack.waiting() == 1);
+        assert_eq!(rows(), before);
+        hold.let_go().await;
+        assert_eq!(raw::code_of(&other.until(b'Z')), "");
+        assert_eq!(raw::code_of(&pinned.until(b'Z')), "");
+        assert_ne!(rows(), before);
         assert_eq!(ok(&mut pinned, "SELECT pg_listening_channels()"), "two");
     }
 
@@ -311,6 +330,10 @@ async fn who_listens_is_carried_over_and_misses_nothing() {
     let mut writer = log_in(&stack, &tenant);
     let server = |raw: &mut Raw| ok(raw, "SELECT pg_backend_pid()");
     let was = server(&mut listener);
+    let rows = || {
+        let sql = "SELECT count(*) FROM t";
+        stack.postgres.sql(&tenant.pid.database(), sql)
+    };
 
     for round in 0..3 {
         ok(&mut writer, "BEGIN");
@@ -327,11 +350,16 @@ async fn who_listens_is_carried_over_and_misses_nothing() {
         assert_eq!(heard(&idle.until(b'A')), [want]);
 
         // One asks something meanwhile, and one in the moment they listen again.
-        ask(&mut listener, "SELECT current_setting('TimeZone')");
+        ask(
+            &mut listener,
+            "INSERT INTO t DEFAULT VALUES RETURNING current_setting('TimeZone')",
+        );
         ask(&mut writer, "NOTIFY \"Odd \"\"one\", 'later'");
         wait_until("both wait", || stack.waiting() == 2);
         hold.order(Step::Return).await.unwrap();
         assert_eq!(hold.sessions(), "2", "only those who listen");
+        // Although this one has a server connection again, what it asked waits with the others.
+        assert_eq!(rows(), round.to_string());
         hold.order(Step::End).await.unwrap();
         assert_eq!(raw::code_of(&writer.until(b'Z')), "");
         let seen = listener.until(b'Z');
