@@ -87,7 +87,8 @@ pub struct ControlLimits {
     pub anonymous_databases_max: u32,
     /// Rows of one result of `/sql`. 10,000.
     pub sql_rows_max: usize,
-    /// Bytes of values in one result of `/sql`. 8 MiB.
+    /// Bytes of all results of one request to `/sql`, as JSON. 8 MiB: 64 requests at once are half a
+    /// gigabyte, or twice that while they are written.
     pub sql_result_bytes_max: usize,
     /// Time of one request to `/sql` inside the database. 30 s.
     pub sql_time_max: Duration,

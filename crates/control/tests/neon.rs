@@ -155,6 +155,15 @@ async fn results_have_the_form_that_the_driver_reads() {
         .await
         .ok();
     assert_eq!(none["rows"], json!([["0"]]));
+    // Names count where they are written with each row.
+    let wide: Vec<_> = (0..1600)
+        .map(|i| format!("NULL AS {}{i}", "n".repeat(56)))
+        .collect();
+    let wide = format!("SELECT {} FROM generate_series(1, 100)", wide.join(", "));
+    let listed = neon.run(&RAW, json!({ "query": wide })).await;
+    assert_eq!(listed.status, 200);
+    let objects = neon.run(&[], json!({ "query": wide })).await;
+    assert_eq!(objects.body["code"], "54000");
     for wrong in [json!({}), json!({"query": "", "queries": []}), json!([])] {
         let refused = neon.run(&RAW, wrong).await;
         assert_eq!(refused.status, 400, "{}", refused.body);

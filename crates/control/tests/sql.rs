@@ -373,6 +373,19 @@ async fn errors_carry_what_postgresql_says() {
         )
         .body(raw);
     sql.stack.send(request).await.error(400, "invalid_field");
+    // What is not UTF-8 is an error and not another text.
+    for query in [
+        "SET client_encoding = 'LATIN1'; SELECT 'ü'",
+        "SET client_encoding = 'SJIS'",
+    ] {
+        assert_eq!(sql.query(query).await["error"]["code"], "22P05", "{query}");
+    }
+    // Bytes count as they are written: a control character has six.
+    let escaped = sql
+        .run(json!({"query": "SELECT repeat(chr(1), 2000000)"}))
+        .await;
+    let told = escaped.error(422, "result_too_large");
+    assert!(text(&told["message"]).contains("bytes"), "{told}");
     let kinds = sql
         .query(
             "SELECT '\\x00ff'::bytea, '2024-02-29 12:00:00.5+00'::timestamptz, 'NaN'::float8, 1e20::float8,

@@ -46,6 +46,8 @@ pub(super) struct Room {
     bytes_max: usize,
     rows: usize,
     bytes: usize,
+    /// Whether each row is written with the names of its columns.
+    has_names: bool,
 }
 
 impl Room {
@@ -55,7 +57,13 @@ impl Room {
             bytes_max,
             rows: 0,
             bytes: 0,
+            has_names: false,
         }
+    }
+
+    /// The same for rows that are written as objects.
+    pub(super) fn with_names(self, has_names: bool) -> Self {
+        Self { has_names, ..self }
     }
 
     fn take_bytes(&mut self, bytes: usize) -> Result<(), SqlError> {
@@ -66,13 +74,50 @@ impl Room {
         Ok(())
     }
 
-    fn take_row(&mut self, bytes: usize) -> Result<(), SqlError> {
+    /// Counts a row as it will be written, while what was done can still be undone.
+    fn take_row(&mut self, row: &DataRowBody, columns: &[Column]) -> Result<(), SqlError> {
+        use fallible_iterator::FallibleIterator;
         self.rows += 1;
         if self.rows > self.rows_max {
             return Err(SqlError::TooLarge(format!("{} rows", self.rows_max)));
         }
+        let mut bytes = 0;
+        let mut ranges = row.ranges();
+        for column in columns {
+            let range = ranges
+                .next()?
+                .ok_or_else(|| io::Error::other("a row has too few values"))?;
+            let value = range.and_then(|range| row.buffer().get(range));
+            if value.is_some_and(|value| std::str::from_utf8(value).is_err()) {
+                return Err(not_utf8());
+            }
+            bytes += json_len(value.unwrap_or(b"null"));
+            if self.has_names {
+                bytes += json_len(column.name.as_bytes());
+            }
+        }
         self.take_bytes(bytes)
     }
+}
+
+/// Bytes of a text in JSON at most, with its quotes and a comma.
+fn json_len(text: &[u8]) -> usize {
+    let escapes = text.iter().map(|byte| match byte {
+        0..0x20 => 5,
+        b'"' | b'\\' => 1,
+        _ => 0,
+    });
+    text.len() + escapes.sum::<usize>() + 3
+}
+
+/// What is not UTF-8 cannot be told in JSON, and telling something else would be wrong.
+fn not_utf8() -> SqlError {
+    SqlError::Server(Box::new(ServerError::own(
+        // untranslatable_character
+        "22P05",
+        "the result is not in UTF-8",
+        "leave client_encoding as it is; read the bytes of a database without an encoding with convert_to",
+    )))
 }
 
 /// What a column is. PostgreSQL manual, section "Message Formats", RowDescription.
@@ -293,7 +338,7 @@ impl Session {
                     described = true;
                 }
                 Message::DataRow(body) => {
-                    room.take_row(body.buffer().len())?;
+                    room.take_row(&body, &last.columns)?;
                     last.rows.push(body);
                 }
                 Message::CommandComplete(body) => {
@@ -311,6 +356,11 @@ impl Session {
                     }
                     failed = Some(error);
                     self.end_statement(sync).await?;
+                }
+                Message::ParameterStatus(body)
+                    if body.name()? == "client_encoding" && body.value()? != "UTF8" =>
+                {
+                    return Err(not_utf8());
                 }
                 Message::CopyInResponse(_) => {
                     let reason = "COPY FROM STDIN needs a PostgreSQL connection";

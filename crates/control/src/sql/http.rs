@@ -160,6 +160,7 @@ pub(crate) async fn run(
         work: &work,
         time_max,
         is_typed: true,
+        has_names: false,
     };
     let result = match visit::open(&app, visitor, time_max).await {
         Ok(session) => visit::run(&app, session, errand).await,

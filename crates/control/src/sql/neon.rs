@@ -172,6 +172,7 @@ async fn handle(app: &App, request: Request) -> Result<String, Refused> {
         work: &work,
         time_max,
         is_typed: !wanted.is_raw,
+        has_names: modes.contains(&false),
     };
     let done = visit::run(app, session, errand).await?;
     Ok(answer(&work, &done, &modes, wanted.is_raw))

@@ -53,6 +53,8 @@ pub(super) struct Errand<'a> {
     pub(super) time_max: Duration,
     /// Whether anybody looks at the types of the results.
     pub(super) is_typed: bool,
+    /// Whether rows are written as objects.
+    pub(super) has_names: bool,
 }
 
 /// Results, and what their types are.
@@ -153,8 +155,8 @@ pub(super) async fn run(app: &App, session: Session, errand: Errand<'_>) -> Resu
 
 async fn go(app: &App, mut session: Session, errand: Errand<'_>) -> Result<Done, Failed> {
     let limits = &app.config.limits;
-    let mut room = Room::new(limits.sql_rows_max, limits.sql_result_bytes_max);
-    let fresh = room;
+    let fresh = Room::new(limits.sql_rows_max, limits.sql_result_bytes_max);
+    let mut room = fresh.with_names(errand.has_names);
     // What is left in the session when it fails is not worth reading.
     let outcomes = errand.work.run(&mut session, &mut room).await;
     let outcomes = outcomes.map_err(Failed::Work)?;
