@@ -154,7 +154,7 @@ pub(crate) const DRIVERS: &[Driver] = &[
     over_http(
         "neon-serverless",
         Node,
-        "verify-full types parameters rows transaction batch errors array-mode full-results wrong-password suspended",
+        "verify-full types parameters rows transaction batch errors array-mode full-results wrong-password auth-token suspended",
     ),
     library(
         "tokio-postgres",

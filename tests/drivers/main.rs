@@ -132,6 +132,7 @@ struct Run<'a> {
     stack: &'a Stack,
     name: String,
     mode: Option<&'a str>,
+    issuer_keys: PathBuf,
 }
 
 /// How a driver ended.
@@ -178,11 +179,13 @@ fn run_all(plan: &Plan) -> bool {
     let tools = tools();
     let mut versions: Vec<_> = plan.passes.iter().map(|pass| pass.on).collect();
     versions.dedup();
+    let issuers = scratch::Scratch::new();
+    let issuers = issuers.path();
     let stacks: Vec<(Postgres, Stack)> = thread::scope(|scope| {
         let start = |on| {
             (
                 on,
-                scope.spawn(move || Stack::start_with(StackConfig::on(on).arg("--api-tls"))),
+                scope.spawn(move || Stack::start_with(config(on, issuers))),
             )
         };
         let starting: Vec<_> = versions.into_iter().map(start).collect();
@@ -204,6 +207,7 @@ fn run_all(plan: &Plan) -> bool {
                 stack: &stack.expect("all are started").1,
                 name: format!("{}/{}", driver.name, pass.name()),
                 mode: pass.mode.as_deref(),
+                issuer_keys: issuer_keys(pass.on, issuers),
             });
         }
     }
@@ -235,6 +239,24 @@ fn run_all(plan: &Plan) -> bool {
         }
     }
     all_ok
+}
+
+/// Where an issuer's keys lie, which the stack on this PostgreSQL believes.
+fn issuer_keys(on: Postgres, issuers: &Path) -> PathBuf {
+    issuers.join(format!("keys-{}.json", version(on)))
+}
+
+fn config(on: Postgres, issuers: &Path) -> StackConfig {
+    let keys = issuer_keys(on, issuers);
+    fs::write(&keys, "{\"keys\": []}").expect("write the keys");
+    let file = keys.with_extension("toml");
+    let issuer = format!(
+        "[[issuer]]\nname = \"https://auth.example\"\naudience = \"drivers\"\njwks-file = {keys:?}\n"
+    );
+    fs::write(&file, issuer).expect("write the issuers");
+    StackConfig::on(on)
+        .arg("--api-tls")
+        .arg(format!("--sql-issuers={}", file.display()))
 }
 
 /// Where `fetch` put what the drivers need.
@@ -348,6 +370,7 @@ impl Run<'_> {
             ("PGPORT_", port.to_owned()),
             ("PGUSER_", text("admin_user")?),
             ("PGPASSWORD_", text("admin_password")?),
+            ("ISSUER_KEYS", self.issuer_keys.display().to_string()),
             ("API_URL", self.stack.api_url()),
             ("OPERATOR_KEY", self.stack.operator_key()),
             ("ROOT_CERT", self.stack.certificate().display().to_string()),

@@ -30,8 +30,8 @@ fn the_openapi_document_is_up_to_date() {
 const BEGIN: &str = "<!-- api: written by crates/control/tests/documents.rs -->\n";
 const END: &str = "<!-- api: end -->\n";
 const HEAD: &str = "# Errors\n\nEvery error that a client can see, with its stable code.\n\n## HTTP API\n\nThe body of an error: `{success, http_status, code, error, message, hint, request_id}`; `error` \
-repeats `message`. A statement that PostgreSQL refuses in `…/sql` is no such error: the answer is 200 \
-and its `error` holds the SQLSTATE.\n\n";
+repeats `message`. A statement that PostgreSQL refuses is no such error: in `/customer/databases/…/sql` the answer is \
+200 and its `error` holds the SQLSTATE, in `/sql` it is 400 in the form that the [driver](sql-over-http.md) reads.\n\n";
 
 #[test]
 fn the_list_of_errors_is_up_to_date() {

@@ -3,6 +3,8 @@
 'use strict';
 const assert = require('node:assert/strict');
 const { spawnSync } = require('node:child_process');
+const crypto = require('node:crypto');
+const fs = require('node:fs');
 
 // `fetch` reads the certificate to verify against when the program starts.
 if (!process.env.NODE_EXTRA_CA_CERTS) {
@@ -144,6 +146,26 @@ run(async () => {
   assert.equal(wrong.message.replace(tenant, ''), none.message.replace('zzzzzzzzzzzz', ''));
   await rejects(neon(dsn({ user: 'operator', password: process.env.OPERATOR_KEY }))`show pools`, '28000');
   ok('wrong-password');
+
+  // A token of the issuer instead of a password. Its key appears now, and is looked up when a token names it.
+  const { publicKey, privateKey } = crypto.generateKeyPairSync('ed25519');
+  const kid = crypto.randomUUID();
+  const { keys } = JSON.parse(fs.readFileSync(process.env.ISSUER_KEYS));
+  fs.writeFileSync(process.env.ISSUER_KEYS, JSON.stringify({ keys: [...keys, { ...publicKey.export({ format: 'jwk' }), kid }] }));
+  const part = (value) => Buffer.from(JSON.stringify(value)).toString('base64url');
+  const token = (more = {}) => {
+    const claims = { iss: 'https://auth.example', aud: 'drivers', exp: Math.floor(Date.now() / 1000) + 60, tenant, scope: 'read', ...more };
+    const signed = `${part({ alg: 'EdDSA', kid })}.${part(claims)}`;
+    return `${signed}.${crypto.sign(null, Buffer.from(signed), privateKey).toString('base64url')}`;
+  };
+  const issued = (role, more) => neon(`postgresql://${tenant}.${role}@${address.host}/postgres`, { authToken: () => token(more) });
+  assert.equal((await issued('read')`select count(*)::int as n from t`)[0].n, 2001);
+  await rejects(issued('read')`delete from t`, '42501');
+  await assert.rejects(issued('write')`delete from t`, /status 403.*token_scope/);
+  await assert.rejects(issued('read', { tenant: 'zzzzzzzzzzzz' })`select 1`, /status 403.*token_wrong_database/);
+  await assert.rejects(issued('read', { exp: 1 })`select 1`, /status 401.*expired_token/);
+  assert.deepEqual(await issued('write', { scope: 'write' })`update t set v = v where id = 1 returning id`, [{ id: 1 }]);
+  ok('auth-token');
 
   await operator('/suspend');
   await until(async () => (await sql`select 1`.catch(({ code }) => code)) === '55000');
