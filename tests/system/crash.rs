@@ -42,6 +42,9 @@ const OF_TENANTS: [Operation; 9] = [
     Operation::Expire,
 ];
 
+/// A database that is a copy of another one.
+const OF_BRANCHES: [Operation; 2] = [Operation::Branch, Operation::Reset];
+
 /// A line per case, also when the test passes: a run shows what was done.
 fn tell(postgres: Postgres, what: &str, took: Duration) {
     let line = format!("crash {postgres:?} {what}: {} ms\n", took.as_millis());
@@ -73,6 +76,15 @@ async fn run_all(postgres: Postgres, pool_min: u32, retention: &str, points: &[P
 
 fn of_tenants(postgres: Postgres, kills: &[Kill]) {
     block_on(run_all(postgres, 0, KEPT_LONG, &points(&OF_TENANTS, kills)));
+}
+
+fn of_branches(postgres: Postgres, kills: &[Kill]) {
+    block_on(run_all(
+        postgres,
+        0,
+        KEPT_LONG,
+        &points(&OF_BRANCHES, kills),
+    ));
 }
 
 /// With a pool: its refill, and a create that is one row.
@@ -112,6 +124,16 @@ fn both_killed_at_every_step_of_a_tenant_converges() {
 }
 
 #[test]
+fn tenantry_killed_at_every_step_of_a_branch_converges() {
+    of_branches(Postgres::System, &[Kill::Tenantry]);
+}
+
+#[test]
+fn on_18_both_killed_at_every_step_of_a_branch_converges() {
+    of_branches(Postgres::V18, &[Kill::Both]);
+}
+
+#[test]
 fn kills_at_every_step_of_the_pool_leave_complete_entries() {
     of_the_pool(Postgres::System, &Kill::ALL);
 }
@@ -141,6 +163,7 @@ fn on_18_kills_at_every_step_of_a_purge_leave_nothing() {
 fn every_step_is_killed() {
     let mut all = points(&OF_TENANTS, &[Kill::Both]);
     all.extend(points(&[Operation::Fill, Operation::Purge], &[Kill::Both]));
+    all.extend(points(&OF_BRANCHES, &[Kill::Both]));
     for step in Step::ALL {
         let tried = all.iter().filter(|point| point.step == *step).count();
         assert_eq!(tried, control::Moment::ALL.len(), "{}", step.name());

@@ -87,6 +87,9 @@ pub(crate) enum Command {
     Suspend(NamedArgs),
     /// Accept connections again; or try again to make a database that could not be made.
     Resume(NamedArgs),
+    /// Work with branches: databases that begin as a copy of another one.
+    #[command(subcommand)]
+    Branch(crate::user::branch::BranchCommand),
     /// Work with one database.
     #[command(subcommand)]
     Db(DbCommand),

@@ -114,6 +114,13 @@ pub struct ControlLimits {
     pub stuck_after: Duration,
     /// Databases worked on at once. 4: more only wait for each other inside PostgreSQL.
     pub placements_concurrent_max: usize,
+    /// Branches that are copied at once. 2: each keeps a disk busy, and creates have to go on.
+    pub branches_concurrent_max: usize,
+    /// How long making a branch may take, with its wait in the queue, unless a request says otherwise. 300 s, as in
+    /// DB9.
+    pub branch_time_max: Duration,
+    /// Differences of a branch that are looked for at once; more are told to come again. 2.
+    pub diff_concurrent_max: usize,
     /// Entries of the lock table, which all tenants share, that one server connection may hold before
     /// it is ended. 1,000: with it all connections of one tenant (12) stay below the size of the table
     /// of a managed node.
@@ -152,6 +159,9 @@ impl Default for ControlLimits {
             idempotency_time: Duration::from_secs(3600),
             stuck_after: Duration::from_secs(600),
             placements_concurrent_max: 4,
+            branches_concurrent_max: 2,
+            branch_time_max: Duration::from_secs(300),
+            diff_concurrent_max: 2,
             locks_per_server_max: 1_000,
             stale_max: Duration::from_secs(3600),
             notify_queue_percent_max: 50,

@@ -5,6 +5,7 @@
 //! (`proxy`); SQL over HTTP goes through the proxy's door like everybody else.
 
 mod api;
+mod branch;
 mod catalog;
 mod config;
 mod credential;
@@ -131,6 +132,8 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
             limits.sql_concurrent_per_database_max,
         ),
         issuers,
+        sources: branch::copy::Sources::default(),
+        diff_permits: tokio::sync::Semaphore::new(limits.diff_concurrent_max),
         draining: std::sync::atomic::AtomicBool::new(false),
     });
     process::begin(&app).await?;

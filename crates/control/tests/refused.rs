@@ -37,9 +37,11 @@ const READABLE: &[(&str, &str)] = &[
     ("GET", "/customer/databases"),
     ("GET", "/customer/databases/{database}"),
     ("GET", "/customer/databases/{database}/limits"),
+    ("GET", "/customer/databases/{database}/branches"),
+    ("GET", "/customer/databases/{database}/diff"), // looks at both, changes neither
     ("GET", "/customer/databases/{database}/credentials"), // 410 for all
     ("POST", "/customer/databases/{database}/credentials"), // 410 for all
-    ("POST", "/customer/databases/{database}/sql"),        // as the role `read`
+    ("POST", "/customer/databases/{database}/sql"), // as the role `read`
 ];
 
 fn routes() -> Vec<(String, String)> {

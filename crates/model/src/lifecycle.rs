@@ -28,6 +28,12 @@ pub enum TenantEvent {
     Provisioned,
     /// It could not be made.
     ProvisionFailed,
+    /// Copying its parent's data begins.
+    CopyBegun,
+    /// Copy its parent's data anew.
+    Reset,
+    /// That did not work; it has again what it had.
+    ResetFailed,
     /// Try to make it again.
     Retry,
     /// Refuse connections.
@@ -76,6 +82,9 @@ impl TenantState {
         Ok(match (self, event) {
             (Self::Creating | Self::Cloning, On::Provisioned) => Self::Active,
             (Self::Creating | Self::Cloning, On::ProvisionFailed) => Self::CreateFailed,
+            (Self::Creating | Self::Cloning, On::CopyBegun) => Self::Cloning,
+            (Self::Active, On::Reset) => Self::Creating,
+            (Self::Creating | Self::Cloning, On::ResetFailed) => Self::Active,
             (Self::CreateFailed, On::Retry) => Self::Creating,
             (Self::Active, On::Suspend) => Self::Suspended,
             (Self::Suspended, On::Resume) => Self::Active,
@@ -123,9 +132,12 @@ impl fmt::Display for TenantState {
 mod tests {
     use super::*;
 
-    const EVENTS: [TenantEvent; 9] = [
+    const EVENTS: [TenantEvent; 12] = [
         TenantEvent::Provisioned,
         TenantEvent::ProvisionFailed,
+        TenantEvent::CopyBegun,
+        TenantEvent::Reset,
+        TenantEvent::ResetFailed,
         TenantEvent::Retry,
         TenantEvent::Suspend,
         TenantEvent::Resume,
@@ -137,16 +149,16 @@ mod tests {
 
     #[test]
     fn transition_table() {
-        // columns: Provisioned ProvisionFailed Retry Suspend Resume Delete Closed Undelete
-        // UndeleteSuspended
+        // columns: Provisioned ProvisionFailed CopyBegun Reset ResetFailed Retry Suspend Resume Delete
+        // Closed Undelete UndeleteSuspended
         let table = "
-Creating     Active CreateFailed .        .         .      Disabling .        .        .
-Cloning      Active CreateFailed .        .         .      Disabling .        .        .
-Active       .      .            .        Suspended .      Disabling .        .        .
-Suspended    .      .            .        .         Active Disabling .        .        .
-Disabling    .      .            .        .         .      Disabling Disabled .        .
-Disabled     .      .            .        .         .      Disabled  .        Creating Suspended
-CreateFailed .      .            Creating .         .      Disabling .        .        .";
+Creating     Active CreateFailed Cloning .        Active .        .         .      Disabling .        .        .
+Cloning      Active CreateFailed Cloning .        Active .        .         .      Disabling .        .        .
+Active       .      .            .       Creating .      .        Suspended .      Disabling .        .        .
+Suspended    .      .            .       .        .      .        .         Active Disabling .        .        .
+Disabling    .      .            .       .        .      .        .         .      Disabling Disabled .        .
+Disabled     .      .            .       .        .      .        .         .      Disabled  .        Creating Suspended
+CreateFailed .      .            .       .        .      Creating .         .      Disabling .        .        .";
         for (line, state) in table.trim().lines().zip(TenantState::ALL) {
             let mut words = line.split_whitespace();
             assert_eq!(words.next().unwrap(), format!("{state:?}"));

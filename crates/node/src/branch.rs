@@ -53,7 +53,7 @@ impl Node {
         within: Duration,
     ) -> Result<CloneReport, NodeError> {
         if self.is_half_filled(pid).await? {
-            self.undo_fill(pid).await?;
+            self.undo_fill(pid, source).await?;
         }
         self.make_database_within(pid, &Template::Copy(source.clone()), within)
             .await

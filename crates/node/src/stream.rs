@@ -107,8 +107,9 @@ impl Node {
     }
 
     /// Removes what a streamed copy left that was not completed.
-    pub(crate) async fn undo_fill(&self, pid: &Pid) -> Result<(), NodeError> {
+    pub(crate) async fn undo_fill(&self, pid: &Pid, source: &Pid) -> Result<(), NodeError> {
         self.drop_database(pid).await?;
+        self.drop_visitor(source, "dump").await?;
         let own = [("database", &*pid.database())];
         self.run(STEP, &BRANCH.fill("fill_undo", &own)).await
     }

@@ -331,14 +331,6 @@ async fn half_a_copy_is_never_taken_for_a_whole_one() {
         );
         assert!(node.is_complete(&copy).await.unwrap());
         finish(&node, &copy, &source).await;
-        // The login that read the source is forgotten by the next streamed copy, or expires.
-        let platform = superuser(&node, "postgres").await;
-        let dump = format!("{}_dump", source.database());
-        let sql = format!(
-            "REVOKE ALL ON DATABASE {} FROM {dump}; DROP ROLE {dump}",
-            source.database()
-        );
-        platform.batch_execute(&sql).await.unwrap();
         assert_equal(
             &node,
             &source,

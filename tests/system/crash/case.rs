@@ -3,6 +3,7 @@
 //! Every case ends with the client repeating its request under the same `Idempotency-Key`: whatever
 //! the kill left, the second answer is a success and names the one outcome there is.
 
+use control::Moment;
 use serde_json::json;
 
 use super::{
@@ -30,6 +31,8 @@ pub(crate) async fn run(world: &mut World, point: Point) {
         Operation::Rename => rename(world, point).await,
         Operation::SetExpiry => set_expiry(world, point).await,
         Operation::Expire => expire(world, point).await,
+        Operation::Branch => branch(world, point).await,
+        Operation::Reset => reset(world, point).await,
     };
     world.wait_settled().await;
     world.assert_sound().await;
@@ -354,5 +357,68 @@ async fn expire(world: &mut World, point: Point) -> Tenant {
     let back = world.insist(&back).await;
     assert!(back["expires_at"].is_null(), "{point}: {back}");
     world.assert_canary(&tenant).await;
+    tenant
+}
+
+/// A database whose data a branch begins with. One that is in use is copied through a dump, one that is
+/// suspended by its files: both ways are killed.
+async fn parent(world: &mut World, point: Point) -> Tenant {
+    let parent = tenant_in_use(world).await;
+    if point.moment == Moment::Between {
+        world
+            .insist(&Request::act(&parent, "suspend", json!({})))
+            .await;
+        world.wait_settled().await;
+    }
+    parent
+}
+
+async fn branch(world: &mut World, point: Point) -> Tenant {
+    let parent = parent(world, point).await;
+    let name = world.new_name();
+    let request = Request::act(&parent, "branch?wait=60", json!({ "name": name }));
+    let answer = strike(world, point, &request).await;
+    let state = world.state(&name).await;
+    assert!(
+        ["ACTIVE", "gone"].contains(&state.as_str()),
+        "{point}: {state}"
+    );
+    check_kept(point, &answer, state == "ACTIVE");
+
+    let tenant = Tenant::of(&world.insist(&request).await);
+    if let Some(first) = answer.done().map(Tenant::of) {
+        assert_eq!(
+            (&first.id, &first.password),
+            (&tenant.id, &tenant.password),
+            "{point}"
+        );
+    }
+    world.wait_settled().await;
+    assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
+    world.assert_canary_of(&tenant, &parent).await;
+    world.insist(&Request::delete(&parent)).await;
+    // The end of its parent leaves it alone.
+    world.assert_canary_of(&tenant, &parent).await;
+    tenant
+}
+
+async fn reset(world: &mut World, point: Point) -> Tenant {
+    let parent = parent(world, point).await;
+    let name = world.new_name();
+    let request = Request::act(&parent, "branch?wait=60", json!({ "name": name }));
+    let tenant = Tenant::of(&world.insist(&request).await);
+    world.wait_settled().await;
+    world.change_canary(&tenant).await;
+    let request = Request::act(&tenant, "reset?wait=60", json!({}));
+    let answer = strike(world, point, &request).await;
+    assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
+    let is_reset = world.canary(&tenant).await == [parent.id.as_str()];
+    check_kept(point, &answer, is_reset);
+
+    world.insist(&request).await;
+    world.wait_settled().await;
+    assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
+    world.assert_canary_of(&tenant, &parent).await;
+    world.insist(&Request::delete(&parent)).await;
     tenant
 }

@@ -38,6 +38,10 @@ pub(crate) enum Operation {
     SetExpiry,
     /// Its lifetime is over.
     Expire,
+    /// A copy of another database.
+    Branch,
+    /// The same copy, made anew.
+    Reset,
 }
 
 /// A new step does not compile here until somebody says what reaches it. No `_` arm.
@@ -47,6 +51,13 @@ pub(crate) fn operation(step: Step) -> Operation {
             Operation::Create
         }
         Step::FillLogins | Step::FillDatabase | Step::FillOpen => Operation::Fill,
+        Step::BranchCommit
+        | Step::BranchLogins
+        | Step::BranchBegin
+        | Step::BranchCopy
+        | Step::BranchAdopt
+        | Step::BranchOpen => Operation::Branch,
+        Step::ResetCommit | Step::ResetClose => Operation::Reset,
         Step::DeleteCommit | Step::DeleteClose => Operation::Delete,
         Step::PurgeBegin | Step::PurgeDatabase | Step::PurgeLogins => Operation::Purge,
         Step::UndeleteCommit | Step::UndeleteOpen => Operation::Undelete,
@@ -88,6 +99,8 @@ impl Point {
     pub(crate) fn kept(self) -> Kept {
         match self.step {
             Step::CreateCommit
+            | Step::BranchCommit
+            | Step::ResetCommit
             | Step::DeleteCommit
             | Step::UndeleteCommit
             | Step::ResetPasswordCommit
@@ -102,6 +115,12 @@ impl Point {
             Step::CreateLogins
             | Step::CreateDatabase
             | Step::CreateOpen
+            | Step::BranchLogins
+            | Step::BranchBegin
+            | Step::BranchCopy
+            | Step::BranchAdopt
+            | Step::BranchOpen
+            | Step::ResetClose
             | Step::FillLogins
             | Step::FillDatabase
             | Step::FillOpen

@@ -314,6 +314,28 @@ impl World {
         assert_eq!(found, [tenant.id.as_str()]);
     }
 
+    /// What stands in the canary of `tenant`, whose password opens it.
+    pub(crate) async fn canary(&self, tenant: &Tenant) -> Vec<String> {
+        let client = self.login(&tenant.id, &tenant.password).await;
+        let client = client.unwrap_or_else(|error| panic!("login to {tenant:?}: {error:?}"));
+        let rows = client.query("SELECT v FROM canary", &[]).await;
+        let rows = rows.unwrap_or_else(|error| panic!("canary of {tenant:?}: {error:?}"));
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
+    /// The canary of `tenant` is the one of `parent`: it is a copy.
+    pub(crate) async fn assert_canary_of(&self, tenant: &Tenant, parent: &Tenant) {
+        assert_eq!(self.canary(tenant).await, [parent.id.as_str()]);
+    }
+
+    /// Something that only `tenant` has.
+    pub(crate) async fn change_canary(&self, tenant: &Tenant) {
+        let client = self.login(&tenant.id, &tenant.password).await;
+        let client = client.unwrap_or_else(|error| panic!("login to {tenant:?}: {error:?}"));
+        let sql = "UPDATE canary SET v = 'changed'";
+        client.batch_execute(sql).await.expect("change the canary");
+    }
+
     /// The SQLSTATE that a login ends with.
     pub(crate) async fn refusal(&self, id: &str, password: &str) -> String {
         match self.login(id, password).await {

@@ -253,7 +253,7 @@ pub(super) async fn credentials(context: &Context, args: NamedArgs) -> Result<()
 }
 
 /// Keeps the connection string of an answer, so that `db connect` can use it.
-fn keep(context: &Context, database: &Value) -> Result<(), Failure> {
+pub(super) fn keep(context: &Context, database: &Value) -> Result<(), Failure> {
     let address = Address::read(database)?;
     if !address.has_password() {
         return Ok(());
@@ -276,6 +276,19 @@ pub(super) fn add_kept(context: &Context, database: &mut Value) -> Result<(), Fa
     Ok(())
 }
 
+/// Which secrets were asked for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shown {
+    pub(super) password: bool,
+    pub(super) address: bool,
+}
+
+/// Prints one database, without the secrets that were not asked for.
+pub(super) fn show(context: &Context, mut database: Value, shown: Shown) -> Result<(), Failure> {
+    hide(&mut database, shown.password, shown.address)?;
+    print(context, &database)
+}
+
 /// Removes the secrets that were not asked for. An address without its password is no secret.
 fn hide(database: &mut Value, password: bool, address: bool) -> Result<(), Failure> {
     if !address && database["connection_string"].is_string() {
@@ -296,6 +309,13 @@ fn print(context: &Context, database: &Value) -> Result<(), Failure> {
     if context.quiet {
         return output::line(field(database, "id"));
     }
+    let mut database = database.clone();
+    if let Some(fields) = branch_fields(&database) {
+        for (name, value) in fields {
+            database[name] = Value::String(value);
+        }
+    }
+    let database = &database;
     let shown: Vec<(&str, &str)> = [
         ("id", "ID"),
         ("name", "Name"),
@@ -303,6 +323,11 @@ fn print(context: &Context, database: &Value) -> Result<(), Failure> {
         ("state_reason", "Reason"),
         ("created_at", "Created"),
         ("expires_at", "Expires"),
+        ("parent_database_id", "Parent"),
+        ("branch_path", "Copied by"),
+        ("branch_size_bytes", "Size at the copy"),
+        ("branch_held_ms", "Parent held"),
+        ("branch_copy_ms", "Copy took"),
         ("admin_user", "Admin user"),
         ("admin_password", "Admin password"),
         ("connection_string", "Connection string"),
@@ -327,6 +352,27 @@ fn print(context: &Context, database: &Value) -> Result<(), Failure> {
         ],
     }
     .print(context.format)
+}
+
+/// What is known of a branch, as fields of its own.
+fn branch_fields(database: &Value) -> Option<Vec<(&'static str, String)>> {
+    let branch = database["branch"].as_object()?;
+    let mut fields = Vec::new();
+    if let Some(path) = branch["path"].as_str() {
+        let why = branch.get("path_reason").and_then(Value::as_str);
+        let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+        fields.push(("branch_path", format!("{path}{why}")));
+    }
+    for (name, from, unit) in [
+        ("branch_size_bytes", "size_bytes", "bytes"),
+        ("branch_held_ms", "held_ms", "ms"),
+        ("branch_copy_ms", "copy_ms", "ms"),
+    ] {
+        if let Some(value) = branch.get(from).and_then(Value::as_u64) {
+            fields.push((name, format!("{value} {unit}")));
+        }
+    }
+    Some(fields)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! [`home`] what is kept between two commands.
 
 mod api;
+pub(crate) mod branch;
 mod completion;
 mod connect;
 mod database;
@@ -80,6 +81,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Suspend(args) => database::act(&context()?, args, "suspend").await,
             Command::Resume(args) => database::act(&context()?, args, "resume").await,
             Command::Db(DbCommand::Expires(args)) => database::expires(&context()?, args).await,
+            Command::Branch(command) => branch::run(&context()?, command).await,
             Command::Db(DbCommand::Status(args)) => database::status(&context()?, args).await,
             Command::Db(DbCommand::Connect(args)) | Command::Connect(args) => {
                 connect::connect(&context()?, args).await

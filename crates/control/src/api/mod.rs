@@ -30,7 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use error::{ErrorCode, errors_document};
 
 use crate::{
-    Config, Keys,
+    Config, Keys, branch,
     catalog::{Catalog, changes::Changes},
     credential::used::Used,
     limits,
@@ -62,6 +62,8 @@ pub(crate) struct App {
     pub(crate) working: idempotency::Working,
     pub(crate) sql_places: sql::Places,
     pub(crate) issuers: sql::Issuers,
+    pub(crate) sources: branch::copy::Sources,
+    pub(crate) diff_permits: tokio::sync::Semaphore,
     pub(crate) draining: AtomicBool,
 }
 
@@ -143,6 +145,10 @@ fn closed() -> OpenApiRouter<Arc<App>> {
             limits::http::put,
             limits::http::patch
         ))
+        .routes(routes!(branch::http::create))
+        .routes(routes!(branch::http::list))
+        .routes(routes!(branch::http::reset))
+        .routes(routes!(branch::http::diff))
         .routes(routes!(health::check))
 }
 

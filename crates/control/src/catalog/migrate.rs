@@ -47,6 +47,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "storage",
         sql: include_str!("../../migrations/0007_storage.sql"),
     },
+    Migration {
+        version: 8,
+        name: "branch",
+        sql: include_str!("../../migrations/0008_branch.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -8,19 +8,26 @@ use std::{
     time::Duration,
 };
 
-use model::{Pid, lifecycle::TenantEvent};
+use model::{
+    Pid,
+    lifecycle::{TenantEvent, TenantState},
+};
 use node::{DatabaseState, NodeError, Template};
 use tokio::time::Instant;
 
 use super::{
-    Action, Stage, is_contradiction, next_action,
+    Action, Owner, Stage, is_contradiction, next_action,
     passes::count,
     pool::{Pace, YIELD_FOR},
     step::{self, Moment, reached},
-    store::{self, Work},
+    store::{self, Kind, Room, Work},
 };
 use crate::{
     api::App,
+    branch::{
+        copy::{self, CopyError},
+        store::{self as branches, Copied},
+    },
     catalog::{CatalogError, changes::Changes},
     tasks::Tasks,
 };
@@ -138,16 +145,31 @@ async fn pass(
     if free == 0 {
         return Ok(TICK);
     }
-    let filling = app.passes.driven().values().filter(|pool| **pool).count();
+    let working = |kind: Kind| {
+        let driven = app.passes.driven();
+        driven.values().filter(|one| **one == kind).count()
+    };
+    let filling = working(Kind::Pool);
+    let copies = (app.config.limits.branches_concurrent_max).saturating_sub(working(Kind::Copy));
     let (fill, wait) = match pace {
         Pace::Wait(wait) => (0, wait),
         Pace::Slow => (1_usize.saturating_sub(filling), TICK),
         Pace::Fast => (free, TICK),
     };
-    let leased = store::take_due(&client, &app.config.instance, LEASE, free, fill).await?;
-    for (pid, is_pool) in leased {
+    let room = Room {
+        all: free,
+        pool: fill,
+        copies,
+    };
+    let leased = store::take_due(&client, &app.config.instance, LEASE, room).await?;
+    let copies_left = copies
+        > leased
+            .iter()
+            .filter(|(_, kind)| *kind == Kind::Copy)
+            .count();
+    for (pid, kind) in leased {
         let permit = permits.clone().try_acquire_owned();
-        let driving = Driving::begin(app.clone(), pid, is_pool);
+        let driving = Driving::begin(app.clone(), pid, kind);
         tasks.spawn("placement", async move {
             drive(&driving.app, &driving.pid).await;
             drop(permit);
@@ -156,7 +178,7 @@ async fn pass(
     }
     // What is held back is due already; the end of a task, or of the wait, is when to look again.
     let held_back = pace != Pace::Fast && size.all + missing > size.ready;
-    let next = store::next_due(&client, !held_back).await?;
+    let next = store::next_due(&client, !held_back, copies_left).await?;
     Ok(next.unwrap_or(TICK).min(wait))
 }
 
@@ -167,8 +189,8 @@ struct Driving {
 }
 
 impl Driving {
-    fn begin(app: Arc<App>, pid: Pid, is_pool: bool) -> Self {
-        app.passes.driven().insert(pid.clone(), is_pool);
+    fn begin(app: Arc<App>, pid: Pid, kind: Kind) -> Self {
+        app.passes.driven().insert(pid.clone(), kind);
         Self { app, pid }
     }
 }
@@ -187,6 +209,8 @@ enum ActError {
     Catalog(#[from] CatalogError),
     #[error(transparent)]
     Node(#[from] NodeError),
+    #[error(transparent)]
+    Copy(#[from] CopyError),
 }
 
 impl From<tokio_postgres::Error> for ActError {
@@ -230,7 +254,7 @@ async fn step_once(app: &App, pid: &Pid) -> Result<Progress, (Option<Work>, ActE
     if is_contradiction(work.owner, work.stage) {
         tracing::error!(pid = %pid, owner = ?work.owner, stage = ?work.stage, "a database has no data where it should; nothing is done");
     }
-    let Some(action) = next_action(work.owner, work.stage) else {
+    let Some(action) = next_action(work.owner, work.origin(), work.stage) else {
         let client = app
             .catalog
             .get()
@@ -275,8 +299,9 @@ async fn keep_lease(app: &App, pid: &Pid) -> std::convert::Infallible {
 
 /// Does one action: the effect, then the note. Twice is as good as once.
 async fn act(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
-    let step = step::of(work.owner, action, work.was_active);
+    let step = step::of(work.owner, work.origin(), action, work.was_active);
     let pid = &work.pid;
+    let mut copied = None;
     reached(step, Moment::Before).await;
     match action {
         Action::CreateLogins => app.node.create_logins(pid).await?,
@@ -286,6 +311,21 @@ async fn act(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
             // first session anyway.
             if work.tenant.is_none() {
                 let _ = app.node.warm_up(pid).await;
+            }
+        }
+        Action::BeginCopy => {}
+        Action::Copy => {
+            if let (Some(tenant), Some(wanted)) = (&work.tenant, &work.branch) {
+                copied = Some(copy::run(app, tenant, pid, wanted).await?);
+            }
+        }
+        Action::Adopt => {
+            if let Some(source) = work
+                .branch
+                .as_ref()
+                .and_then(|wanted| wanted.source.as_ref())
+            {
+                app.node.adopt(pid, source).await?;
             }
         }
         Action::Open => {
@@ -303,12 +343,17 @@ async fn act(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
         Action::DropLogins => app.node.drop_logins(pid).await?,
     }
     reached(step, Moment::Between).await;
-    note(app, work, action).await?;
+    note(app, work, action, copied.as_ref()).await?;
     reached(step, Moment::After).await;
     Ok(())
 }
 
-async fn note(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
+async fn note(
+    app: &App,
+    work: &Work,
+    action: Action,
+    copied: Option<&Copied>,
+) -> Result<(), ActError> {
     let pid = &work.pid;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
@@ -318,6 +363,18 @@ async fn note(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
             None
         }
         Action::CreateDatabase => {
+            store::set_stage(&transaction, pid, Stage::Closed).await?;
+            None
+        }
+        Action::BeginCopy => store::begin_copy(&transaction, pid, work.stage).await?,
+        Action::Copy => {
+            if let (Some(tenant), Some(copied)) = (&work.tenant, copied) {
+                branches::set_copied(&transaction, tenant, copied).await?;
+            }
+            store::set_stage(&transaction, pid, Stage::Copied).await?;
+            None
+        }
+        Action::Adopt => {
             store::set_stage(&transaction, pid, Stage::Closed).await?;
             None
         }
@@ -363,21 +420,31 @@ async fn failed(app: &App, work: &Work, error: &ActError) -> Result<(), ActError
         .saturating_mul(1 << work.attempts.clamp(0, 16))
         .min(RETRY_MAX);
     store::fail(&client, &work.pid, &words, wait).await?;
-    let stuck = work.unsettled_for >= app.config.limits.stuck_after;
+    let stuck = match (&work.branch, error) {
+        (Some(_), ActError::Copy(error)) if error.is_final(work.attempts) => true,
+        (Some(wanted), _) if is_made(work.owner) => wanted.left.is_zero(),
+        _ => work.unsettled_for >= app.config.limits.stuck_after,
+    };
     match work.owner {
-        super::Owner::Pool if work.attempts >= POOL_ATTEMPTS_MAX => {
+        Owner::Pool if work.attempts >= POOL_ATTEMPTS_MAX => {
             tracing::warn!(pid = %work.pid, error = words, "a pool entry failed for good; it is removed");
             store::abandon(&client, &[work.pid.as_str()]).await?;
         }
-        super::Owner::Tenant(state) if stuck => {
+        Owner::Tenant(state) if stuck => {
             let transaction = client.transaction().await?;
-            let change = store::fail_tenant(&transaction, &work.pid, reason(error)).await?;
-            store::note_delay(&transaction, &work.pid, reason(error)).await?;
+            let reason = reason(work, error);
+            let change = store::fail_tenant(&transaction, &work.pid, &reason).await?;
+            store::note_delay(&transaction, &work.pid, &reason).await?;
             transaction.commit().await?;
             let gave_up = change.is_some();
             announce(&app.changes, change);
             app.passes.changed.notify_waiters();
-            tracing::error!(pid = %work.pid, tenant = work.tenant.as_ref().map(|id| id.as_str()), %state, gave_up, error = words, "a database is stuck");
+            // A branch that cannot be made is told to its user, who may try again; nobody else has to look.
+            if work.branch.is_some() && gave_up {
+                tracing::warn!(pid = %work.pid, branch = work.tenant.as_ref().map(|id| id.as_str()), error = words, "a branch was not made");
+            } else {
+                tracing::error!(pid = %work.pid, tenant = work.tenant.as_ref().map(|id| id.as_str()), %state, gave_up, error = words, "a database is stuck");
+            }
         }
         _ => {
             tracing::warn!(pid = %work.pid, tenant = work.tenant.as_ref().map(|id| id.as_str()), attempts = work.attempts, error = words, "a step failed; trying again");
@@ -386,9 +453,29 @@ async fn failed(app: &App, work: &Work, error: &ActError) -> Result<(), ActError
     Ok(())
 }
 
+/// Whether a tenant is on its way to its first use, or back from a reset.
+fn is_made(owner: Owner) -> bool {
+    matches!(
+        owner,
+        Owner::Tenant(TenantState::Creating | TenantState::Cloning)
+    )
+}
+
 /// For the user: names no node.
-fn reason(error: &ActError) -> &'static str {
+fn reason(work: &Work, error: &ActError) -> String {
+    if let ActError::Copy(error) = error {
+        return error.reason();
+    }
+    let what = what(error);
+    match work.branch {
+        Some(_) => format!("{what}; resume this branch to try again"),
+        None => what.to_owned(),
+    }
+}
+
+fn what(error: &ActError) -> &'static str {
     match error {
+        ActError::Copy(_) => "it could not be copied",
         ActError::Catalog(_) => "the catalog did not answer",
         ActError::Node(NodeError::Unreachable { .. }) => "the database server could not be reached",
         ActError::Node(NodeError::Busy { .. }) => "the database server was too busy",

@@ -21,6 +21,8 @@ pub(crate) enum Stage {
     Planned,
     /// Its logins are there.
     Logins,
+    /// Its database is there, closed, and a copy that still names its source.
+    Copied,
     /// Its database is there, and closed.
     Closed,
     /// Its database is being opened: it may be open.
@@ -34,9 +36,10 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Planned,
         Self::Logins,
+        Self::Copied,
         Self::Closed,
         Self::Opening,
         Self::Open,
@@ -48,6 +51,7 @@ impl Stage {
         match self {
             Self::Planned => "planned",
             Self::Logins => "logins",
+            Self::Copied => "copied",
             Self::Closed => "closed",
             Self::Opening => "opening",
             Self::Open => "open",
@@ -72,6 +76,17 @@ pub(crate) enum Owner {
     Expired,
     /// Nobody: it is to be removed.
     Nobody,
+    /// A branch that is being reset: what it had before, should that fail.
+    Kept,
+}
+
+/// What a placement's database begins as.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]
+pub(crate) enum Origin {
+    /// The template.
+    Template,
+    /// A copy of another tenant's.
+    Parent,
 }
 
 /// One effect on a node, or the note that one begins. Each may be done twice.
@@ -81,6 +96,12 @@ pub(crate) enum Action {
     CreateLogins,
     /// Make the database, closed.
     CreateDatabase,
+    /// Write down that copying begins, and say so to the tenant.
+    BeginCopy,
+    /// Make the database, closed, as a copy of the parent's.
+    Copy,
+    /// Make what names the parent's logins out to its own.
+    Adopt,
     /// Open it, and say so to the tenant.
     Open,
     /// Refuse and disconnect, and say so to the tenant.
@@ -98,15 +119,19 @@ pub(crate) enum Action {
 /// A database on a node that no row mentions never gets here: it is reported to the operator. Data
 /// that was dropped, or never made, is never made again for a tenant that was in use: that would
 /// turn a loss into an empty database.
-pub(crate) fn next_action(owner: Owner, stage: Stage) -> Option<Action> {
+pub(crate) fn next_action(owner: Owner, origin: Origin, stage: Stage) -> Option<Action> {
     use TenantState as T;
     match (owner, stage) {
         (Owner::Pool | Owner::Tenant(T::Creating | T::Cloning), Stage::Planned) => {
             Some(Action::CreateLogins)
         }
-        (Owner::Pool | Owner::Tenant(T::Creating | T::Cloning), Stage::Logins) => {
-            Some(Action::CreateDatabase)
-        }
+        (Owner::Pool, Stage::Logins) => Some(Action::CreateDatabase),
+        (Owner::Tenant(T::Creating | T::Cloning), Stage::Logins) => Some(match (origin, owner) {
+            (Origin::Template, _) => Action::CreateDatabase,
+            (Origin::Parent, Owner::Tenant(T::Cloning)) => Action::Copy,
+            (Origin::Parent, _) => Action::BeginCopy,
+        }),
+        (Owner::Tenant(T::Creating | T::Cloning), Stage::Copied) => Some(Action::Adopt),
         (
             Owner::Pool | Owner::Tenant(T::Creating | T::Cloning | T::Active),
             Stage::Closed | Stage::Opening,
@@ -114,6 +139,8 @@ pub(crate) fn next_action(owner: Owner, stage: Stage) -> Option<Action> {
         // Open, but its tenant has not heard of it.
         (Owner::Tenant(T::Creating | T::Cloning), Stage::Open) => Some(Action::Open),
         (Owner::Pool | Owner::Tenant(T::Active), Stage::Open) => None,
+        // Never made: entries of the pool are no copies.
+        (Owner::Pool, Stage::Copied) => None,
         (Owner::Pool, Stage::Dropping) => Some(Action::DropDatabase),
         (Owner::Pool, Stage::Dropped) => Some(Action::DropLogins),
 
@@ -121,22 +148,34 @@ pub(crate) fn next_action(owner: Owner, stage: Stage) -> Option<Action> {
         // Also where there is nothing to close: the tenant has to hear that nothing is open.
         (Owner::Tenant(T::Disabling), _) => Some(Action::Close),
         // Deleted before its data was kept long enough, closed as it should be.
-        (Owner::Tenant(T::Disabled), Stage::Opening | Stage::Open) => Some(Action::Close),
+        (Owner::Tenant(T::Disabled) | Owner::Kept, Stage::Opening | Stage::Open) => {
+            Some(Action::Close)
+        }
 
         (
             Owner::Expired | Owner::Nobody,
-            Stage::Planned | Stage::Logins | Stage::Closed | Stage::Opening | Stage::Open,
+            Stage::Planned
+            | Stage::Logins
+            | Stage::Copied
+            | Stage::Closed
+            | Stage::Opening
+            | Stage::Open,
         ) => Some(Action::BeginDrop),
         (Owner::Expired | Owner::Nobody, Stage::Dropping) => Some(Action::DropDatabase),
         (Owner::Expired | Owner::Nobody, Stage::Dropped) => Some(Action::DropLogins),
 
         (
-            Owner::Tenant(T::Suspended | T::Disabled),
-            Stage::Planned | Stage::Logins | Stage::Closed | Stage::Dropping | Stage::Dropped,
+            Owner::Tenant(T::Suspended | T::Disabled) | Owner::Kept,
+            Stage::Planned
+            | Stage::Logins
+            | Stage::Copied
+            | Stage::Closed
+            | Stage::Dropping
+            | Stage::Dropped,
         )
         | (
             Owner::Tenant(T::Active),
-            Stage::Planned | Stage::Logins | Stage::Dropping | Stage::Dropped,
+            Stage::Planned | Stage::Logins | Stage::Copied | Stage::Dropping | Stage::Dropped,
         )
         | (Owner::Tenant(T::Creating | T::Cloning), Stage::Dropping | Stage::Dropped)
         | (Owner::Tenant(T::CreateFailed), _) => None,
@@ -152,7 +191,7 @@ pub(crate) fn is_contradiction(owner: Owner, stage: Stage) -> bool {
             Owner::Tenant(T::Creating | T::Cloning | T::Active | T::Suspended),
             Stage::Dropping | Stage::Dropped,
         )
-        | (Owner::Tenant(T::Active), Stage::Planned | Stage::Logins) => true,
+        | (Owner::Tenant(T::Active), Stage::Planned | Stage::Logins | Stage::Copied) => true,
         (_, _) => false,
     }
 }
@@ -171,7 +210,9 @@ mod tests {
         };
         Some(match action {
             Action::CreateLogins => (owner, Stage::Logins),
-            Action::CreateDatabase => (owner, Stage::Closed),
+            Action::CreateDatabase | Action::Adopt => (owner, Stage::Closed),
+            Action::BeginCopy => (heard(TenantEvent::CopyBegun), stage),
+            Action::Copy => (owner, Stage::Copied),
             Action::Open => (heard(TenantEvent::Provisioned), Stage::Open),
             Action::Close => (heard(TenantEvent::Closed), store::closed(stage)),
             Action::BeginDrop => (owner, Stage::Dropping),
@@ -180,8 +221,10 @@ mod tests {
         })
     }
 
+    const ORIGINS: [Origin; 2] = [Origin::Template, Origin::Parent];
+
     fn owners() -> Vec<Owner> {
-        let mut all = vec![Owner::Pool, Owner::Expired, Owner::Nobody];
+        let mut all = vec![Owner::Pool, Owner::Expired, Owner::Nobody, Owner::Kept];
         all.extend(TenantState::ALL.map(Owner::Tenant));
         all
     }
@@ -189,17 +232,21 @@ mod tests {
     /// From any starting point, repeating passes rests within a few steps.
     #[test]
     fn every_start_comes_to_rest() {
-        for owner in owners() {
-            for stage in Stage::ALL {
-                let mut at = Some((owner, stage));
-                for _ in 0..8 {
-                    at = at.and_then(|(owner, stage)| match next_action(owner, stage) {
-                        Some(action) => done(owner, stage, action),
-                        None => Some((owner, stage)),
-                    });
-                }
-                if let Some((owner, stage)) = at {
-                    assert_eq!(next_action(owner, stage), None, "from {owner:?} {stage:?}");
+        for origin in ORIGINS {
+            for owner in owners() {
+                for stage in Stage::ALL {
+                    let mut at = Some((owner, stage));
+                    for _ in 0..8 {
+                        at =
+                            at.and_then(|(owner, stage)| match next_action(owner, origin, stage) {
+                                Some(action) => done(owner, stage, action),
+                                None => Some((owner, stage)),
+                            });
+                    }
+                    if let Some((owner, stage)) = at {
+                        let next = next_action(owner, origin, stage);
+                        assert_eq!(next, None, "from {owner:?} {origin:?} {stage:?}");
+                    }
                 }
             }
         }
@@ -207,15 +254,40 @@ mod tests {
 
     #[test]
     fn what_is_wanted_is_reached() {
-        let rest = |owner, stage| {
+        let rest_of = |origin, owner, stage| {
             let mut at = Some((owner, stage));
             while let Some((owner, stage)) = at
-                && let Some(action) = next_action(owner, stage)
+                && let Some(action) = next_action(owner, origin, stage)
             {
                 at = done(owner, stage, action);
             }
             at
         };
+        let rest = |owner, stage| rest_of(Origin::Template, owner, stage);
+        for stage in [
+            Stage::Planned,
+            Stage::Logins,
+            Stage::Copied,
+            Stage::Closed,
+            Stage::Opening,
+            Stage::Open,
+        ] {
+            for state in [TenantState::Creating, TenantState::Cloning] {
+                let active = Some((Owner::Tenant(TenantState::Active), Stage::Open));
+                assert_eq!(rest_of(Origin::Parent, Owner::Tenant(state), stage), active);
+            }
+            let kept = rest(Owner::Kept, stage);
+            assert!(
+                matches!(
+                    kept,
+                    Some((
+                        _,
+                        Stage::Planned | Stage::Logins | Stage::Copied | Stage::Closed
+                    ))
+                ),
+                "{kept:?}"
+            );
+        }
         for stage in [
             Stage::Planned,
             Stage::Logins,
@@ -249,14 +321,16 @@ mod tests {
     fn no_living_tenant_loses_data() {
         for state in TenantState::ALL {
             for stage in Stage::ALL {
-                let action = next_action(Owner::Tenant(state), stage);
-                assert!(
-                    !matches!(
-                        action,
-                        Some(Action::BeginDrop | Action::DropDatabase | Action::DropLogins)
-                    ),
-                    "{state} {stage:?}"
-                );
+                for origin in ORIGINS {
+                    let action = next_action(Owner::Tenant(state), origin, stage);
+                    assert!(
+                        !matches!(
+                            action,
+                            Some(Action::BeginDrop | Action::DropDatabase | Action::DropLogins)
+                        ),
+                        "{state} {stage:?}"
+                    );
+                }
             }
         }
     }
@@ -270,11 +344,21 @@ mod tests {
             TenantState::Disabled,
         ] {
             for stage in Stage::ALL {
-                let action = next_action(Owner::Tenant(state), stage);
-                assert!(
-                    !matches!(action, Some(Action::CreateLogins | Action::CreateDatabase)),
-                    "{state} {stage:?}"
-                );
+                for origin in ORIGINS {
+                    let action = next_action(Owner::Tenant(state), origin, stage);
+                    assert!(
+                        !matches!(
+                            action,
+                            Some(
+                                Action::CreateLogins
+                                    | Action::CreateDatabase
+                                    | Action::BeginCopy
+                                    | Action::Copy
+                            )
+                        ),
+                        "{state} {stage:?}"
+                    );
+                }
             }
         }
     }

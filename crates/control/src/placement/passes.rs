@@ -13,7 +13,10 @@ use std::{
 use model::Pid;
 use tokio::{sync::Notify, time::Instant};
 
-use super::pool::{Demand, Pace};
+use super::{
+    pool::{Demand, Pace},
+    store::Kind,
+};
 use crate::api::App;
 
 /// How passes are woken, and how others hear of what they did.
@@ -23,8 +26,8 @@ pub(crate) struct Passes {
     pub(super) taken: Notify,
     pub(super) changed: Notify,
     demand: Mutex<Option<Demand>>,
-    /// Placements that a task of this process works on, and whether that is for the pool.
-    driven: Mutex<BTreeMap<Pid, bool>>,
+    /// Placements that a task of this process works on, and what they are.
+    driven: Mutex<BTreeMap<Pid, Kind>>,
     /// The catalog did not take or give an answer, so it may say that we work on what we do not.
     pub(super) lost_track: AtomicBool,
     pub(super) counted: Counted,
@@ -121,7 +124,7 @@ impl Passes {
         self.demand.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn driven(&self) -> std::sync::MutexGuard<'_, BTreeMap<Pid, bool>> {
+    pub(super) fn driven(&self) -> std::sync::MutexGuard<'_, BTreeMap<Pid, Kind>> {
         self.driven.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use model::lifecycle::TenantState;
 
-use super::{Action, Owner};
+use super::{Action, Origin, Owner};
 
 macro_rules! steps {
     ($($(#[$doc:meta])* $step:ident = $name:literal,)*) => {
@@ -34,6 +34,22 @@ steps! {
     CreateDatabase = "create.database",
     /// Opening it, and the tenant becomes active.
     CreateOpen = "create.open",
+    /// Rows of a new branch.
+    BranchCommit = "branch.commit",
+    /// Its logins.
+    BranchLogins = "branch.logins",
+    /// The row says that its parent is being copied.
+    BranchBegin = "branch.begin",
+    /// Its database, a copy.
+    BranchCopy = "branch.copy",
+    /// The copy names its own logins only.
+    BranchAdopt = "branch.adopt",
+    /// Opening it, and the tenant becomes active; what it had before a reset is given up.
+    BranchOpen = "branch.open",
+    /// The row says that a branch is copied anew, into another place.
+    ResetCommit = "reset.commit",
+    /// Sessions on what it had before are ended.
+    ResetClose = "reset.close",
     /// Logins of a pool entry.
     FillLogins = "fill.logins",
     /// Database of a pool entry.
@@ -99,17 +115,24 @@ impl Moment {
 }
 
 /// Which step an action is, by whom it is done for.
-pub(super) fn of(owner: Owner, action: Action, was_active: bool) -> Step {
+pub(super) fn of(owner: Owner, origin: Origin, action: Action, was_active: bool) -> Step {
+    let is_branch = origin == Origin::Parent;
     match (action, owner) {
         (Action::CreateLogins, Owner::Pool) => Step::FillLogins,
+        (Action::CreateLogins, _) if is_branch => Step::BranchLogins,
+        (Action::BeginCopy, _) => Step::BranchBegin,
+        (Action::Copy, _) => Step::BranchCopy,
+        (Action::Adopt, _) => Step::BranchAdopt,
         (Action::CreateLogins, _) => Step::CreateLogins,
         (Action::CreateDatabase, Owner::Pool) => Step::FillDatabase,
         (Action::CreateDatabase, _) => Step::CreateDatabase,
         (Action::Open, Owner::Pool) => Step::FillOpen,
         (Action::Open, Owner::Tenant(TenantState::Active)) => Step::ResumeOpen,
+        (Action::Open, Owner::Tenant(TenantState::Cloning)) => Step::BranchOpen,
         (Action::Open, _) if was_active => Step::UndeleteOpen,
         (Action::Open, _) => Step::CreateOpen,
         (Action::Close, Owner::Tenant(TenantState::Suspended)) => Step::SuspendClose,
+        (Action::Close, Owner::Kept) => Step::ResetClose,
         (Action::Close, _) => Step::DeleteClose,
         (Action::BeginDrop, _) => Step::PurgeBegin,
         (Action::DropDatabase, _) => Step::PurgeDatabase,

@@ -13,10 +13,13 @@ use model::{
 use tokio_postgres::Row;
 
 use super::{
-    Owner, Stage,
+    Origin, Owner, Stage,
     stuck::{Care, UnderWay},
 };
-use crate::catalog::{self, CatalogError, changes, parse};
+use crate::{
+    branch::store::{self as branches, Wanted},
+    catalog::{self, CatalogError, changes, parse},
+};
 
 /// A placement as a pass sees it.
 #[derive(Clone, Debug)]
@@ -33,15 +36,20 @@ pub(crate) struct Work {
     pub(crate) tenant: Option<TenantId>,
     /// Whether the tenant could be used before.
     pub(crate) was_active: bool,
+    /// Of a branch: what to copy.
+    pub(crate) branch: Option<Wanted>,
 }
 
 const WORK: &str = "
     SELECT p.pid, p.owner, p.stage, p.version, p.attempts,
            coalesce(extract(epoch FROM now() - p.unsettled_since), 0)::float8 AS unsettled,
            t.id, t.state, coalesce(t.activated_at IS NOT NULL, false) AS was_active,
+           b.parent_id, b.schema_only, b.source_pid,
+           coalesce(b.time_max_s - extract(epoch FROM now() - b.begun_at), 0)::float8 AS time_left,
            coalesce(t.state = 'DISABLED'
                AND (t.purge_after <= now() OR p.stage IN ('dropping', 'dropped')), false) AS expired
-    FROM placement p LEFT JOIN tenant t ON t.pid = p.pid";
+    FROM placement p LEFT JOIN tenant t ON t.pid = p.pid
+        LEFT JOIN branch b ON b.tenant_id = t.id";
 
 impl Work {
     fn read(row: &Row) -> Self {
@@ -50,6 +58,7 @@ impl Work {
             .map(|text| TenantState::parse(text).expect("the schema allows known states only"));
         let owner = match (row.get("owner"), state) {
             ("pool", _) => Owner::Pool,
+            ("kept", _) => Owner::Kept,
             ("tenant", Some(_)) if row.get("expired") => Owner::Expired,
             ("tenant", Some(state)) => Owner::Tenant(state),
             // 'nobody', or a claim whose tenant row never came to be, which one transaction forbids.
@@ -64,22 +73,61 @@ impl Work {
             unsettled_for: Duration::try_from_secs_f64(row.get("unsettled")).unwrap_or_default(),
             tenant: row.get::<_, Option<&str>>("id").map(parse),
             was_active: row.get("was_active"),
+            branch: row
+                .get::<_, Option<&str>>("parent_id")
+                .map(|parent| Wanted {
+                    parent: parse(parent),
+                    schema_only: row.get("schema_only"),
+                    left: Duration::try_from_secs_f64(row.get("time_left")).unwrap_or_default(),
+                    source: row.get::<_, Option<&str>>("source_pid").map(parse),
+                }),
+        }
+    }
+
+    /// What its database begins as.
+    pub(crate) fn origin(&self) -> Origin {
+        match self.branch {
+            Some(_) => Origin::Parent,
+            None => Origin::Template,
         }
     }
 }
 
-/// Leases at most `limit` placements that are due, those of tenants first, and of the pool's no more
-/// than `pool`. Says which are the pool's.
+/// What a placement that is worked on is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Kind {
+    /// An entry of the pool.
+    Pool,
+    /// A branch that is being copied.
+    Copy,
+    /// Any other.
+    Other,
+}
+
+/// How many of them may be begun.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Room {
+    /// Together.
+    pub(crate) all: usize,
+    pub(crate) pool: usize,
+    pub(crate) copies: usize,
+}
+
+/// Branches on their way to a copy of their parent's data.
+const COPIES: &str = "SELECT p.pid FROM placement p JOIN tenant t ON t.pid = p.pid
+    JOIN branch b ON b.tenant_id = t.id
+    WHERE p.owner = 'tenant' AND p.stage IN ('planned', 'logins', 'copied')
+        AND t.state IN ('CREATING', 'CLONING')";
+
+/// Leases placements that are due, those of tenants first, and no more than there is room for.
 pub(crate) async fn take_due(
     client: &impl GenericClient,
     instance: &str,
     lease: Duration,
-    limit: usize,
-    pool: usize,
-) -> Result<Vec<(Pid, bool)>, CatalogError> {
+    room: Room,
+) -> Result<Vec<(Pid, Kind)>, CatalogError> {
     let bound = |count| i64::try_from(count).unwrap_or(i64::MAX);
-    let rows = catalog::query(
-        client,
+    let sql = format!(
         "UPDATE placement SET leased_by = $1, leased_until = now() + make_interval(secs => $2)
          WHERE pid IN (
              SELECT pid FROM placement
@@ -89,14 +137,36 @@ pub(crate) async fn take_due(
                      WHERE due_at <= now() AND (leased_until IS NULL OR leased_until < now())
                          AND owner = 'pool'
                      ORDER BY due_at LIMIT $4))
+                 AND (pid NOT IN ({COPIES}) OR pid IN (
+                     SELECT pid FROM placement
+                     WHERE due_at <= now() AND (leased_until IS NULL OR leased_until < now())
+                         AND pid IN ({COPIES})
+                     ORDER BY due_at LIMIT $5))
              ORDER BY owner = 'tenant' DESC, due_at LIMIT $3 FOR UPDATE SKIP LOCKED)
-         RETURNING pid, owner = 'pool'",
-        &[&instance, &lease.as_secs_f64(), &bound(limit), &bound(pool)],
+         RETURNING pid, owner = 'pool', pid IN ({COPIES})"
+    );
+    let rows = catalog::query(
+        client,
+        &sql,
+        &[
+            &instance,
+            &lease.as_secs_f64(),
+            &bound(room.all),
+            &bound(room.pool),
+            &bound(room.copies),
+        ],
     )
     .await?;
     Ok(rows
         .iter()
-        .map(|row| (parse(row.get(0)), row.get(1)))
+        .map(|row| {
+            let kind = match (row.get(1), row.get(2)) {
+                (true, _) => Kind::Pool,
+                (false, true) => Kind::Copy,
+                (false, false) => Kind::Other,
+            };
+            (parse(row.get(0)), kind)
+        })
         .collect())
 }
 
@@ -117,20 +187,20 @@ pub(crate) async fn renew(
     Ok(())
 }
 
-/// How long until the next placement is due; `None` when none ever is. Without `pool`, what the pool
-/// has that is due already does not count: it is held back.
+/// How long until the next placement is due; `None` when none ever is. Without `pool` or `copies`, what
+/// there is of those that is due already does not count: it is held back.
 pub(crate) async fn next_due(
     client: &impl GenericClient,
     pool: bool,
+    copies: bool,
 ) -> Result<Option<Duration>, CatalogError> {
-    let row = catalog::query_one(
-        client,
+    let sql = format!(
         "SELECT extract(epoch FROM min(greatest(due_at, leased_until)) - now())::float8
          FROM placement
-         WHERE due_at IS NOT NULL AND ($1 OR owner <> 'pool' OR due_at > now())",
-        &[&pool],
-    )
-    .await?;
+         WHERE due_at IS NOT NULL AND ($1 OR owner <> 'pool' OR due_at > now())
+             AND ($2 OR due_at > now() OR pid NOT IN ({COPIES}))"
+    );
+    let row = catalog::query_one(client, &sql, &[&pool, &copies]).await?;
     let seconds: Option<f64> = row.get(0);
     Ok(seconds.map(|seconds| Duration::try_from_secs_f64(seconds).unwrap_or_default()))
 }
@@ -284,11 +354,25 @@ pub(crate) async fn set_stage(
     Ok(())
 }
 
+/// Copying begins, and the tenant says so.
+pub(crate) async fn begin_copy(
+    transaction: &Transaction<'_>,
+    pid: &Pid,
+    stage: Stage,
+) -> Result<Option<Change>, CatalogError> {
+    reached_stage(transaction, pid, stage, TenantEvent::CopyBegun).await
+}
+
 /// The stage after closing: what was never open stays what it was.
 pub(crate) fn closed(stage: Stage) -> Stage {
     match stage {
         Stage::Opening | Stage::Open => Stage::Closed,
-        Stage::Planned | Stage::Logins | Stage::Closed | Stage::Dropping | Stage::Dropped => stage,
+        Stage::Planned
+        | Stage::Logins
+        | Stage::Copied
+        | Stage::Closed
+        | Stage::Dropping
+        | Stage::Dropped => stage,
     }
 }
 
@@ -322,6 +406,9 @@ pub(crate) async fn reached_stage(
         return Ok(None);
     };
     set_tenant_state(transaction, &id, next, None).await?;
+    if event == TenantEvent::Provisioned {
+        branches::end_reset(transaction, &id).await?;
+    }
     changes::mark(transaction, &id).await.map(Some)
 }
 
@@ -369,6 +456,11 @@ pub(crate) async fn forget(
     pid: &Pid,
 ) -> Result<Option<Change>, CatalogError> {
     let pid = pid.as_str();
+    // What a reset that never ended had left goes, too.
+    let sql = "SELECT id FROM tenant WHERE pid = $1";
+    if let Some(row) = catalog::query_opt(client, sql, &[&pid]).await? {
+        branches::end_reset(client, &parse(row.get(0))).await?;
+    }
     let sql = "DELETE FROM tenant WHERE pid = $1 RETURNING id, nextval('change_generation')";
     let gone = catalog::query_opt(client, sql, &[&pid]).await?;
     catalog::execute(client, "DELETE FROM placement WHERE pid = $1", &[&pid]).await?;
@@ -415,7 +507,8 @@ pub(crate) async fn fail(
     Ok(())
 }
 
-/// A tenant could not be made: it fails, with a reason for its user.
+/// A tenant could not be made: it fails, with a reason for its user. A branch that was being reset has
+/// again what it had.
 pub(crate) async fn fail_tenant(
     transaction: &Transaction<'_>,
     pid: &Pid,
@@ -427,7 +520,14 @@ pub(crate) async fn fail_tenant(
     let Ok(next) = state.after(TenantEvent::ProvisionFailed) else {
         return Ok(None);
     };
-    set_tenant_state(transaction, &id, next, Some(reason)).await?;
+    if let Ok(as_before) = state.after(TenantEvent::ResetFailed)
+        && branches::take_back_reset(transaction, &id).await?
+    {
+        let reason = format!("the reset failed, and the branch is as it was: {reason}");
+        set_tenant_state(transaction, &id, as_before, Some(&reason)).await?;
+    } else {
+        set_tenant_state(transaction, &id, next, Some(reason)).await?;
+    }
     touch(transaction, pid).await?;
     changes::mark(transaction, &id).await.map(Some)
 }

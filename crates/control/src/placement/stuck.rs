@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use model::{Pid, TenantId, lifecycle::TenantState};
 
-use super::{Owner, Stage, next_action, store};
+use super::{Origin, Owner, Stage, next_action, store};
 use crate::{api::App, catalog::CatalogError};
 
 /// Between two looks; shorter when `stuck_after` is.
@@ -58,7 +58,9 @@ pub(crate) enum Remedy {
 pub(crate) fn remedy(state: TenantState, stage: Stage, care: Care, is_late: bool) -> Remedy {
     match state {
         TenantState::Creating | TenantState::Cloning => {
-            match (next_action(Owner::Tenant(state), stage), care, is_late) {
+            // Whether there is a step does not depend on what it copies.
+            let next = next_action(Owner::Tenant(state), Origin::Template, stage);
+            match (next, care, is_late) {
                 (_, Care::Working, _) => Remedy::Wait,
                 (None, ..) => Remedy::Fail("its data is not there any more; delete it"),
                 (Some(_), Care::Nobody, _) => Remedy::Drive,
@@ -145,7 +147,8 @@ mod tests {
                 for is_late in [false, true] {
                     let remedy = remedy(state, stage, Care::Nobody, is_late);
                     assert_ne!(remedy, Remedy::Wait, "{state} {stage:?}");
-                    let can_go_on = next_action(Owner::Tenant(state), stage).is_some();
+                    let can_go_on =
+                        next_action(Owner::Tenant(state), Origin::Template, stage).is_some();
                     assert_eq!(remedy == Remedy::Drive, can_go_on, "{state} {stage:?}");
                 }
             }

@@ -25,6 +25,7 @@ use crate::{
         extract::DatabaseKey,
         idempotency::{Kept, Ticket},
     },
+    branch,
     catalog::{CatalogError, changes},
     credential,
     limits::store::Party,
@@ -36,7 +37,7 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Waits until the state is one that is asked for, at most `wait`; returns the row as it is then.
-pub(super) async fn wait_for(
+pub(crate) async fn wait_for(
     app: &App,
     mut tenant: Tenant,
     wait: Duration,
@@ -268,13 +269,17 @@ pub(super) async fn undelete(
     {
         return Err(quota_exceeded(quota));
     }
+    branch::store::begin_again(&transaction, &tenant.id).await?;
     keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
     reached(Step::UndeleteCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     drop(client);
     tracing::info!(tenant = %tenant.id, "a deleted database was taken back");
     reached(Step::UndeleteCommit, Moment::After).await;
-    wait_for(app, tenant, wait, |state| state != TenantState::Creating).await
+    wait_for(app, tenant, wait, |state| {
+        !matches!(state, TenantState::Creating | TenantState::Cloning)
+    })
+    .await
 }
 
 /// What is to be another one.
@@ -386,6 +391,7 @@ pub(super) async fn resume(
         tenant.state = after(&tenant, event)?;
         tenant.state_reason = None;
         tenant.suspended_by = None;
+        branch::store::begin_again(&transaction, &tenant.id).await?;
         store::set_resumed(&transaction, &tenant.id, tenant.state).await?;
         keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
         reached(Step::ResumeCommit, Moment::Between).await;

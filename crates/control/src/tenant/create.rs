@@ -171,7 +171,7 @@ async fn insert_named(
 }
 
 /// Why a statement that gives a tenant its name failed.
-pub(super) fn not_made(name: &TenantName, error: CatalogError) -> ApiError {
+pub(crate) fn not_made(name: &TenantName, error: CatalogError) -> ApiError {
     match error.constraint() {
         Some("tenant_name") => name_taken(name),
         _ => error.into(),
@@ -185,7 +185,7 @@ pub(super) fn name_taken(name: &TenantName) -> ApiError {
     )
 }
 
-pub(super) fn quota_exceeded(quota: u32) -> ApiError {
+pub(crate) fn quota_exceeded(quota: u32) -> ApiError {
     ApiError::with(
         ErrorCode::QuotaExceeded,
         format!("anonymous account limit ({quota} databases)"),

@@ -6,7 +6,11 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::store::Tenant;
-use crate::{api::App, limits::store::Party};
+use crate::{
+    api::App,
+    branch::{http::BranchInfo, store::Known},
+    limits::store::Party,
+};
 
 /// Where clients connect.
 #[derive(Serialize, ToSchema)]
@@ -47,6 +51,9 @@ pub(crate) struct DatabaseResponse {
     #[serde(skip_serializing_if = "Option::is_none")]
     suspended_by: Option<&'static str>,
     parent_database_id: Option<String>,
+    /// How it was copied, when it is a branch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    branch: Option<BranchInfo>,
     /// When it was deleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     deleted_at: Option<DateTime<Utc>>,
@@ -80,6 +87,7 @@ pub(crate) fn describe(app: &App, tenant: &Tenant, password: Option<&Secret>) ->
         expires_at: tenant.expires_at,
         suspended_by: suspended_by(tenant).map(Party::as_str),
         parent_database_id: tenant.parent.as_ref().map(TenantId::to_string),
+        branch: None,
         deleted_at: tenant.deleted_at,
         purge_after: tenant.purge_after,
     }
@@ -103,6 +111,14 @@ fn reason(tenant: &Tenant) -> Option<String> {
 }
 
 impl DatabaseResponse {
+    /// The same, with what is known of a branch.
+    pub(crate) fn with_branch(self, known: Option<Known>) -> Self {
+        Self {
+            branch: known.map(BranchInfo::from),
+            ..self
+        }
+    }
+
     /// The same, with the password of `role`.
     pub(super) fn with_password(self, app: &App, role: Role, password: &Secret) -> Self {
         let user = format!("{}.{role}", self.id);

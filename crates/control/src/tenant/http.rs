@@ -18,12 +18,15 @@ use super::{
     lifetime::{self, Lifetime},
     store::{self, Filter, Purpose, Tenant},
 };
-use crate::api::{
-    App,
-    auth::{Kind, Principal},
-    error::{ApiError, ApiResult, ErrorBody, ErrorCode},
-    extract::{DatabaseKey, Json, Params, quoted},
-    idempotency::Ticket,
+use crate::{
+    api::{
+        App,
+        auth::{Kind, Principal},
+        error::{ApiError, ApiResult, ErrorBody, ErrorCode},
+        extract::{DatabaseKey, Json, Params, quoted},
+        idempotency::Ticket,
+    },
+    branch,
 };
 
 /// Databases in one answer of the list, at most.
@@ -63,7 +66,7 @@ pub(crate) struct WaitQuery {
     wait: Option<f64>,
 }
 
-fn wait_of(app: &App, seconds: Option<f64>) -> ApiResult<Duration> {
+pub(crate) fn wait_of(app: &App, seconds: Option<f64>) -> ApiResult<Duration> {
     let limits = &app.config.limits;
     let Some(seconds) = seconds else {
         return Ok(limits.wait_default);
@@ -78,13 +81,13 @@ fn wait_of(app: &App, seconds: Option<f64>) -> ApiResult<Duration> {
         })
 }
 
-fn parse_name(text: &str) -> ApiResult<TenantName> {
+pub(crate) fn parse_name(text: &str) -> ApiResult<TenantName> {
     text.parse().map_err(|error: model::NameError| {
         ApiError::with(ErrorCode::InvalidName, error.to_string())
     })
 }
 
-fn parse_password(text: String) -> ApiResult<Secret> {
+pub(crate) fn parse_password(text: String) -> ApiResult<Secret> {
     let fits =
         PASSWORD_CHARS.contains(&text.chars().count()) && !text.chars().any(char::is_control);
     if !fits {
@@ -270,7 +273,11 @@ pub(crate) async fn get(
     key: DatabaseKey,
 ) -> ApiResult<axum::Json<DatabaseResponse>> {
     let tenant = read(&app, &principal, &key).await?;
-    Ok(axum::Json(describe(&app, &tenant, None)))
+    let client = app.catalog.get().await?;
+    let branch = branch::store::known(&client, &tenant.id).await?;
+    Ok(axum::Json(
+        describe(&app, &tenant, None).with_branch(branch),
+    ))
 }
 
 /// Finds what a request means, to look at it.

@@ -5,7 +5,7 @@
 
 pub(crate) mod change;
 pub(crate) mod create;
-mod describe;
+pub(crate) mod describe;
 pub(crate) mod http;
 pub(crate) mod lifetime;
 pub(crate) mod store;

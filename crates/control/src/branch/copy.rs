@@ -1,0 +1,244 @@
+//! How a branch gets its data: the fastest way that disturbs nobody.
+//!
+//! Files are copied while the parent has no session; when it keeps some, one moment of it is streamed
+//! while it stays in use. Owns: which way, and when to give up. Does not own: the ways (`node`).
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use model::{Pid, TenantId, lifecycle::TenantState};
+use node::{ClonePath, Content, NodeError, Template};
+use tokio::time::{Instant, timeout};
+
+use super::{
+    quiet::{self, QuietError},
+    store::{self, Copied, Wanted},
+};
+use crate::{api::App, catalog::CatalogError, placement::Stage};
+
+/// How long a copy waits for the parent's sessions to go: longer than that is not one slow statement.
+const QUIET_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// Why a branch has no data yet.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CopyError {
+    /// There is nothing to copy any more.
+    #[error("the parent is gone")]
+    ParentGone,
+    /// It is being made, or reset.
+    #[error("the parent is not ready")]
+    ParentNotReady,
+    /// Only one way is left, and this node does not have it.
+    #[error("{0}, and this node has no pg_dump to copy beside them")]
+    InUse(String),
+    /// Its time is over.
+    #[error("the copy took longer than it may")]
+    TooLong,
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    #[error(transparent)]
+    Node(#[from] NodeError),
+}
+
+impl CopyError {
+    /// Whether trying again by itself is useless.
+    pub(crate) fn is_final(&self, attempts: i32) -> bool {
+        match self {
+            Self::ParentGone | Self::InUse(_) | Self::TooLong => true,
+            Self::ParentNotReady | Self::Catalog(_) => false,
+            // The first failure may be a lock that was waited for.
+            Self::Node(NodeError::Program { .. }) => attempts > 0,
+            Self::Node(error) => !error.is_temporary(),
+        }
+    }
+
+    /// For the user: what happened and what to do. Names no node.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::ParentGone => {
+                "the parent was deleted before it was copied; undelete it and resume this branch, or delete the branch"
+                    .to_owned()
+            }
+            Self::ParentNotReady => {
+                "the parent was not ready to be copied; resume this branch when the parent is ACTIVE".to_owned()
+            }
+            Self::InUse(_) => format!(
+                "{self}; disconnect the parent's clients and resume this branch, or ask your operator"
+            ),
+            Self::TooLong => {
+                "the copy took longer than it may; delete this branch and create it again with a longer timeout_seconds, or resume it when less is going on"
+                    .to_owned()
+            }
+            Self::Catalog(_) => "the catalog did not answer; resume this branch".to_owned(),
+            Self::Node(NodeError::Unreachable { .. }) => {
+                "the database server could not be reached; resume this branch later".to_owned()
+            }
+            Self::Node(NodeError::Busy { .. }) => {
+                "the database server was too busy; resume this branch later".to_owned()
+            }
+            Self::Node(NodeError::Program { words, .. }) => format!(
+                "the parent was in use and could not be copied beside its sessions ({words}); resume this branch when no session is open in the parent"
+            ),
+            Self::Node(NodeError::Conflict { what, .. }) => format!(
+                "{what}; resume this branch when no session is open in the parent, or ask your operator"
+            ),
+            Self::Node(NodeError::Refused { code, .. }) => format!(
+                "the database server refused ({code}); resume this branch, or ask your operator"
+            ),
+        }
+    }
+}
+
+/// Parents that are being copied: one after another, so that one branch does not find the session of
+/// another one's copy in its way.
+#[derive(Default)]
+pub(crate) struct Sources(Mutex<HashMap<TenantId, Arc<tokio::sync::Mutex<()>>>>);
+
+impl Sources {
+    async fn turn(&self, parent: &TenantId) -> tokio::sync::OwnedMutexGuard<()> {
+        let lock = {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.retain(|_, lock| Arc::strong_count(lock) > 1);
+            all.entry(parent.clone()).or_default().clone()
+        };
+        lock.lock_owned().await
+    }
+}
+
+/// Makes the database `pid` of the branch `id`, closed. One that is complete already is left.
+pub(crate) async fn run(
+    app: &App,
+    id: &TenantId,
+    pid: &Pid,
+    wanted: &Wanted,
+) -> Result<Copied, CopyError> {
+    if wanted.left.is_zero() {
+        return Err(CopyError::TooLong);
+    }
+    let copy = async {
+        if wanted.source.is_some() && app.node.is_complete(pid).await? {
+            return Ok(Copied {
+                path: ClonePath::Existing,
+                reason: None,
+                size_bytes: app.node.database_bytes(pid).await?,
+                held: Duration::ZERO,
+                took: Duration::ZERO,
+            });
+        }
+        let _turn = app.sources.turn(&wanted.parent).await;
+        let source = source(app, &wanted.parent).await?;
+        {
+            let client = app.catalog.get().await?;
+            store::set_source(&client, id, &source).await?;
+        }
+        if wanted.schema_only {
+            return stream(app, pid, &source, Content::SchemaOnly, wanted.left, None).await;
+        }
+        match files(app, pid, &source, wanted.left).await {
+            Ok(copied) => Ok(copied),
+            Err(NotQuiet::InUse(why)) if app.node.can_stream() => {
+                tracing::info!(branch = %id, parent = %wanted.parent, why, "a parent is in use; it is copied through a dump");
+                stream(app, pid, &source, Content::All, wanted.left, Some(why)).await
+            }
+            Err(NotQuiet::InUse(why)) => Err(CopyError::InUse(why)),
+            Err(NotQuiet::Node(error)) => Err(error.into()),
+        }
+    };
+    match timeout(wanted.left, copy).await {
+        Ok(result) => result,
+        Err(_) => Err(CopyError::TooLong),
+    }
+}
+
+/// Where the parent's data is. A deleted parent's is there until its retention ends.
+async fn source(app: &App, parent: &TenantId) -> Result<Pid, CopyError> {
+    let client = app.catalog.get().await?;
+    let source = store::source(&client, parent)
+        .await?
+        .ok_or(CopyError::ParentGone)?;
+    match (source.state, source.stage) {
+        (
+            TenantState::Active
+            | TenantState::Suspended
+            | TenantState::Disabling
+            | TenantState::Disabled,
+            Stage::Closed | Stage::Opening | Stage::Open,
+        ) => Ok(source.pid),
+        (TenantState::Creating | TenantState::Cloning, _) => Err(CopyError::ParentNotReady),
+        (
+            TenantState::Active
+            | TenantState::Suspended
+            | TenantState::Disabling
+            | TenantState::Disabled
+            | TenantState::CreateFailed,
+            _,
+        ) => Err(CopyError::ParentGone),
+    }
+}
+
+/// Why files were not copied.
+enum NotQuiet {
+    InUse(String),
+    Node(NodeError),
+}
+
+impl From<NodeError> for NotQuiet {
+    fn from(error: NodeError) -> Self {
+        if error.is_source_in_use() {
+            return Self::InUse("a session came back while the parent was copied".to_owned());
+        }
+        // The server's own bound on the copy.
+        match &error {
+            NodeError::Refused { code, .. } if code == "57014" => Self::InUse(
+                "copying the parent's files took too long to let its clients wait".to_owned(),
+            ),
+            _ => Self::Node(error),
+        }
+    }
+}
+
+async fn files(app: &App, pid: &Pid, source: &Pid, left: Duration) -> Result<Copied, NotQuiet> {
+    // A checkpoint, where the way begins with one: nobody waits for it yet.
+    app.node
+        .prepare_copy(&Template::Copy(source.clone()))
+        .await?;
+    let quiet = match quiet::take(app, source, QUIET_WAIT_MAX).await {
+        Ok(quiet) => quiet,
+        Err(QuietError::Node(error)) => return Err(error.into()),
+        Err(error @ QuietError::InUse { .. }) => return Err(NotQuiet::InUse(error.to_string())),
+    };
+    let report = app
+        .node
+        .copy_database(pid, source, quiet.left().min(left))
+        .await?;
+    let held = quiet.release();
+    Ok(Copied {
+        path: report.path,
+        reason: None,
+        size_bytes: app.node.database_bytes(pid).await?,
+        held,
+        took: report.took,
+    })
+}
+
+async fn stream(
+    app: &App,
+    pid: &Pid,
+    source: &Pid,
+    content: Content,
+    left: Duration,
+    reason: Option<String>,
+) -> Result<Copied, CopyError> {
+    let began = Instant::now();
+    app.node.stream_copy(pid, source, content, left).await?;
+    Ok(Copied {
+        path: ClonePath::Stream,
+        reason,
+        size_bytes: app.node.database_bytes(pid).await?,
+        held: Duration::ZERO,
+        took: began.elapsed(),
+    })
+}
