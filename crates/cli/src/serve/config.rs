@@ -59,6 +59,8 @@ pub(crate) struct Config {
     pub(crate) api_forwarded_from: Vec<Network>,
     pub(crate) retention: Duration,
     pub(crate) stuck_after: Duration,
+    /// Of a server connection.
+    pub(crate) server_idle_max: Duration,
     pub(crate) warm_pool: u32,
     pub(crate) drain_limit: Duration,
     /// Entries of the lock table.
@@ -113,6 +115,12 @@ const DRAIN: Duration = Duration::from_secs(30);
 const STUCK_AFTER: Duration = Duration::from_secs(600);
 /// Shorter, and what only waits for its turn would fail.
 const STUCK_AFTER_MIN: Duration = Duration::from_secs(10);
+/// The proxy's own default says why.
+const SERVER_IDLE: Duration = Duration::from_secs(30);
+/// Shorter, and connections would be opened and closed under load.
+const SERVER_IDLE_MIN: Duration = Duration::from_secs(1);
+/// Longer, and what nobody uses is kept for ever.
+const SERVER_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A hundred years of retention is a typing error; so is a drain of a day.
 const RETENTION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -227,7 +235,12 @@ impl Reader {
         let sql_issuers = self.or("sql-issuers", Vec::new(), issuers::read);
         let api_forwarded_from = self.or("api-forwarded-from", Vec::new(), networks);
         let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
-        let stuck_after = self.or("stuck-after", STUCK_AFTER, stuck_after);
+        let stuck_after = self.or("stuck-after", STUCK_AFTER, |text| {
+            time_between(text, STUCK_AFTER_MIN, DRAIN_MAX)
+        });
+        let server_idle_max = self.or("server-idle-max", SERVER_IDLE, |text| {
+            time_between(text, SERVER_IDLE_MIN, SERVER_IDLE_MAX)
+        });
         let warm_pool = self.or("warm-pool", 8, |text| count(text, 0, WARM_POOL_MAX));
         let drain_limit = self.or("drain-limit", DRAIN, |text| time(text, DRAIN_MAX));
         let connection_locks_max = self.or("connection-locks-max", 1000, |text| {
@@ -260,6 +273,7 @@ impl Reader {
             api_forwarded_from: api_forwarded_from?,
             retention: retention?,
             stuck_after: stuck_after?,
+            server_idle_max: server_idle_max?,
             warm_pool: warm_pool?,
             drain_limit: drain_limit?,
             connection_locks_max: connection_locks_max?,
@@ -541,13 +555,13 @@ fn count(text: &str, min: u32, max: u32) -> Result<u32, String> {
         .ok_or_else(|| format!("'{text}' is not a number from {min} to {max}"))
 }
 
-fn stuck_after(text: &str) -> Result<Duration, String> {
-    let after = time(text, DRAIN_MAX)?;
-    if after < STUCK_AFTER_MIN {
-        let min = humantime::format_duration(STUCK_AFTER_MIN);
+fn time_between(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
+    let time = time(text, max)?;
+    if time < min {
+        let min = humantime::format_duration(min);
         return Err(format!("'{text}' is less than {min}"));
     }
-    Ok(after)
+    Ok(time)
 }
 
 fn time(text: &str, max: Duration) -> Result<Duration, String> {
@@ -628,6 +642,17 @@ mod tests {
         }
         assert_eq!(mistakes.len(), 14, "{mistakes:?}");
         assert!(!mistakes.iter().any(|m| m.contains("hunter2")));
+    }
+
+    #[test]
+    fn an_idle_server_connection_has_between_a_second_and_a_day() {
+        let idle = |text| validate(&[("server-idle-max", text)]).map(|told| told.server_idle_max);
+        assert_eq!(validate(&[]).unwrap().server_idle_max, SERVER_IDLE);
+        assert_eq!(idle("1s"), Ok(SERVER_IDLE_MIN));
+        assert_eq!(idle("24h"), Ok(SERVER_IDLE_MAX));
+        let told = |text| idle(text).unwrap_err().concat();
+        assert!(told("999ms").contains("--server-idle-max: '999ms' is less than 1s"));
+        assert!(told("25h").contains("--server-idle-max: '25h' is more than 1day"));
     }
 
     #[test]

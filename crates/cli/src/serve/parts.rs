@@ -258,6 +258,7 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
         .clone_from(&config.address_limits_not_for);
     let limits = &mut wanted.limits;
     limits.clients_max = config.clients_max as usize;
+    limits.server_idle_max = config.server_idle_max;
     limits.insight_statements_max = config.insight_statements_max as usize;
     limits.address_connections_max = config.address_connections_max as usize;
     limits.address_attempts_per_second_max = config.address_attempts_per_second_max;

@@ -212,6 +212,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
          fails with the reason in its status",
     ),
     setting(
+        "server-idle-max",
+        "TIME",
+        "30s",
+        "How long a server connection may be used by nobody before it is closed. Opening one takes some \
+         milliseconds, an idle one about 2 MB of the server's memory",
+    ),
+    setting(
         "warm-pool",
         "COUNT",
         "8",
