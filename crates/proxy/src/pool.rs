@@ -13,7 +13,7 @@ use std::{
 };
 
 use model::{
-    CredentialId, Limits, Role, TenantId,
+    CredentialId, Limits, LoginName, Role, TenantId,
     limits::Number,
     route::{Report, Resolved, Storage},
 };
@@ -30,6 +30,7 @@ use crate::{
     insight::Insight,
     knowledge::{Custom, Knowledge},
     limits::{self, Bucket, Exceeded, Moment},
+    login::refusal_of,
     metrics::micros,
     pause::Pause,
     server::{self, CancelTarget, Opening, Parameters, Server},
@@ -43,6 +44,9 @@ use crate::{
 /// that broke meanwhile is as one that breaks while it is used. Under load most are taken again within
 /// microseconds; looking is a system call.
 const QUIET_FOR: Duration = Duration::from_millis(1);
+/// How long it may take to learn why a server lets nobody in: what is said after it is less precise, not
+/// wrong.
+const UNHEARD_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long an idle server may take to go away once told. It needs a millisecond.
 const CLOSE_TIME_MAX: Duration = Duration::from_secs(1);
 
@@ -364,7 +368,7 @@ impl Tenant {
     /// # Errors
     ///
     /// [`Refusal::Busy`], [`Refusal::QueueFull`], [`Refusal::ServerDown`],
-    /// [`Refusal::ServerLogin`].
+    /// [`Refusal::ServerLogin`], or why nobody is let in.
     pub(crate) async fn server(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
@@ -507,6 +511,21 @@ impl Tenant {
         }
     }
 
+    /// Why the server lets nobody in, when that is because of a change that this worker has not heard of
+    /// yet: it was suspended or deleted a moment ago.
+    async fn unheard(&self, worker: &Rc<Worker>, role: Role) -> Option<Refusal> {
+        let login = LoginName {
+            tenant: self.id.clone(),
+            role,
+        };
+        let answer = timeout(UNHEARD_WAIT_MAX, worker.routes.ask(&login)).await;
+        let answer = answer.ok()?.ok()?;
+        match answer.resolved {
+            None => Some(Refusal::Deleted),
+            Some(resolved) => refusal_of(&resolved.route, answer.asked),
+        }
+    }
+
     async fn open(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
@@ -543,10 +562,18 @@ impl Tenant {
                 );
                 match look.await {
                     Ok(Ok(_)) => Ok(server),
-                    _ => Err(Refusal::ServerDown),
+                    _ => Err(self
+                        .unheard(worker, role)
+                        .await
+                        .unwrap_or(Refusal::ServerDown)),
                 }
             }
             Err(error) => {
+                if error.is_of_login()
+                    && let Some(refusal) = self.unheard(worker, role).await
+                {
+                    return Err(refusal);
+                }
                 tracing::warn!(
                     tenant = %self.id,
                     error = &error as &dyn std::error::Error,

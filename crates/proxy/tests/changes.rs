@@ -11,8 +11,8 @@ use kit::{
     raw::{self, Raw},
     wait_until,
 };
-use model::Role;
-use wire::startup::Protocol;
+use model::{Role, route::Access};
+use wire::{message::build, startup::Protocol};
 
 fn log_in(stack: &Stack, certificate: &str, tenant: &Tenant) -> (Raw, String) {
     let mut raw = Raw::tls(stack.port, certificate);
@@ -114,4 +114,58 @@ async fn tls_records_towards_clients_are_short() {
     );
     // Nearly full ones, or each byte would cost more than it must.
     assert!(records.iter().any(|length| *length > 8000));
+}
+
+/// Whether the session goes on after it or not.
+fn first_error(raw: &mut Raw) -> String {
+    let mut out = Vec::new();
+    build::query("SELECT 1", &mut out);
+    raw.send(&out);
+    raw::code_of(&raw.until(b'E'))
+}
+
+/// A database is shut before everybody has heard why: who meets the shut door is told the reason, not that the
+/// server cannot be reached.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_comes_before_the_news_is_told_the_reason() {
+    let stack = Stack::start(|config| {
+        config.limits.fresh_max = std::time::Duration::from_secs(3600);
+    })
+    .await;
+    let certificate = stack.certificate.clone();
+    let shut = |tenant: &Tenant| {
+        let database = tenant.pid.database();
+        stack.postgres.sql(
+            "postgres",
+            &format!("ALTER DATABASE {database} ALLOW_CONNECTIONS false"),
+        );
+        let end = format!(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'"
+        );
+        stack.postgres.sql("postgres", &end);
+        wait_until("the server is left", || stack.backends() == 0);
+    };
+    for (access, code) in [
+        (Access::Suspended, "55000"),
+        (Access::Deleted, "3D000"),
+        // Nobody knows of a reason.
+        (Access::Open, "08006"),
+    ] {
+        let tenant = stack.tenant();
+        let (mut known, _) = log_in(&stack, &certificate, &tenant);
+        known.query("SELECT 1");
+        let (mut waiting, _) = log_in(&stack, &certificate, &tenant);
+        drop(known);
+        stack.set_route(&tenant, Role::Admin, |route| route.access = access);
+        shut(&tenant);
+        assert_eq!(first_error(&mut waiting), code);
+        // And one that logs in with what was known.
+        let (mut late, refused) = log_in(&stack, &certificate, &tenant);
+        let said = if refused.is_empty() {
+            first_error(&mut late)
+        } else {
+            refused
+        };
+        assert_eq!(said, code);
+    }
 }

@@ -53,6 +53,11 @@ impl OpenError {
             if code.starts_with("28"))
     }
 
+    /// Whether the server was there, and did not let us in.
+    pub(crate) fn is_of_login(&self) -> bool {
+        matches!(self, Self::Login { .. })
+    }
+
     /// Whether the server has no slot left, although the budget did: others use it beside us.
     pub(crate) fn is_full(&self) -> bool {
         matches!(self, Self::Login { source: ServerLoginError::Refused { code, .. }, .. }
