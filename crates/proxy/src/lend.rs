@@ -372,13 +372,6 @@ impl Session {
             handle.answer_recall();
             return Ok(());
         };
-        if lending.prepared.unnamed == Unnamed::There {
-            // A question of ours would drop it.
-            handle.answer_recall();
-            self.count_pins(worker);
-            tenant.recall(worker, handle.role);
-            return Ok(());
-        }
         let asked = timeout(limit, learn(server, lending, &tenant));
         let asked = tokio::select! {
             asked = asked => asked,
@@ -431,6 +424,10 @@ pub(crate) async fn learn(
     lending.heed_blind(&known);
     let asked = learn_state(server, lending, tenant, &known).await;
     if lending.misses_statements(server) && !lending.pins().is_empty() {
+        if lending.prepared.unnamed == Unnamed::There {
+            // This drops it, and those with a name are worth more.
+            lending.prepared.unnamed = Unnamed::None;
+        }
         make_elsewhere(server, lending, tenant).await?;
     }
     asked
@@ -465,12 +462,11 @@ async fn learn_state(
     if wanted.get("client_encoding").is_some() && !wanted.is_ascii() {
         lending.found.add(Pin::Settings);
     }
-    let change = has.change(&wanted);
-    if !change.queries.is_empty() {
-        let mut bytes = Vec::new();
-        change.write(&mut bytes);
-        let requests = vec![Request::Query; change.queries.len()];
-        server.exchange(&bytes, &requests).await?;
+    if !Rc::ptr_eq(&has, &wanted) {
+        let missing = wanted.iter().filter(|(name, _)| has.get(name).is_none());
+        let statements: Vec<_> = states.of(missing.cloned()).one_by_one().collect();
+        let statements: Vec<_> = statements.iter().map(String::as_str).collect();
+        server.rows(&statements, statements.len()).await?;
         server.has = wanted.clone();
     }
     lending.want(wanted);
@@ -558,6 +554,7 @@ impl Lending {
         let failed = self.cycle.failed;
         self.cycle.failed |= self.cycle.failed_before;
         if failed {
+            self.follow = None;
             return;
         }
         match exact {

@@ -18,7 +18,8 @@ use crate::{
     knowledge::Defining,
     limits::Growing,
     pins::{Pin, Pins},
-    prepared::{Prepared, Unnamed},
+    pool::Tenant,
+    prepared::Prepared,
     server::{Parameters, Server, set_role},
     state::{State, States},
 };
@@ -70,6 +71,9 @@ pub(crate) struct Lending {
     /// An extended-query message was sent and no Sync behind it: the transaction is open, whatever
     /// the server last said.
     pub(crate) is_open: bool,
+    /// What was known of definitions when that transaction began. What others define meanwhile counts from
+    /// the next one on, or a pipeline could not go on whenever somebody defines something.
+    pub(crate) open_hazard: Hazard,
     /// What was sent last has to be answered before anything else is sent.
     pub(crate) barrier: Option<Barrier>,
     /// To be said behind the next Sync: what the client's statement takes away and its session has.
@@ -158,6 +162,7 @@ impl Lending {
             readied: (0, 0, 0),
             is_mixed: false,
             is_open: false,
+            open_hazard: Hazard::Unknown,
             barrier: None,
             follow: None,
             resets: Vec::new(),
@@ -240,7 +245,19 @@ impl Lending {
 
     /// Whether the settings under which a statement is parsed now can be said.
     #[inline]
-    pub(crate) fn is_settled(&self, hazard: Hazard) -> bool {
+    pub(crate) fn is_settled(&self, tenant: &Tenant) -> bool {
+        let is_unsaid = !self.is_open || self.cycle.defining.is_some();
+        let hazard = if is_unsaid {
+            tenant.known().hazard
+        } else {
+            self.open_hazard
+        };
+        self.is_settled_under(hazard)
+    }
+
+    /// The same, if definitions do this.
+    #[inline]
+    pub(crate) fn is_settled_under(&self, hazard: Hazard) -> bool {
         !self.cycle.is_unsettled
             && !self.has_own_names
             && !self
@@ -328,7 +345,9 @@ impl Lending {
     ) -> Vec<String> {
         match exact {
             Exact::DiscardAll => {
-                self.follow = self.follow_up(Effects::NONE, Some(exact), b"", server, states);
+                // It may have failed, and nothing was taken away.
+                let role = std::iter::once(role_if_missing(server));
+                self.follow = Some(role.chain(self.base.if_missing()).collect());
                 Vec::new()
             }
             Exact::ResetAll => self.base.one_by_one().collect(),
@@ -379,14 +398,6 @@ impl Lending {
             }
             self.effects = Effects::NONE;
             return Verdict::Kept;
-        }
-        if self.prepared.unnamed == Unnamed::There {
-            if !self.misses_statements(server) {
-                // A question of ours would drop it.
-                return Verdict::Kept;
-            }
-            // Those with a name are worth more.
-            self.prepared.unnamed = Unnamed::None;
         }
         let effects = self.effects;
         if effects.is_empty() && self.found.is_empty() && self.sticky.is_empty() && !self.is_bound()

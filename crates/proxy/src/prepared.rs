@@ -156,9 +156,20 @@ impl Prepared {
     pub(crate) fn is_unnamed_as_under(&self, parsing: &Rc<State>) -> bool {
         let source = &self.source;
         !matches!(self.unnamed, Unnamed::Kept(_))
-            || source.parsing.as_ref().is_some_and(|own| Rc::ptr_eq(own, parsing))
-            // No settings have a part in how it is parsed.
-            || !source.effects.intersects(Effects::UNSEEN.with(Effects::RUNS))
+            || source
+                .parsing
+                .as_ref()
+                .is_some_and(|own| Rc::ptr_eq(own, parsing))
+            || self.is_unnamed_everywhere()
+    }
+
+    /// Whether no settings have a part in how the unnamed statement is parsed.
+    #[inline]
+    pub(crate) fn is_unnamed_everywhere(&self) -> bool {
+        !self
+            .source
+            .effects
+            .intersects(Effects::UNSEEN.with(Effects::RUNS))
     }
 
     /// A Sync is sent.

@@ -15,7 +15,6 @@ use std::{
 };
 
 use model::Literal;
-use wire::message::build;
 
 /// Values that nobody uses are forgotten when this many more than the last time are known.
 const FORGET_AFTER: usize = 64;
@@ -145,15 +144,6 @@ pub(crate) struct Change {
     /// Whether one of them could fail, or be ended by a time limit that is in force: then nothing
     /// of a client's is sent before they are answered.
     pub(crate) may_fail: bool,
-}
-
-impl Change {
-    /// Appends them as messages.
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
-        for query in &self.queries {
-            build::query(query, out);
-        }
-    }
 }
 
 impl State {

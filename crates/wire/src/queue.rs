@@ -112,6 +112,11 @@ impl Queue {
         self.front() & OURS != 0
     }
 
+    /// Whether everything unanswered was sent by us.
+    pub fn are_ours(&self) -> bool {
+        (0..self.len).all(|i| self.ring[self.slot(i)] & OURS != 0)
+    }
+
     /// Whether an answer of ours is due.
     #[inline]
     pub fn is_at_answer(&self) -> bool {

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use statement::{Effects, Exact, Lead, Reading, Statements};
 use wire::{
-    frame::{HEADER, Head},
-    message::{Kind, TransactionStatus, build},
+    frame::{self, HEADER, Head},
+    message::{Kind, TransactionStatus, build, parse},
     queue::{Request, Tags},
 };
 
@@ -207,7 +207,7 @@ pub(super) fn ready_named(
         return Readiness::Ready;
     }
     let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());
-    if is_as_wanted && lending.is_settled(tenant.known().hazard) {
+    if is_as_wanted && lending.is_settled(tenant) {
         make_named(server, lending, statement, outgoing.before(at), tenant);
         return Readiness::Ready;
     }
@@ -236,7 +236,8 @@ pub(super) fn ready_named(
     Readiness::Ready
 }
 
-/// Most statements that are made before they are asked for. With more of them missing, none is.
+/// Most statements that are made before they are asked for. With more of them missing, those that are
+/// named by what was read already.
 const READY_MAX: usize = 64;
 
 /// The first extended-query message behind a Sync. Where definitions may change settings in the middle
@@ -248,37 +249,51 @@ pub(super) fn begin(
     at: usize,
     outgoing: &mut Outgoing<'_>,
     tenant: &Tenant,
-) {
+) -> Readiness {
     let is_first = !lending.is_open;
     lending.is_open = true;
-    if !is_first
-        || !lending.tracks()
-        || !lending.prepared.has_names()
-        || lending.readied
-            == (
-                server.number,
-                server.statements.losses,
-                lending.prepared.gains,
-            )
-        || tenant.known().hazard == Hazard::None
-        || server.status != TransactionStatus::Idle
-        || !server.queue.has_none()
-        || !lending.is_settled(Hazard::Unknown)
-    {
-        return;
+    if !is_first || !lending.tracks() {
+        return Readiness::Ready;
     }
-    for statement in missing(server, lending) {
-        if server.statements.contains(statement.number) {
-            continue; // Under two names.
+    lending.open_hazard = tenant.known().hazard;
+    if lending.open_hazard == Hazard::None || server.status != TransactionStatus::Idle {
+        return Readiness::Ready;
+    }
+    let readied = (
+        server.number,
+        server.statements.losses,
+        lending.prepared.gains,
+    );
+    let named = if lending.prepared.has_names() && lending.readied != readied {
+        missing(server, lending, outgoing.bytes, at)
+    } else {
+        Vec::new()
+    };
+    let is_parse =
+        outgoing.bytes.get(at) == Some(&b'P') && outgoing.bytes.get(at + HEADER) == Some(&0);
+    let unnamed = match lending.prepared.unnamed {
+        Unnamed::Kept(serial) if server.statements.unnamed != Theirs::Of(serial) => {
+            let wanted = lending.wanted.parsing();
+            let is_wanted = !is_parse && lending.prepared.is_unnamed_as_under(wanted);
+            is_wanted.then_some(serial)
         }
+        _ => None,
+    };
+    if !server.queue.are_ours() && (unnamed.is_some() || !named.is_empty()) {
+        return Readiness::Waits;
+    }
+    if !lending.is_settled_under(Hazard::Unknown) {
+        return Readiness::Ready;
+    }
+    make_before(named, server, lending, at, outgoing, tenant);
+    let tags = Tags::OURS.with(Tags::NOTED).with(Tags::TURNED);
+    if let Some(serial) = unnamed {
         let out = outgoing.before(at);
-        close_first(&statement.name, server, out);
-        statement.write_parse(&statement.name, out);
+        write_parse(b"", &lending.prepared.source.body, out);
         build::sync(out);
-        server.statements.add(statement.number, &tenant.statements);
-        lending.prepared.made(statement.number);
-        // What it names may be gone; that is for whoever binds it.
-        let tags = Tags::OURS.with(Tags::NOTED).with(Tags::TURNED);
+        lending
+            .prepared
+            .remade(Theirs::Of(serial), &mut server.statements);
         server.queue.sent_as(Request::Parse, tags);
         server.queue.sent_as(Request::Sync, Tags::OURS);
     }
@@ -288,22 +303,96 @@ pub(super) fn begin(
         server.statements.losses,
         lending.prepared.gains,
     );
+    Readiness::Ready
 }
 
-/// Named statements that can be made now and are not there.
-fn missing(server: &Server, lending: &Lending) -> Vec<Rc<Statement>> {
+/// Makes statements before what the client says next. What they name may be gone; that is for whoever
+/// binds them.
+#[cold]
+fn make_before(
+    named: Vec<Rc<Statement>>,
+    server: &mut Server,
+    lending: &mut Lending,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
+) {
+    let tags = Tags::OURS.with(Tags::NOTED).with(Tags::TURNED);
+    for statement in named {
+        if server.statements.contains(statement.number) {
+            continue; // Under two names.
+        }
+        let out = outgoing.before(at);
+        close_first(&statement.name, server, out);
+        statement.write_parse(&statement.name, out);
+        build::sync(out);
+        server.statements.add(statement.number, &tenant.statements);
+        lending.prepared.made(statement.number);
+        server.queue.sent_as(Request::Parse, tags);
+        server.queue.sent_as(Request::Sync, Tags::OURS);
+    }
+}
+
+/// Before a query that changes the role: whoever the session is then may not see what its statements name.
+#[cold]
+pub(super) fn ready_before_role(
+    server: &mut Server,
+    lending: &mut Lending,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
+) {
+    if server.status == TransactionStatus::Idle
+        && server.queue.are_ours()
+        && !lending.is_open
+        && !lending.may_be_another()
+        && lending.is_settled(tenant)
+    {
+        let named = missing(server, lending, outgoing.bytes, at);
+        make_before(named, server, lending, at, outgoing, tenant);
+    }
+}
+
+/// Named statements that can be made now and are not there. `bytes` from `at` on: what comes next.
+fn missing(server: &Server, lending: &Lending, bytes: &[u8], at: usize) -> Vec<Rc<Statement>> {
     let wanted = lending.wanted.parsing();
-    let all = lending.prepared.statements().filter(|statement| {
+    let is_missing = |statement: &&Rc<Statement>| {
         !statement.is_private
             && Rc::ptr_eq(&statement.parsing, wanted)
             && !server.statements.contains(statement.number)
-    });
+    };
+    let all = lending.prepared.statements().filter(is_missing);
     let all: Vec<_> = all.take(READY_MAX + 1).cloned().collect();
-    if all.len() > READY_MAX {
-        Vec::new()
-    } else {
-        all
+    if all.len() <= READY_MAX {
+        return all;
     }
+    let named = named_next(bytes, at).into_iter();
+    let named = named.filter_map(|name| lending.prepared.get(prepared::name(name)));
+    named.filter(is_missing).cloned().collect()
+}
+
+/// Statements that the messages from `at` to the next Sync name, as far as they were read.
+#[cold]
+fn named_next(bytes: &[u8], mut at: usize) -> Vec<&[u8]> {
+    let mut names = Vec::new();
+    while let Some(rest) = bytes.get(at..)
+        && let Ok(Some(head)) = frame::head(rest)
+        && let Some(body) = rest.get(HEADER..HEADER + head.body)
+        && !matches!(head.kind, b'S' | b'Q')
+        && names.len() < READY_MAX
+    {
+        match head.kind {
+            b'B' => names.extend(first_two(body).map(|(_, name)| name)),
+            b'D' => {
+                if let Ok((Kind::Statement, name)) = parse::target(body) {
+                    names.push(name);
+                }
+            }
+            _ => {}
+        }
+        at += HEADER + head.body;
+    }
+    names
 }
 
 /// Makes what is missing before a message behind which it could not be made: in a transaction that
@@ -316,10 +405,10 @@ pub(super) fn ready_all(
     outgoing: &mut Outgoing<'_>,
     tenant: &Tenant,
 ) {
-    if server.status != TransactionStatus::Idle || !lending.is_settled(tenant.known().hazard) {
+    if server.status != TransactionStatus::Idle || !lending.is_settled(tenant) {
         return;
     }
-    for statement in missing(server, lending) {
+    for statement in missing(server, lending, outgoing.bytes, at) {
         if server.statements.contains(statement.number) {
             continue; // Under two names.
         }
@@ -367,7 +456,7 @@ pub(super) fn ready_unnamed(
     let is_as_wanted = lending
         .prepared
         .is_unnamed_as_under(lending.wanted.parsing());
-    let is_settled = lending.is_settled(tenant.known().hazard);
+    let is_settled = lending.prepared.is_unnamed_everywhere() || lending.is_settled(tenant);
     if serial.is_some() && !is_settled && !server.queue.has_none() {
         return Readiness::Waits;
     }
@@ -429,7 +518,7 @@ pub(super) fn hand_over_names(
 ) {
     free_names(server, lending, at, outgoing);
     let out = outgoing.before(at);
-    let is_settled = lending.is_settled(tenant.known().hazard);
+    let is_settled = lending.is_settled(tenant);
     let wanted = lending.wanted.clone();
     let is_as_wanted = |own: &Statement| is_settled && Rc::ptr_eq(&own.parsing, wanted.parsing());
     let is_alone = is_between && server.status == TransactionStatus::Idle;
@@ -538,7 +627,7 @@ pub(super) fn execute_by_sql(
     let is_there = server.statements.uses(statement.number) || statement.is_private;
     if !is_there && !is_failed {
         let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());
-        if !is_as_wanted || !lending.is_settled(tenant.known().hazard) || lending.is_open {
+        if !is_as_wanted || !lending.is_settled(tenant) || lending.is_open {
             return None;
         }
         let out = outgoing.before(at);

@@ -22,8 +22,9 @@ use super::{
     around::{
         Body, NAMES_MAX, NOBODYS, Readiness, begin, body, close_first, deallocates_all,
         execute_by_sql, first_two, free_names, hand_over_names, large_parse, may_need_follow_up,
-        name_for_sql, names_statements, occupy, ready_all, ready_named, ready_unnamed, rename, say,
-        say_behind_sync, say_in_passing, sets_locally, unknown, write_parse,
+        name_for_sql, names_statements, occupy, ready_all, ready_before_role, ready_named,
+        ready_unnamed, rename, say, say_behind_sync, say_in_passing, sets_locally, unknown,
+        write_parse,
     },
     note::Clock,
 };
@@ -351,12 +352,19 @@ impl Session {
         let hands_over = lending.mode == PoolMode::Auto
             && lending.prepared.has_names()
             && names_statements(&reading, text);
-        if (changes_prepared || uses_prepared || hands_over) && !server.queue.has_none() {
+        let drops_unnamed =
+            server.statements.unnamed != Theirs::None || lending.prepared.unnamed != Unnamed::None;
+        if (changes_prepared || uses_prepared || hands_over) && !server.queue.has_none()
+            || drops_unnamed && lending.prepared.is_pending(b"", None)
+        {
             return Pass::Waits;
         }
         let may_hand_over = server.status != TransactionStatus::Failed && !lending.is_open;
         if hands_over && may_hand_over {
             hand_over_names(server, lending, false, at, outgoing, &self.tenant);
+        }
+        if effects.intersects(Effects::ROLE) && lending.prepared.has_names() {
+            ready_before_role(server, lending, at, outgoing, &self.tenant);
         }
         if effects.intersects(HEEDED) || !reading.custom.is_empty() {
             effects = self.tenant.heed(effects, &reading.custom, text, lending);
@@ -409,7 +417,7 @@ impl Session {
         lending.query(effects, reading.exact);
         lending.is_open = false;
         let mut tags = Tags::NONE;
-        if server.statements.unnamed != Theirs::None || lending.prepared.unnamed != Unnamed::None {
+        if drops_unnamed {
             // A simple query drops the unnamed statement.
             lending.prepared.drop_unnamed(&mut server.statements);
             tags = tags.with(Tags::NOTED);
@@ -429,7 +437,9 @@ impl Session {
             return Pass::On;
         };
         let was_open = lending.is_open;
-        begin(server, lending, at, outgoing, &self.tenant);
+        if let Readiness::Waits = begin(server, lending, at, outgoing, &self.tenant) {
+            return Pass::Waits;
+        }
         if !lending.tracks() {
             if head.body <= LOOKED_INTO_MAX {
                 let Body::Whole(body) = body(outgoing.bytes, at, head) else {
@@ -502,8 +512,7 @@ impl Session {
                 || reading
                     .effects
                     .intersects(Effects::UNSEEN.with(Effects::RUNS))
-                    && (lending.may_be_another()
-                        || !lending.is_settled(self.tenant.known().hazard)));
+                    && (lending.may_be_another() || !lending.is_settled(&self.tenant)));
         if name.is_empty() {
             let serial = self.tenant.next_serial();
             let mut source = Source {
@@ -602,7 +611,9 @@ impl Session {
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Pass::On;
         };
-        begin(server, lending, at, outgoing, &self.tenant);
+        if let Readiness::Waits = begin(server, lending, at, outgoing, &self.tenant) {
+            return Pass::Waits;
+        }
         if !lending.tracks() && !lending.has_resets() {
             server.queue.sent(Request::Bind);
             return Pass::On;
@@ -697,7 +708,9 @@ impl Session {
             Body::Incomplete => return Pass::Incomplete,
             Body::TooLarge => b"",
         };
-        begin(server, lending, at, outgoing, &self.tenant);
+        if let Readiness::Waits = begin(server, lending, at, outgoing, &self.tenant) {
+            return Pass::Waits;
+        }
         let target = parse::target(body);
         let name = match target {
             Ok((Kind::Statement, name)) if lending.tracks() => name,

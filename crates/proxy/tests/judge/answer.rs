@@ -138,6 +138,8 @@ fn line((kind, body): &Message) -> Option<String> {
         }
         b'D' => data_row(body),
         b'E' => report("ErrorResponse", body),
+        // Sessions that hold theirs make others wait, and these are told.
+        b'N' if contains(body, b"waiting for a server connection") => return None,
         b'N' => report("NoticeResponse", body),
         b'A' => {
             fields.int32();
@@ -153,6 +155,10 @@ fn line((kind, body): &Message) -> Option<String> {
         b'K' | b'R' => return None,
         other => format!("{} {}", char::from(*other), shown(body)),
     })
+}
+
+fn contains(body: &[u8], text: &[u8]) -> bool {
+    body.windows(text.len()).any(|piece| piece == text)
 }
 
 /// All of them. Parameters that are told in a row have no order among themselves.
@@ -244,7 +250,8 @@ fn as_far_as_described(direct: &[String], ours: &[String]) -> Vec<String> {
             .is_some_and(|line| line == "ParameterDescription []")
             && lines.get(at + 1).is_some_and(|line| line.trim() == "n");
         if said.starts_with(refused) && is_described {
-            lines.splice(at..at + 2, [said.clone()]);
+            let says_so = lines.get(at + 2) == Some(said);
+            lines.splice(at..at + 2, (!says_so).then(|| said.clone()));
         }
     }
     lines
