@@ -84,7 +84,7 @@ async fn all_processes_take_a_step_before_any_takes_the_next() {
     let held = other.hold(&tenant, BOUND).await.unwrap();
     assert_eq!(orders(&stack, 4).await, both(&[DRAIN, Step::Close]));
     drop(held);
-    assert_eq!(orders(&stack, 2).await, both(&[Step::End]));
+    assert_eq!(orders(&stack, 4).await, both(&[Step::Return, Step::End]));
     assert_eq!(rows(&stack).await, 0);
 
     // Given up while it waits, too.

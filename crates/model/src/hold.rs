@@ -42,7 +42,8 @@ pub enum Step {
     Close,
     /// Those sessions have a server connection again, and listen.
     Return,
-    /// Transactions go on.
+    /// Transactions go on. Sessions that were parted and did not return are ended: elsewhere somebody
+    /// may have notified what they listened to.
     End,
 }
 

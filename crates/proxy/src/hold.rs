@@ -36,7 +36,7 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(3);
 const RETURN_TIME_MAX: Duration = Duration::from_secs(5);
 /// When nobody lets go, transactions go on so much later than sessions listen again: those of other
 /// processes do so by then, too.
-const RETURN_AHEAD: Duration = Duration::from_millis(500);
+const RETURN_AHEAD: Duration = Duration::from_secs(2);
 
 /// A hold on a tenant.
 #[derive(Debug)]
@@ -74,11 +74,11 @@ fn obey(worker: &Rc<Worker>, order: Order) {
             Step::Drain(within) => tenant.drain(hold, within).await,
             Step::Close => tenant.close_held(hold).await,
             Step::Return => {
-                tenant.come_back(hold).await;
+                let until = Instant::now() + RETURN_TIME_MAX;
+                tenant.come_back(hold, until).await;
                 Ok(())
             }
             Step::End => {
-                tenant.come_back(hold).await;
                 tenant.end_hold(hold);
                 Ok(())
             }
@@ -184,8 +184,9 @@ impl Tenant {
             sleep_until(until).await;
             if tenant.is_held_by(&hold) {
                 tracing::warn!(tenant = %tenant.id, %hold, "nobody let go of a hold in time");
-                tenant.come_back(&hold).await;
-                sleep_until(until + RETURN_AHEAD).await;
+                let others_begin = until + RETURN_AHEAD;
+                tenant.come_back(&hold, others_begin).await;
+                sleep_until(others_begin).await;
                 tenant.end_hold(&hold);
             }
         });
@@ -270,13 +271,13 @@ impl Tenant {
         }
     }
 
-    /// Has sessions that were parted from their server connection listen again.
-    async fn come_back(&self, hold: &HoldId) {
+    /// Has sessions that were parted from their server connection listen again. Later than `until` they
+    /// may have missed something: those are ended.
+    async fn come_back(&self, hold: &HoldId, until: Instant) {
         if !self.is_held_by(hold) {
             return;
         }
         self.pause.set_gate(Gate::Returning);
-        let until = Instant::now() + RETURN_TIME_MAX;
         loop {
             let mut out = 0_u32;
             for handle in self.sessions.borrow().values() {
@@ -297,6 +298,12 @@ impl Tenant {
             }
             sleep(LOOK_EVERY).await;
         }
+        self.end_lost();
+    }
+
+    /// Ends sessions that do not listen although they did: from now on they miss something, and their
+    /// clients have to know.
+    fn end_lost(&self) {
         self.end_sessions(|handle| {
             let is_out = handle.carry.get().is_out();
             is_out.then_some((When::Now, Refusal::StateLost))
@@ -308,6 +315,8 @@ impl Tenant {
         if !self.is_held_by(hold) {
             return;
         }
+        // In other processes transactions have begun, or do now.
+        self.end_lost();
         *self.held.borrow_mut() = None;
         self.pause.set_gate(Gate::Open);
         for handle in self.sessions.borrow().values() {

@@ -414,11 +414,19 @@ async fn a_hold_that_nobody_ends_is_over_when_its_time_is() {
     assert_eq!(heard(&listener.until(b'A')), ["news=again"]);
 }
 
-/// A session that cannot listen again, here because there is no server, is ended: its client must not go
+/// A session that cannot listen again, or not in time, is ended: its client must not go
 /// on as if it listened.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_cannot_listen_again_is_told() {
     let (mut stack, tenant) = stack().await;
+    let mut listener = log_in(&stack, &tenant);
+    ok(&mut listener, "LISTEN news");
+    // Others have begun before it could: as when its process did not answer for long.
+    let hold = Hold::new(&stack, &tenant);
+    hold.take().await;
+    hold.order(Step::End).await.unwrap();
+    assert_eq!(raw::code_of(&listener.rest()), "57P01");
+
     let mut listener = log_in(&stack, &tenant);
     ok(&mut listener, "LISTEN news");
     let mut writer = log_in(&stack, &tenant);

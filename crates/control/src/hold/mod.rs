@@ -43,6 +43,9 @@ const CLOSE_TIME_MAX: Duration = Duration::from_secs(4);
 const WORD_TIME_MAX: Duration = Duration::from_secs(1);
 /// For sessions to leave the database on the server once they are closed.
 const LEAVE_TIME_MAX: Duration = Duration::from_secs(1);
+/// For sessions that listen to do so again, which takes some milliseconds. A process that was killed
+/// meanwhile has everybody wait for so long.
+const RETURN_TIME_MAX: Duration = Duration::from_secs(3);
 /// Between two looks at what processes said, or what sessions are left, when nobody says that there is news.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// After its deadline, a hold is over in every process: they began to count up to so much later, and have
@@ -111,6 +114,8 @@ pub struct Held {
     app: Arc<App>,
     id: HoldId,
     until: Instant,
+    /// Processes were told to close their server connections.
+    has_closed: bool,
     is_over: bool,
 }
 
@@ -135,6 +140,7 @@ pub(crate) async fn take(
         app: app.clone(),
         id,
         until,
+        has_closed: false,
         is_over: false,
     };
     let client = app.catalog.get().await?;
@@ -145,7 +151,8 @@ pub(crate) async fn take(
     }
     drop(client);
     let drained = held.ask(Wanted::Drain, bound + WORD_TIME_MAX).await;
-    let held = held.or_let_go(drained).await?;
+    let mut held = held.or_let_go(drained).await?;
+    held.has_closed = true;
     let closed = held.ask(Wanted::Close, CLOSE_TIME_MAX).await;
     let held = held.or_let_go(closed).await?;
     let left = held.nobody_is_left(tenant).await;
@@ -188,22 +195,29 @@ impl Held {
     ///
     /// When the catalog cannot be told: proxies let go at the deadline.
     pub async fn release(mut self) -> Result<(), CatalogError> {
-        // A process that does not answer keeps nobody waiting for long.
-        if let Err(error) = self
-            .ask(Wanted::Return, CLOSE_TIME_MAX + WORD_TIME_MAX)
-            .await
+        let told = self.let_go().await;
+        self.is_over = true;
+        told
+    }
+
+    async fn let_go(&self) -> Result<(), CatalogError> {
+        // A process that does not answer in time ends its sessions that have not come back.
+        if self.has_closed
+            && let Err(error) = self.ask(Wanted::Return, RETURN_TIME_MAX).await
         {
             tracing::debug!(error = %chain(&error), hold = %self.id, "not all processes have their sessions back");
         }
-        self.is_over = true;
-        end(&self.app, &self.id).await
+        let client = self.app.catalog.get().await?;
+        store::remove(&client, &self.id).await?;
+        self.app.holds.poke();
+        store::tell(&client).await
     }
 
     async fn or_let_go(mut self, done: Result<(), HoldError>) -> Result<Self, HoldError> {
         if let Err(error) = done {
             self.is_over = true;
             // When that fails: at the deadline.
-            let _ = end(&self.app, &self.id).await;
+            let _ = self.let_go().await;
             return Err(error);
         }
         Ok(self)
@@ -267,13 +281,6 @@ impl Held {
     }
 }
 
-async fn end(app: &App, id: &HoldId) -> Result<(), CatalogError> {
-    let client = app.catalog.get().await?;
-    store::remove(&client, id).await?;
-    app.holds.poke();
-    store::tell(&client).await
-}
-
 impl std::fmt::Debug for Held {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Held({})", self.id)
@@ -285,10 +292,15 @@ impl Drop for Held {
         if self.is_over {
             return;
         }
-        let (app, id) = (self.app.clone(), self.id.clone());
+        let held = Self {
+            app: self.app.clone(),
+            id: self.id.clone(),
+            is_over: true,
+            ..*self
+        };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let _ = end(&app, &id).await;
+                let _ = held.let_go().await;
             });
         }
     }
