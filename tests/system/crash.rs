@@ -30,11 +30,12 @@ const KEPT_LONG: &str = "24h";
 const KEPT_SHORT: &str = "1s";
 
 /// Operations on a tenant, on a stack without a pool: a create then has all its steps.
-const OF_TENANTS: [Operation; 9] = [
+const OF_TENANTS: [Operation; 10] = [
     Operation::Create,
     Operation::Delete,
     Operation::Undelete,
     Operation::ResetPassword,
+    Operation::Adopt,
     Operation::Suspend,
     Operation::Resume,
     Operation::Rename,

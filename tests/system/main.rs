@@ -5,6 +5,7 @@
 mod catalog;
 mod command_line;
 mod crash;
+mod credentials;
 mod flows;
 mod hold;
 mod limits;

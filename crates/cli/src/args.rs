@@ -101,13 +101,22 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Choose the database that commands use when they name none.
     Use(UseArgs),
+    /// Make the anonymous project that is kept here yours, with a code of the operator.
+    Claim(crate::user::project::ClaimArgs),
+    /// Move databases of the anonymous project that is kept here to the project of TENANTRY_API_KEY.
+    Adopt(crate::user::project::AdoptArgs),
+    /// Codes with which anonymous projects are claimed. For the operator.
+    #[command(subcommand)]
+    ClaimCode(crate::user::project::ClaimCodeCommand),
     /// Show which server and project the commands use.
     Status,
     /// Forget the project kept for this server. It is set aside in a file, not erased.
     Logout(LogoutArgs),
     /// Tokens of the API.
     #[command(subcommand)]
-    Token(TokenCommand),
+    Token(crate::user::token::TokenCommand),
+    /// Give somebody a connection string that may look into a database, for some days.
+    Share(crate::user::access::ShareArgs),
     /// Print the completion script of a shell.
     Completion(CompletionArgs),
     /// Look at what this machine offers, and say what to do.
@@ -203,8 +212,13 @@ pub(crate) enum DbCommand {
     Sql(SqlArgs),
     /// Say when it is deleted by itself, or that it never is.
     Expires(ExpiresArgs),
-    /// Make a new password of one of its roles. The old one no longer works.
+    /// Make a new password of one of its roles. The old one no longer works, or until its grace ends.
     ResetPassword(ResetArgs),
+    /// Make a password that can be used to log in for some minutes.
+    ConnectToken(crate::user::access::ConnectTokenArgs),
+    /// See and revoke what opens it.
+    #[command(subcommand)]
+    Access(crate::user::access::AccessCommand),
     /// Ask the server for the password. It keeps none, and says so.
     Credentials(NamedArgs),
     /// See and set what it may use at once.
@@ -249,6 +263,9 @@ pub(crate) struct ResetArgs {
     /// Whose: admin may change the schema, write may change rows, read may look.
     #[arg(long, value_enum, default_value = "admin")]
     pub(crate) role: RoleArg,
+    /// How long the old password still works, such as 30m or 2d; at most 7d.
+    #[arg(long, value_name = "TIME", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub(crate) grace: std::time::Duration,
     /// Print the password and the connection string.
     #[arg(long)]
     pub(crate) show_secrets: bool,
@@ -287,13 +304,6 @@ impl From<RoleArg> for model::Role {
             RoleArg::Read => Self::Read,
         }
     }
-}
-
-/// What can be done with tokens.
-#[derive(Debug, Subcommand)]
-pub(crate) enum TokenCommand {
-    /// Print the token that commands use.
-    Show,
 }
 
 #[derive(Debug, Args)]

@@ -83,7 +83,10 @@ pub struct ControlLimits {
     pub wait_max: Duration,
     /// Wait of a create that says nothing else. 20 s.
     pub wait_default: Duration,
-    /// Databases of an anonymous project. 5, as in DB9.
+    /// Life of a connect token, at most, and when nobody asks for less. 10 min: long enough to start a
+    /// pool of connections, short enough to be of no use to who finds it later.
+    pub connect_token_time_max: Duration,
+    /// Databases of an anonymous project, branches counted. 5, as in DB9.
     pub anonymous_databases_max: u32,
     /// Rows of one result of `/sql`. 10,000.
     pub sql_rows_max: usize,
@@ -146,6 +149,7 @@ impl Default for ControlLimits {
             header_time_max: Duration::from_secs(10),
             wait_max: Duration::from_secs(60),
             wait_default: Duration::from_secs(20),
+            connect_token_time_max: Duration::from_secs(600),
             anonymous_databases_max: 5,
             sql_rows_max: 10_000,
             sql_result_bytes_max: 8 << 20,

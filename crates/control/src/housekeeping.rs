@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use crate::{
     api::{self, App, error::chain},
     catalog::CatalogError,
-    credential,
+    credential, project,
 };
 
 /// Between two rounds.
@@ -28,5 +28,6 @@ async fn round(app: &App) -> Result<(), CatalogError> {
     credential::used::flush(app).await?;
     let client = app.catalog.get().await?;
     credential::store::sweep(&client, SWEEP_MAX).await?;
+    project::claim::sweep(&client, SWEEP_MAX).await?;
     api::idempotency::sweep(&client, SWEEP_MAX).await
 }

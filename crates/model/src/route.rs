@@ -7,7 +7,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::net::UnixStream,
     path::PathBuf,
     sync::Arc,
@@ -16,7 +16,7 @@ use std::{
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{CredentialId, Group, Limits, LoginName, Pid, Role, Secret, TenantId};
+use crate::{CredentialId, Group, Limits, LoginName, Network, Pid, Role, Secret, TenantId};
 
 /// A PostgreSQL server as the proxy reaches it.
 #[derive(Debug)]
@@ -187,8 +187,9 @@ pub struct Route {
     pub pool_mode: PoolMode,
 }
 
-/// Secrets valid at once for one login name. More are not read.
-pub const CANDIDATES_MAX: usize = 64;
+/// Secrets valid at once for one login name. More are not read. 128: what may be valid at once of each
+/// kind, all together; comparing with that many takes a fraction of a millisecond.
+pub const CANDIDATES_MAX: usize = 128;
 
 /// One secret that opens a route: SCRAM-SHA-256 keys (RFC 5802, section 3) over the salt that the
 /// login name has.
@@ -200,10 +201,15 @@ pub struct Candidate {
     pub stored_key: [u8; 32],
     /// SCRAM's `ServerKey`.
     pub server_key: [u8; 32],
-    /// Logins are refused from then on; open sessions stay.
+    /// Logins are refused from then on.
     pub expires_at: Option<SystemTime>,
-    /// Works once: the proxy asks [`Request::Consume`] before it lets the client in.
+    /// Works once: the proxy asks [`Request::Consume`] before it lets the client in. Its sessions stay
+    /// when it is gone, since it is gone because of them.
     pub one_use: bool,
+    /// Open sessions stay when it has expired or was revoked; those of others end then.
+    pub outlived: bool,
+    /// Where clients that use it must come from. `None`: from anywhere.
+    pub network: Option<Network>,
 }
 
 /// How to log in to the server in the name of a route.
@@ -290,6 +296,8 @@ pub enum Report {
     LoggedIn {
         /// Which secret.
         credential: CredentialId,
+        /// From where; `None`: the platform itself.
+        from: Option<IpAddr>,
     },
     /// The server refused our own login (28P01, 28000): somebody changed its password.
     ServerLoginRefused {

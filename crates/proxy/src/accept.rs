@@ -6,7 +6,7 @@
 use std::{
     collections::VecDeque,
     io,
-    net::{SocketAddr, TcpListener as StdListener, TcpStream as StdTcp},
+    net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdTcp},
     os::unix::net::UnixStream as StdUnix,
     panic::AssertUnwindSafe,
     rc::Rc,
@@ -15,7 +15,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use model::route::Visit;
+use model::route::{Candidate, Visit};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -73,6 +73,26 @@ impl Peer {
         match self {
             Self::Tcp(address) | Self::Http(address) => limits.admits(address.ip()),
             Self::Door => true,
+        }
+    }
+}
+
+impl Peer {
+    /// The client's address; `None`: it is the platform itself.
+    pub(crate) fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(address) | Self::Http(address) => Some(address.ip().to_canonical()),
+            Self::Door => None,
+        }
+    }
+
+    /// Whether a secret works from there. What the platform runs for a user it may run anywhere.
+    pub(crate) fn may_use(&self, candidate: &Candidate) -> bool {
+        match (self, &candidate.network) {
+            (Self::Tcp(address) | Self::Http(address), Some(network)) => {
+                network.contains(address.ip())
+            }
+            (Self::Tcp(_) | Self::Http(_), None) | (Self::Door, _) => true,
         }
     }
 }

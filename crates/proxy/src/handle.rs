@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use model::{CredentialId, Pid, Role};
+use model::{CredentialId, Pid, Role, route::Candidate};
 
 use crate::{
     cancel::{self},
@@ -79,7 +79,10 @@ pub(crate) struct Handle {
     pub(crate) tenant: Rc<Tenant>,
     pub(crate) role: Role,
     pub(crate) credential: CredentialId,
-    pub(crate) one_use: bool,
+    /// Its sessions stay when its credential is gone.
+    pub(crate) outlives: bool,
+    /// When its credential expires, and the session with it.
+    pub(crate) expires: Cell<Option<Moment>>,
     pub(crate) pid: Pid,
     pub(crate) about: About,
     /// Whether the server owes it an answer.
@@ -116,8 +119,7 @@ impl Handle {
         id: i32,
         tenant: Rc<Tenant>,
         role: Role,
-        credential: CredentialId,
-        one_use: bool,
+        candidate: &Candidate,
         pid: Pid,
         about: About,
     ) -> Self {
@@ -125,8 +127,9 @@ impl Handle {
             id,
             tenant,
             role,
-            credential,
-            one_use,
+            credential: candidate.id.clone(),
+            outlives: candidate.one_use || candidate.outlived,
+            expires: Cell::default(),
             pid,
             about,
             is_busy: Cell::new(false),

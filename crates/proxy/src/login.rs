@@ -369,11 +369,14 @@ impl Login<'_> {
         (right, candidate, resolved): (Match, Candidate, Resolved),
         asked: Instant,
     ) -> Result<Entered, Failed> {
+        if !self.peer.may_use(&candidate) {
+            return Err(Refusal::Address.into());
+        }
         let client = self.worker.routes.client();
         if candidate.one_use && !client.consume(candidate.id.clone()).await {
             return Err(wrong(&proved));
         }
-        self.worker.routes.used(&candidate);
+        self.worker.routes.used(&candidate, &self.peer);
         Ok(Entered {
             name,
             proved,
@@ -410,8 +413,7 @@ impl Login<'_> {
             name: entered.name,
             startup: logged_in.startup,
             protocol: logged_in.protocol,
-            credential: entered.candidate.id,
-            one_use: entered.candidate.one_use,
+            candidate: entered.candidate,
             resolved: entered.resolved,
             asked: entered.asked,
         });

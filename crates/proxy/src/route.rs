@@ -22,7 +22,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{config::Limits, error::Refusal, handle::When, pool::Tenant, worker::Worker};
+use crate::{
+    accept::Peer, config::Limits, error::Refusal, handle::When, limits, pool::Tenant,
+    worker::Worker,
+};
 
 /// Changes that are remembered by tenant. Beyond it, every older answer counts as stale.
 const CHANGES_KEPT: usize = 4096;
@@ -86,7 +89,7 @@ impl Routes {
 
     /// Tells the control plane that a secret opened a session, at most once in [`USED_EVERY`]: it is
     /// woken for it, which costs as much as a login.
-    pub(crate) fn used(&self, candidate: &Candidate) {
+    pub(crate) fn used(&self, candidate: &Candidate, peer: &Peer) {
         let now = Instant::now();
         if !candidate.one_use {
             let mut used = self.used.borrow_mut();
@@ -105,6 +108,7 @@ impl Routes {
         }
         self.client.report(Report::LoggedIn {
             credential: candidate.id.clone(),
+            from: peer.ip(),
         });
     }
 
@@ -317,15 +321,18 @@ fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role, resolved: Option<
         if handle.role != role {
             return None;
         }
-        let listed = route.candidates.iter().any(|c| c.id == handle.credential);
+        let mut candidates = route.candidates.iter();
+        let listed = candidates.find(|candidate| candidate.id == handle.credential);
+        if let Some(listed) = listed {
+            limits::expire(worker, handle, listed);
+        }
         let why = if route.access == Access::Expired {
             Refusal::Ended
         } else if route.access != Access::Open {
             Refusal::Closed
         } else if handle.pid != *pid {
             Refusal::Replaced
-        } else if !listed && !handle.one_use {
-            // A one-use credential is gone because this session used it.
+        } else if listed.is_none() && !handle.outlives {
             Refusal::Revoked
         } else if !handle.about.peer.is_admitted(&route.limits) {
             Refusal::Address

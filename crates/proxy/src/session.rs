@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use model::{CredentialId, LoginName, Pid, Public, route::Resolved};
+use model::{
+    LoginName, Pid, Public,
+    route::{Candidate, Resolved},
+};
 use tokio::time::{Instant, timeout};
 use wire::{
     frame::Frames,
@@ -61,8 +64,7 @@ pub(crate) struct Arrived {
     pub(crate) name: LoginName,
     pub(crate) startup: Startup,
     pub(crate) protocol: Protocol,
-    pub(crate) credential: CredentialId,
-    pub(crate) one_use: bool,
+    pub(crate) candidate: Candidate,
     pub(crate) resolved: Resolved,
     pub(crate) asked: Instant,
 }
@@ -203,8 +205,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         name,
         startup,
         protocol,
-        credential,
-        one_use,
+        candidate,
         resolved,
         asked,
         began,
@@ -216,8 +217,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         peer,
         name: &name,
         startup: &startup,
-        credential: &credential,
-        one_use,
+        candidate: &candidate,
     };
     let pool_mode = resolved.route.pool_mode;
     let result = match entry.admit(worker, resolved, asked).await {
@@ -233,7 +233,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
             let lending = Lending::new(
                 settings.pool_mode.unwrap_or(pool_mode),
                 tenant.next_serial(),
-                tenant.credential(&credential),
+                tenant.credential(&candidate.id),
                 tenant.states.nothing().clone(),
                 Rc::default(),
             );
@@ -274,7 +274,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         Err(refusal) => refusal,
     };
     worker.counted.logins_refused.add(refusal.sqlstate());
-    tracing::info!(from = %peer, tenant = %name.tenant, role = %name.role, credential = %credential,
+    tracing::info!(from = %peer, tenant = %name.tenant, role = %name.role, credential = %candidate.id,
         code = refusal.sqlstate(), reason = %refusal, "login refused");
     let mut out = Vec::new();
     write_fatal(&refusal, &mut out);
@@ -286,12 +286,13 @@ struct Entry<'a> {
     peer: Peer,
     name: &'a LoginName,
     startup: &'a Startup,
-    credential: &'a CredentialId,
-    one_use: bool,
+    candidate: &'a Candidate,
 }
 
 struct Admitted {
     tenant: Rc<Tenant>,
+    /// The secret as it is now.
+    candidate: Candidate,
     settings: Settings,
     pid: Pid,
 }
@@ -330,9 +331,13 @@ impl Entry<'_> {
             return Err(Refusal::TooManyClientsOfTenant);
         }
         let pid = resolved.route.server.pid.clone();
+        let mut candidates = resolved.route.candidates.iter();
+        let candidate = candidates.find(|own| own.id == self.candidate.id);
+        let candidate = candidate.unwrap_or(self.candidate).clone();
         tenant.set_route(worker, self.name.role, resolved);
         Ok(Admitted {
             tenant,
+            candidate,
             settings,
             pid,
         })
@@ -351,7 +356,7 @@ impl Entry<'_> {
             asked = answer.asked;
             let listed = answer.resolved.filter(|resolved| {
                 let mut candidates = resolved.route.candidates.iter();
-                self.one_use || candidates.any(|candidate| candidate.id == *self.credential)
+                self.candidate.one_use || candidates.any(|own| own.id == self.candidate.id)
             });
             resolved = listed.ok_or(Refusal::Revoked)?;
         }
@@ -377,8 +382,7 @@ fn register(
         id,
         tenant.clone(),
         entry.name.role,
-        entry.credential.clone(),
-        entry.one_use,
+        &admitted.candidate,
         admitted.pid,
         about,
     ));
@@ -387,6 +391,7 @@ fn register(
     tenant.clients.set(tenant.clients.get() + 1);
     add(&tenant.counters.logins, 1);
     limits::watch(worker, &handle);
+    limits::expire(worker, &handle, &admitted.candidate);
     let registered = Registered {
         worker: worker.clone(),
         tenant,

@@ -6,7 +6,7 @@ mod kit;
 
 use std::{
     io::Write,
-    net::TcpStream,
+    net::{Ipv6Addr, TcpStream},
     process::Command,
     sync::{Arc, Mutex},
     time::Duration,
@@ -197,6 +197,17 @@ fn forwarded(stack: &Stack, from: [u8; 4]) -> TcpStream {
     stream
 }
 
+/// The same of a client that came over IPv6.
+fn forwarded_6(stack: &Stack, from: Ipv6Addr) -> TcpStream {
+    let ports = [40_000u16.to_be_bytes(), [0x15, 0x38]].concat();
+    let to = Ipv6Addr::LOCALHOST.octets();
+    let addresses = [&from.octets()[..], &to, &ports].concat();
+    let mut stream = raw::tcp(stack.port);
+    let head = [b"\r\n\r\n\0\r\nQUIT\n\x21\x21\0\x24", &addresses[..]].concat();
+    stream.write_all(&head).unwrap();
+    stream
+}
+
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -265,6 +276,33 @@ async fn behind_a_load_balancer_each_client_has_its_own_address() {
     });
     assert_eq!(code_of(&try_from(outside, "wrong")), "28P01");
     assert_eq!(code_of(&try_from(near, &tenant.password)), "");
+
+    // A secret that works from one network only, told and counted in the same way.
+    let mut bound = stack.candidate(&tenant, Role::Admin, "bound");
+    bound.network = Some("203.0.113.9".parse().unwrap());
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.candidates.clone_from(&before.candidates);
+        route.candidates.push(bound);
+    });
+    stack.announce(&tenant);
+    kit::wait_until("the secret is known", || {
+        code_of(&try_from(near, "bound")).is_empty()
+    });
+    assert_eq!(code_of(&try_from([203, 0, 113, 10], "bound")), "28000");
+    assert_eq!(code_of(&try_from([203, 0, 113, 10], &tenant.password)), "");
+    // The address of IPv4 that came over IPv6 is the same one.
+    let mapped = forwarded_6(&stack, "::ffff:203.0.113.9".parse().unwrap());
+    assert_eq!(code_of(&try_on(mapped, &stack, &user, "bound").1), "");
+    let other = forwarded_6(&stack, "2001:db8::9".parse().unwrap());
+    assert_eq!(code_of(&try_on(other, &stack, &user, "bound").1), "28000");
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.candidates.clone_from(&before.candidates);
+        route.limits.addresses = Some(networks("203.0.113.0/24").into());
+    });
+    stack.announce(&tenant);
+    kit::wait_until("the change is seen", || {
+        code_of(&try_from(outside, &tenant.password)) == "28000"
+    });
 
     // For itself: it is its own address that counts, and no limits hold for it.
     let own = |command| {

@@ -4,14 +4,20 @@
 
 mod kit;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
 
 use kit::{
     Stack, Tenant,
     raw::{self, Raw},
     wait_until,
 };
-use model::{Role, route::Access};
+use model::{
+    Role,
+    route::{Access, Candidate},
+};
 use wire::{message::build, startup::Protocol};
 
 fn log_in(stack: &Stack, certificate: &str, tenant: &Tenant) -> (Raw, String) {
@@ -168,4 +174,70 @@ async fn a_client_that_comes_before_the_news_is_told_the_reason() {
         };
         assert_eq!(said, code);
     }
+}
+
+fn log_in_with(stack: &Stack, tenant: &Tenant, password: &str) -> (Raw, String) {
+    let mut raw = Raw::tls(stack.port, &stack.certificate);
+    let user = tenant.login(Role::Admin).to_string();
+    let parameters = [("user", user.as_str()), ("database", "postgres")];
+    let seen = raw.log_in(Protocol::V3_0, &parameters, password);
+    (raw, raw::code_of(&seen))
+}
+
+/// Sessions of a password end with it; those of a connect token do not, whether it expires or is revoked.
+#[tokio::test(flavor = "multi_thread")]
+async fn sessions_end_with_their_credential_or_outlive_it() {
+    let stack = Stack::start(|config| config.workers = 2).await;
+    let tenant = stack.tenant();
+    let mut connect = stack.candidate(&tenant, Role::Admin, "connect");
+    connect.outlived = true;
+    connect.expires_at = Some(SystemTime::now() + Duration::from_secs(2));
+    let mut revoked = stack.candidate(&tenant, Role::Admin, "revoked");
+    revoked.outlived = true;
+    let mut grace = stack.candidate(&tenant, Role::Admin, "grace");
+    let old = stack.candidate(&tenant, Role::Admin, "old");
+    let (first, second) = (grace.clone(), connect.clone());
+    let login = tenant.login(Role::Admin);
+    let before = stack.table.lock().unwrap().routes[&login].route.clone();
+    let with = |candidates: Vec<Candidate>| {
+        stack.set_route(&tenant, Role::Admin, |route| {
+            route.candidates.clone_from(&before.candidates);
+            route.candidates.extend(candidates);
+        });
+        stack.announce(&tenant);
+    };
+    with(vec![connect, revoked, first, old]);
+    let open = |password: &str| {
+        let (mut session, code) = log_in_with(&stack, &tenant, password);
+        assert_eq!(code, "", "{password}");
+        session.query("SELECT 1");
+        session
+    };
+    let (mut connected, mut let_in) = (open("connect"), open("revoked"));
+    let (mut graced, mut ended, mut own) = (open("grace"), open("old"), open(&tenant.password));
+
+    // One is revoked with its sessions, one without, one gets an end, and one has it coming.
+    grace.expires_at = Some(SystemTime::now() + Duration::from_secs(2));
+    with(vec![second, grace]);
+    assert_eq!(raw::code_of(&ended.rest()), "57P01");
+    wait_until("the change is seen", || {
+        log_in_with(&stack, &tenant, "revoked").1 == "28P01"
+    });
+    // By the proxy's own clock: nobody tells it that they expire.
+    assert_eq!(raw::code_of(&graced.rest()), "57P01");
+    assert_eq!(log_in_with(&stack, &tenant, "grace").1, "28P01");
+    wait_until("the token expires", || {
+        log_in_with(&stack, &tenant, "connect").1 == "28P01"
+    });
+    // Also when the tenant is looked at again.
+    with(Vec::new());
+    assert_eq!(log_in_with(&stack, &tenant, &tenant.password).1, "");
+    for session in [&mut connected, &mut let_in, &mut own] {
+        assert_eq!(raw::value(&session.query("SELECT 'on'")), "on");
+    }
+    // What ends the tenant ends them, too.
+    stack.set_route(&tenant, Role::Admin, |route| route.access = Access::Deleted);
+    stack.announce(&tenant);
+    assert_eq!(raw::code_of(&connected.rest()), "57P01");
+    assert_eq!(raw::code_of(&let_in.rest()), "57P01");
 }

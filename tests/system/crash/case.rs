@@ -26,6 +26,7 @@ pub(crate) async fn run(world: &mut World, point: Point) {
         Operation::Purge => purge(world, point).await,
         Operation::Undelete => undelete(world, point).await,
         Operation::ResetPassword => reset_password(world, point).await,
+        Operation::Adopt => adopt(world, point).await,
         Operation::Suspend => suspend(world, point).await,
         Operation::Resume => resume(world, point).await,
         Operation::Rename => rename(world, point).await,
@@ -242,6 +243,36 @@ async fn reset_password(world: &mut World, point: Point) -> Tenant {
         "{point}"
     );
     new
+}
+
+/// The database of an anonymous project, its password and its data stay as they are; only whose it is may
+/// be the one or the other.
+async fn adopt(world: &mut World, point: Point) -> Tenant {
+    let project = world.stack.nobody();
+    let project = project.post("/customer/anonymous-register", json!({}));
+    let project = project.await.ok();
+    let token = project["token"].as_str().map(str::to_owned);
+    let theirs = kit::api::Api::new(world.stack.api_url(), token);
+    let name = json!({ "name": world.new_name() });
+    let tenant = Tenant::of(&theirs.post("/customer/databases", name).await.ok());
+    world.write_canary(&tenant).await;
+    world.wait_settled().await;
+    let body = json!({
+        "anonymous_customer_id": project["anonymous_id"],
+        "anonymous_secret": project["anonymous_secret"],
+        "database_ids": [tenant.id],
+    });
+    let request = Request::post("/customer/adopt-anonymous-databases", body);
+    let answer = strike(world, point, &request).await;
+    let is_theirs = async || theirs.get(&tenant.path()).await.status == 200;
+    check_kept(point, &answer, !is_theirs().await);
+    world.assert_canary(&tenant).await;
+
+    let again = world.insist(&request).await;
+    assert_eq!(again["databases"][0]["id"], tenant.id.as_str(), "{point}");
+    assert!(!is_theirs().await, "{point}");
+    world.assert_canary(&tenant).await;
+    tenant
 }
 
 async fn suspend(world: &mut World, point: Point) -> Tenant {

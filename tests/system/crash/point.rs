@@ -31,6 +31,8 @@ pub(crate) enum Operation {
     Purge,
     Undelete,
     ResetPassword,
+    /// A database of an anonymous project moves to the operator's.
+    Adopt,
     Suspend,
     Resume,
     Rename,
@@ -62,6 +64,7 @@ pub(crate) fn operation(step: Step) -> Operation {
         Step::PurgeBegin | Step::PurgeDatabase | Step::PurgeLogins => Operation::Purge,
         Step::UndeleteCommit | Step::UndeleteOpen => Operation::Undelete,
         Step::ResetPasswordCommit => Operation::ResetPassword,
+        Step::AdoptCommit => Operation::Adopt,
         Step::SuspendCommit | Step::SuspendClose => Operation::Suspend,
         Step::ResumeCommit | Step::ResumeOpen => Operation::Resume,
         Step::RenameCommit => Operation::Rename,
@@ -104,6 +107,7 @@ impl Point {
             | Step::DeleteCommit
             | Step::UndeleteCommit
             | Step::ResetPasswordCommit
+            | Step::AdoptCommit
             | Step::SuspendCommit
             | Step::ResumeCommit
             | Step::RenameCommit

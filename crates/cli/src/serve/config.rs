@@ -61,6 +61,7 @@ pub(crate) struct Config {
     pub(crate) stuck_after: Duration,
     /// Of a server connection.
     pub(crate) server_idle_max: Duration,
+    pub(crate) connect_token_time_max: Duration,
     pub(crate) warm_pool: u32,
     pub(crate) drain_limit: Duration,
     /// Entries of the lock table.
@@ -121,6 +122,10 @@ const SERVER_IDLE: Duration = Duration::from_secs(30);
 const SERVER_IDLE_MIN: Duration = Duration::from_secs(1);
 /// Longer, and what nobody uses is kept for ever.
 const SERVER_IDLE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// Long enough to start a pool of connections, short enough to be of no use to who finds it later.
+const CONNECT_TOKEN: Duration = Duration::from_secs(600);
+/// Longer than a day it is a password; `share` makes those.
+const CONNECT_TOKEN_MAX: Duration = Duration::from_secs(24 * 3600);
 /// A hundred years of retention is a typing error; so is a drain of a day.
 const RETENTION_MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 const DRAIN_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -234,6 +239,9 @@ impl Reader {
         let sql_origins = self.or("sql-origins", Origins::None, origins);
         let sql_issuers = self.or("sql-issuers", Vec::new(), issuers::read);
         let api_forwarded_from = self.or("api-forwarded-from", Vec::new(), networks);
+        let connect_token = self.or("connect-token-time-max", CONNECT_TOKEN, |text| {
+            time_between(text, Duration::from_secs(1), CONNECT_TOKEN_MAX)
+        });
         let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
         let stuck_after = self.or("stuck-after", STUCK_AFTER, |text| {
             time_between(text, STUCK_AFTER_MIN, DRAIN_MAX)
@@ -274,6 +282,7 @@ impl Reader {
             retention: retention?,
             stuck_after: stuck_after?,
             server_idle_max: server_idle_max?,
+            connect_token_time_max: connect_token?,
             warm_pool: warm_pool?,
             drain_limit: drain_limit?,
             connection_locks_max: connection_locks_max?,

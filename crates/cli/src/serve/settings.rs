@@ -219,6 +219,12 @@ pub(crate) const SETTINGS: &[Setting] = &[
          milliseconds, an idle one about 2 MB of the server's memory",
     ),
     setting(
+        "connect-token-time-max",
+        "TIME",
+        "10m",
+        "How long a connect token can be used to log in, at most, and when nobody asks for less",
+    ),
+    setting(
         "warm-pool",
         "COUNT",
         "8",

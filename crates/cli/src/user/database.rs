@@ -226,7 +226,10 @@ pub(super) async fn reset_password(context: &Context, args: ResetArgs) -> Result
         .api
         .post(
             &path(&db, "/reset-password")?,
-            &json!({ "role": model::Role::from(args.role).as_str() }),
+            &json!({
+                "role": model::Role::from(args.role).as_str(),
+                "grace_seconds": args.grace.as_secs(),
+            }),
         )
         .await?;
     keep(context, &answer)?;

@@ -3,6 +3,7 @@
 //! Owns: which file serves which command. One file per group; [`api`] is the transport and
 //! [`home`] what is kept between two commands.
 
+pub(crate) mod access;
 mod api;
 pub(crate) mod branch;
 mod completion;
@@ -11,12 +12,14 @@ mod database;
 mod doctor;
 mod home;
 pub(crate) mod limits;
+pub(crate) mod project;
 mod session;
 mod sql;
 mod sweep;
+pub(crate) mod token;
 
 use crate::{
-    args::{Command, DbCommand, Global, TokenCommand},
+    args::{Command, DbCommand, Global},
     exit::Failure,
     output::Format,
     user::{
@@ -95,11 +98,19 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Db(DbCommand::Credentials(args)) => {
                 database::credentials(&context()?, args).await
             }
+            Command::Db(DbCommand::ConnectToken(args)) => {
+                access::connect_token(&context()?, args).await
+            }
+            Command::Db(DbCommand::Access(command)) => access::run(&context()?, command).await,
             Command::Db(DbCommand::Limits(command)) => limits::run(&context()?, command).await,
             Command::Use(args) => session::choose(&context()?, args).await,
+            Command::Claim(args) => project::claim(&context()?, args).await,
+            Command::Adopt(args) => project::adopt(&context()?, args).await,
+            Command::ClaimCode(command) => project::claim_code(&context()?, command).await,
             Command::Status => session::status(&context()?).await,
             Command::Logout(args) => session::logout(&context()?, &args),
-            Command::Token(TokenCommand::Show) => session::token_show(&context()?),
+            Command::Token(command) => token::run(&context()?, command).await,
+            Command::Share(args) => access::share(&context()?, args).await,
             Command::Completion(args) => completion::print(args.shell),
             Command::Doctor(args) => doctor::doctor(&args, &global).await,
         }

@@ -1,6 +1,6 @@
 //! Who is asking: bearer tokens.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -8,11 +8,12 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
-use model::{CredentialId, ProjectId};
+use model::{CredentialId, ProjectId, Role, TenantId};
 use subtle::ConstantTimeEq;
 
 use super::{
     App,
+    address::client_address,
     error::{ApiError, ApiResult, ErrorCode},
 };
 use crate::{credential, keys::token_hash, limits::store::Party};
@@ -22,8 +23,56 @@ use crate::{credential, keys::token_hash, limits::store::Party};
 pub(crate) enum Access {
     /// Everything.
     Full,
-    /// Look, and run SQL as the role `read`.
+    /// Look, and run SQL as the role `read`. Of a token with a [`Scope`], more can be true of some
+    /// databases; what does not ask for that stays on the safe side.
     Read,
+}
+
+/// The databases that a token is bound to.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Scope {
+    /// Ids, to be looked for.
+    databases: Vec<String>,
+    /// Those of them where it may run SQL that changes something.
+    writable: Vec<TenantId>,
+}
+
+impl Scope {
+    /// Of these databases; true: it may change rows and schema.
+    pub(crate) fn new(databases: &[(TenantId, bool)]) -> Self {
+        let writable = databases.iter().filter(|(_, writable)| *writable);
+        Self {
+            databases: databases.iter().map(|(id, _)| id.to_string()).collect(),
+            writable: writable.map(|(id, _)| id.clone()).collect(),
+        }
+    }
+}
+
+/// What a look-up may find.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reach<'a> {
+    /// Only what belongs to it; `None`: the operator, who sees all.
+    pub(crate) project: Option<&'a ProjectId>,
+    /// Only these of its databases; `None`: all.
+    pub(crate) databases: Option<&'a [String]>,
+}
+
+impl<'a> Reach<'a> {
+    /// Everything, for who proved in another way what is theirs.
+    pub(crate) fn everything() -> Self {
+        Self {
+            project: None,
+            databases: None,
+        }
+    }
+
+    /// All of one project.
+    pub(crate) fn project(project: &'a ProjectId) -> Self {
+        Self {
+            project: Some(project),
+            databases: None,
+        }
+    }
 }
 
 /// Who is asking. Decided once per request, from the token alone.
@@ -44,32 +93,92 @@ pub(crate) enum Kind {
         access: Access,
         anonymous: bool,
         token: CredentialId,
+        /// Bound to some databases. Its `access` is [`Access::Read`] then.
+        scope: Option<Arc<Scope>>,
     },
 }
 
 impl Principal {
-    /// The project that a look-up is bound to; `None`: the operator, who sees all.
-    pub(crate) fn scope(&self) -> Option<&ProjectId> {
-        match self.kind {
-            Kind::Operator => None,
-            Kind::Project { .. } => Some(&self.project),
+    /// What a look-up is bound to.
+    pub(crate) fn scope(&self) -> Reach<'_> {
+        Reach {
+            project: match self.kind {
+                Kind::Operator => None,
+                Kind::Project { .. } => Some(&self.project),
+            },
+            databases: self.bound_to().map(|scope| &*scope.databases),
         }
     }
 
+    fn bound_to(&self) -> Option<&Scope> {
+        match &self.kind {
+            Kind::Operator => None,
+            Kind::Project { scope, .. } => scope.as_deref(),
+        }
+    }
+
+    /// What is said when a look-up found nothing. To a token that is bound to some databases, one
+    /// that it has nothing to do with and one that does not exist are the same.
+    pub(crate) fn not_found(&self) -> ApiError {
+        match self.bound_to() {
+            None => ErrorCode::DatabaseNotFound.into(),
+            Some(_) => ErrorCode::NotInScope.into(),
+        }
+    }
+
+    /// May it change what the project has: databases, credentials, limits?
+    ///
     /// # Errors
     ///
-    /// [`ErrorCode::ReadOnlyToken`].
+    /// [`ErrorCode::ReadOnlyToken`], [`ErrorCode::ScopedToken`].
     pub(crate) fn may_write(&self) -> ApiResult<()> {
-        match self.kind {
+        match &self.kind {
             Kind::Operator
             | Kind::Project {
                 access: Access::Full,
+                scope: None,
                 ..
             } => Ok(()),
             Kind::Project {
-                access: Access::Read,
+                scope: Some(scope), ..
+            } if !scope.writable.is_empty() => Err(ErrorCode::ScopedToken.into()),
+            Kind::Project { .. } => Err(ErrorCode::ReadOnlyToken.into()),
+        }
+    }
+
+    /// May it look at what belongs to the project as a whole?
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::ScopedToken`].
+    pub(crate) fn may_see_project(&self) -> ApiResult<()> {
+        match self.bound_to() {
+            None => Ok(()),
+            Some(_) => Err(ErrorCode::ScopedToken.into()),
+        }
+    }
+
+    /// The role in which it runs SQL in a database that it may see.
+    pub(crate) fn sql_role(&self, database: &TenantId) -> Role {
+        match &self.kind {
+            Kind::Operator
+            | Kind::Project {
+                access: Access::Full,
+                scope: None,
                 ..
-            } => Err(ErrorCode::ReadOnlyToken.into()),
+            } => Role::Admin,
+            Kind::Project {
+                scope: Some(scope), ..
+            } if scope.writable.contains(database) => Role::Admin,
+            Kind::Project { .. } => Role::Read,
+        }
+    }
+
+    /// Who this is, as it is kept of what it makes: `operator`, or the id of the token.
+    pub(crate) fn maker(&self) -> &str {
+        match &self.kind {
+            Kind::Operator => "operator",
+            Kind::Project { token, .. } => token.as_str(),
         }
     }
 
@@ -118,15 +227,14 @@ impl<S: Sync> FromRequestParts<S> for Principal {
 }
 
 /// Layer of every route that needs a token.
-pub(crate) async fn require(
-    State(app): State<Arc<App>>,
-    mut request: Request,
-    next: Next,
-) -> Response {
-    match principal(&app, request.headers()).await {
+pub(crate) async fn require(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let from = client_address(&parts, &app.config.forwarded_from);
+    let from = from.ok().map(|address| address.ip().to_canonical());
+    match principal(&app, &parts.headers, from).await {
         Ok(principal) => {
-            request.extensions_mut().insert(principal);
-            next.run(request).await
+            parts.extensions.insert(principal);
+            next.run(Request::from_parts(parts, body)).await
         }
         Err(error) => error.into_response(),
     }
@@ -140,7 +248,11 @@ const TOKEN_BYTES_MAX: usize = 256;
 /// # Errors
 ///
 /// [`ErrorCode::InvalidToken`], [`ErrorCode::ExpiredToken`], or that the catalog cannot tell.
-pub(crate) async fn principal(app: &App, headers: &HeaderMap) -> ApiResult<Principal> {
+pub(crate) async fn principal(
+    app: &App,
+    headers: &HeaderMap,
+    from: Option<IpAddr>,
+) -> ApiResult<Principal> {
     let token = bearer(headers).ok_or(ErrorCode::InvalidToken)?;
     let hash = token_hash(token);
     if bool::from(hash.ct_eq(&app.config.operator_token_sha256)) {
@@ -155,13 +267,14 @@ pub(crate) async fn principal(app: &App, headers: &HeaderMap) -> ApiResult<Princ
     if token.expired {
         return Err(ErrorCode::ExpiredToken.into());
     }
-    app.used.note(token.id.clone());
+    app.used.note(token.id.clone(), from);
     Ok(Principal {
         project: token.project,
         kind: Kind::Project {
             access: token.access,
             anonymous: token.anonymous,
             token: token.id,
+            scope: token.scope.map(Arc::new),
         },
     })
 }

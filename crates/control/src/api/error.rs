@@ -81,6 +81,15 @@ codes! {
     /// It allows less.
     TokenScope = "token_scope", FORBIDDEN, "the token's scope does not allow this",
         "ask the issuer for one with read, write or, where the operator lets it count, admin in its scope";
+    /// The token is bound to other databases.
+    NotInScope = "not_in_scope", FORBIDDEN, "token does not have access to this database",
+        "use a token whose scope has it; the answer is the same for databases that do not exist";
+    /// The token is bound to some databases.
+    ScopedToken = "scoped_token", FORBIDDEN, "a token that is bound to databases may not do this",
+        "use a token of the whole project";
+    /// Wrong, used, expired or taken back.
+    InvalidClaimCode = "invalid_claim_code", FORBIDDEN, "the claim code is wrong, or it was used or has expired",
+        "ask the operator for another one";
     /// Only the operator may.
     OperatorOnly = "operator_only", FORBIDDEN, "only the operator may do this",
         "use the operator's token";
@@ -102,15 +111,27 @@ codes! {
     /// No such database in this project.
     DatabaseNotFound = "database_not_found", NOT_FOUND, "database not found",
         "list the databases of the project to see names and ids";
+    /// No such token in this project.
+    TokenNotFound = "token_not_found", NOT_FOUND, "token not found",
+        "list the tokens of the project to see their ids";
+    /// No such credential of this database.
+    CredentialNotFound = "credential_not_found", NOT_FOUND, "no such credential opens this database",
+        "list what opens the database to see ids";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "this path has no such method",
         "the methods are listed in /openapi.json";
     /// The name is held by another database.
     NameTaken = "name_taken", CONFLICT, "database name already exists",
         "choose another name, or ask with if_not_exists to get the existing one";
+    /// The project is no anonymous one.
+    AlreadyClaimed = "already_claimed", CONFLICT, "the project is not anonymous, it has an owner",
+        "its owner makes tokens for whoever needs one";
     /// Not allowed in the state that the database is in.
     WrongState = "wrong_state", CONFLICT, "the database is in a state that does not allow this",
         "look at its state first";
+    /// As many as there may be.
+    TooManyCredentials = "too_many_credentials", CONFLICT, "there are as many credentials of this kind as there may be",
+        "revoke one that is not needed";
     /// All minimums together would leave too little to others.
     MinimumsTooHigh = "minimums_too_high", CONFLICT, "too much of the budget of server connections would be kept by minimums",
         "ask for less, lower the minimum of another database, or raise the budget";

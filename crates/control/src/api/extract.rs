@@ -1,10 +1,12 @@
 //! Reading requests, with errors in our words.
 
+use std::collections::HashMap;
+
 use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
-use model::{TenantId, TenantName};
+use model::{CredentialId, TenantId, TenantName};
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, ErrorCode};
@@ -82,6 +84,24 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Params<T> {
     }
 }
 
+/// A named part of the path.
+async fn path_part<S: Send + Sync>(parts: &mut Parts, state: &S, name: &str) -> Option<String> {
+    let found = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
+    found.ok()?.0.remove(name)
+}
+
+/// `{credential}` in a path.
+pub(crate) struct CredentialKey(pub(crate) Option<CredentialId>);
+
+/// What cannot be an id is the id of nothing.
+impl<S: Send + Sync> FromRequestParts<S> for CredentialKey {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = path_part(parts, state, "credential").await;
+        Ok(Self(text.and_then(|text| text.parse().ok())))
+    }
+}
+
 /// `{id or name}` in a path. Twelve characters may be either; the id is tried first.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct DatabaseKey {
@@ -93,9 +113,9 @@ impl<S: Send + Sync> FromRequestParts<S> for DatabaseKey {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         // What cannot be a name is a database that does not exist.
-        let Path(text): Path<String> = Path::from_request_parts(parts, state)
+        let text = path_part(parts, state, "database")
             .await
-            .map_err(|_| ApiError::from(ErrorCode::DatabaseNotFound))?;
+            .ok_or(ErrorCode::DatabaseNotFound)?;
         let key = Self {
             id: text.parse().ok(),
             name: text.parse().ok(),

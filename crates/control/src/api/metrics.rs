@@ -46,7 +46,7 @@ pub(crate) async fn metrics(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     if !app.config.metrics_open {
-        auth::principal(&app, &headers).await?.is_operator()?;
+        auth::principal(&app, &headers, None).await?.is_operator()?;
     }
     // Held while the page is made: who asks meanwhile gets the same one.
     let mut last = app.metrics.0.lock().await;

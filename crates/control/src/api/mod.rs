@@ -32,7 +32,7 @@ pub use error::{ErrorCode, errors_document};
 use crate::{
     Config, Keys, branch,
     catalog::{Catalog, changes::Changes},
-    credential::used::Used,
+    credential::{self, used::Used},
     limits,
     placement::passes::Passes,
     process::Process,
@@ -122,6 +122,27 @@ fn closed() -> OpenApiRouter<Arc<App>> {
     OpenApiRouter::new()
         .routes(routes!(project::http::me))
         .routes(routes!(project::http::list))
+        .routes(routes!(project::claim::claim))
+        .routes(routes!(
+            project::claim::list_codes,
+            project::claim::create_code
+        ))
+        .routes(routes!(project::claim::revoke_code))
+        .routes(routes!(project::adopt::preflight))
+        .routes(routes!(project::adopt::adopt))
+        .routes(routes!(
+            credential::tokens::list,
+            credential::tokens::create
+        ))
+        .routes(routes!(credential::tokens::revoke))
+        .routes(routes!(credential::access::connect_token))
+        .routes(routes!(
+            credential::access::list_keys,
+            credential::access::create_key
+        ))
+        .routes(routes!(credential::access::revoke_key))
+        .routes(routes!(credential::access::list))
+        .routes(routes!(credential::access::revoke))
         .routes(routes!(
             tenant::http::list,
             tenant::http::create,

@@ -171,12 +171,15 @@ pub(crate) async fn create(
 #[utoipa::path(get, path = "/customer/databases/{database}/branches", tag = "branches",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name of the parent")),
     responses((status = 200, body = Vec<DatabaseResponse>), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody)))]
 pub(crate) async fn list(
     State(app): State<Arc<App>>,
     principal: Principal,
     key: DatabaseKey,
 ) -> ApiResult<axum::Json<Vec<DatabaseResponse>>> {
+    // Branches are other databases.
+    principal.may_see_project()?;
     let parent = tenant::http::read(&app, &principal, &key).await?;
     let client = app.catalog.get().await?;
     let mut answer = Vec::new();
@@ -227,6 +230,7 @@ pub(crate) async fn reset(
 #[utoipa::path(get, path = "/customer/databases/{database}/diff", tag = "branches",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name of the branch")),
     responses((status = 200, body = Diff), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
         (status = 429, body = ErrorBody), (status = 502, body = ErrorBody),
         (status = 504, body = ErrorBody)))]
@@ -235,6 +239,8 @@ pub(crate) async fn diff(
     principal: Principal,
     key: DatabaseKey,
 ) -> ApiResult<axum::Json<Diff>> {
+    // The parent is another database.
+    principal.may_see_project()?;
     let branch = tenant::http::read(&app, &principal, &key).await?;
     let Some(parent) = branch.parent.clone() else {
         return Err(ApiError::with(

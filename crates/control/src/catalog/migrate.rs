@@ -52,6 +52,16 @@ const MIGRATIONS: &[Migration] = &[
         name: "branch",
         sql: include_str!("../../migrations/0008_branch.sql"),
     },
+    Migration {
+        version: 9,
+        name: "credentials",
+        sql: include_str!("../../migrations/0009_credentials.sql"),
+    },
+    Migration {
+        version: 10,
+        name: "claims",
+        sql: include_str!("../../migrations/0010_claims.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -1,6 +1,8 @@
 //! Secrets: made here, shown once, kept as verifiers and hashes.
 
+pub(crate) mod access;
 pub(crate) mod store;
+pub(crate) mod tokens;
 pub(crate) mod used;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};

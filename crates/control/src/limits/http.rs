@@ -119,6 +119,7 @@ fn describe(tenant: &Tenant, wishes: &Wishes, storage_bytes: Option<u64>) -> Lim
 #[utoipa::path(get, path = "/customer/databases/{database}/limits", tag = "limits",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
     responses((status = 200, body = LimitsResponse), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody)))]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,

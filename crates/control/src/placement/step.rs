@@ -72,6 +72,8 @@ steps! {
     UndeleteOpen = "undelete.open",
     /// The old password is revoked and the new one valid.
     ResetPasswordCommit = "reset-password.commit",
+    /// Databases of an anonymous project are another's now.
+    AdoptCommit = "adopt.commit",
     /// The row says it is suspended.
     SuspendCommit = "suspend.commit",
     /// Its sessions are ended.

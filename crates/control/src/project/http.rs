@@ -32,9 +32,9 @@ const PROJECTS_MAX: i64 = 1000;
 pub(crate) struct Me {
     /// Id of the project.
     id: String,
-    /// `operator` or `anonymous`.
+    /// `operator`, `anonymous` or `claimed`.
     kind: String,
-    /// Nobody's, so far.
+    /// What the operator wrote on the code that claimed it, as whose it is.
     email: Option<String>,
     /// Always `active`.
     status: &'static str,
@@ -47,12 +47,12 @@ pub(crate) struct Me {
     databases_max: Option<u32>,
 }
 
-fn describe(app: &App, project: store::Project) -> Me {
+pub(super) fn describe(app: &App, project: store::Project) -> Me {
     let is_anonymous = project.kind == "anonymous";
     Me {
         id: project.id.to_string(),
         kind: project.kind,
-        email: None,
+        email: project.label,
         status: "active",
         is_anonymous,
         anonymous_id: project.anonymous_id,
@@ -94,7 +94,7 @@ pub(crate) async fn list(
     let client = app.catalog.get().await?;
     let found = store::list(
         &client,
-        principal.scope(),
+        principal.scope().project,
         query.after.as_deref(),
         PROJECTS_MAX,
     )
@@ -158,7 +158,7 @@ async fn issue(
     let token = credential::new_token("tnt_");
     let expires_at = Utc::now() + TOKEN_LIFE;
     let hash = token_hash(token.reveal());
-    credential::store::insert_token(client, project, &hash, expires_at).await?;
+    credential::store::insert_session_token(client, project, &hash, expires_at).await?;
     Ok((token, expires_at))
 }
 

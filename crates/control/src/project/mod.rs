@@ -2,5 +2,7 @@
 //!
 //! There is always exactly one that belongs to the operator.
 
+pub(crate) mod adopt;
+pub(crate) mod claim;
 pub(crate) mod http;
 pub(crate) mod store;

@@ -11,6 +11,8 @@ pub(crate) struct Project {
     pub(crate) id: ProjectId,
     pub(crate) kind: String,
     pub(crate) anonymous_id: Option<String>,
+    /// Of a claimed one: whose it is.
+    pub(crate) label: Option<String>,
     pub(crate) created_at: DateTime<Utc>,
     /// Databases that are not deleted.
     pub(crate) databases: i64,
@@ -49,14 +51,15 @@ pub(crate) async fn insert_anonymous(
     Ok(id)
 }
 
-/// The anonymous project with this id, and the hash of its secret.
+/// The project with this anonymous id, or this id if it was anonymous once, and the hash of its secret.
 pub(crate) async fn find_anonymous(
     client: &impl GenericClient,
     anonymous_id: &str,
 ) -> Result<Option<(ProjectId, Vec<u8>)>, CatalogError> {
     let row = catalog::query_opt(
         client,
-        "SELECT id, anonymous_secret_hash FROM project WHERE anonymous_id = $1",
+        "SELECT id, anonymous_secret_hash FROM project
+         WHERE anonymous_id = $1 OR (id = $1 AND anonymous_id IS NOT NULL)",
         &[&anonymous_id],
     )
     .await?;
@@ -74,7 +77,8 @@ pub(crate) async fn list(
         client,
         "SELECT p.id, p.kind, p.anonymous_id, p.created_at,
                 (SELECT count(*) FROM tenant t
-                 WHERE t.project_id = p.id AND t.state NOT IN ('DISABLING', 'DISABLED'))
+                 WHERE t.project_id = p.id AND t.state NOT IN ('DISABLING', 'DISABLED')),
+                p.label
          FROM project p
          WHERE ($1::text IS NULL OR p.id = $1) AND ($2::text IS NULL OR p.id > $2)
          ORDER BY p.id LIMIT $3",
@@ -89,6 +93,7 @@ pub(crate) async fn list(
             anonymous_id: row.get(2),
             created_at: row.get(3),
             databases: row.get(4),
+            label: row.get(5),
         })
         .collect())
 }

@@ -44,7 +44,9 @@ pub(crate) async fn serve(app: Arc<App>, mut requests: mpsc::Receiver<Request>, 
                     let _ = reply.send(crate::process::lease(&app, &demand).await);
                 });
             }
-            Request::Report(Report::LoggedIn { credential }) => app.used.note(credential),
+            Request::Report(Report::LoggedIn { credential, from }) => {
+                app.used.note(credential, from);
+            }
             Request::Report(Report::ServerLoginRefused { tenant, role }) => {
                 repair::begin(&repair, &app, &tasks, tenant, role);
             }

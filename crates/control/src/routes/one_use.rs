@@ -55,6 +55,8 @@ impl OneUse {
             server_key: scram.server_key,
             expires_at: Some(SystemTime::now() + LIFE),
             one_use: true,
+            outlived: true,
+            network: None,
         };
         let mut all = self.lock();
         let issued = all.entry(login.clone()).or_default();

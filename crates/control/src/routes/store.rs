@@ -32,21 +32,22 @@ impl Found {
     }
 }
 
-/// The newest credentials come first: of more than [`CANDIDATES_MAX`] the oldest are not read.
+/// Connect tokens come last, then the oldest: of more than [`CANDIDATES_MAX`] they are not read. There are
+/// not that many: [`crate::credential`] bounds each kind.
 const RESOLVE: &str = "
     SELECT t.pid, t.state, c.id, c.stored_key, c.server_key, c.expires_at,
            to_json(by_operator), to_json(by_owner),
            extract(epoch FROM t.expires_at - now())::float8, t.deleted_at >= t.expires_at,
-           p.storage_bytes, p.storage_full_bytes
+           p.storage_bytes, p.storage_full_bytes, c.kind = 'connect', c.network::text
     FROM tenant t
     JOIN placement p ON p.pid = t.pid
     LEFT JOIN tenant_limits by_operator
         ON by_operator.tenant_id = t.id AND by_operator.set_by = 'operator'
     LEFT JOIN tenant_limits by_owner ON by_owner.tenant_id = t.id AND by_owner.set_by = 'owner'
-    LEFT JOIN credential c ON c.tenant_id = t.id AND c.role = $2 AND c.kind = 'password'
+    LEFT JOIN credential c ON c.tenant_id = t.id AND c.role = $2 AND c.kind <> 'token'
         AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now())
     WHERE t.id = $1
-    ORDER BY c.created_at DESC LIMIT $3";
+    ORDER BY c.kind = 'connect', c.created_at DESC LIMIT $3";
 
 pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found>, CatalogError> {
     let one_use = app.one_use.candidates(login);
@@ -106,12 +107,16 @@ fn wishes(row: &tokio_postgres::Row, column: usize) -> LimitSet {
 /// `None` for a tenant without any: the row that the outer join made up.
 fn candidate(row: &tokio_postgres::Row) -> Option<Candidate> {
     let id: CredentialId = row.get::<_, Option<&str>>(2)?.parse().ok()?;
+    // One whose network cannot be read opens nothing.
+    let network = row.get::<_, Option<&str>>(13).map(str::parse).transpose();
     Some(Candidate {
         id,
         stored_key: row.get::<_, &[u8]>(3).try_into().ok()?,
         server_key: row.get::<_, &[u8]>(4).try_into().ok()?,
         expires_at: row.get::<_, Option<std::time::SystemTime>>(5),
         one_use: false,
+        outlived: row.get::<_, Option<bool>>(12).unwrap_or(false),
+        network: network.ok()?,
     })
 }
 

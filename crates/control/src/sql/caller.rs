@@ -14,7 +14,7 @@ use super::issuer::{Grant, rank};
 use crate::{
     api::{
         App,
-        auth::{self, Access, Kind, Principal},
+        auth::{self, Principal},
         error::{ApiError, ApiResult, ErrorCode},
         extract::DatabaseKey,
     },
@@ -81,7 +81,8 @@ impl Caller {
         let (tenant, role) = match self {
             Self::Principal(principal) => {
                 let tenant = tenant::http::read(app, principal, key).await?;
-                (tenant, role_of(principal, asked)?)
+                let role = role_of(principal, &tenant, asked)?;
+                (tenant, role)
             }
             Self::Issued(grant) => {
                 let role = grant.role_at(key.id.as_ref(), asked)?;
@@ -102,18 +103,8 @@ impl Caller {
     }
 }
 
-fn role_of(principal: &Principal, asked: Option<Role>) -> ApiResult<Role> {
-    let most = match principal.kind {
-        Kind::Project {
-            access: Access::Read,
-            ..
-        } => Role::Read,
-        Kind::Operator
-        | Kind::Project {
-            access: Access::Full,
-            ..
-        } => Role::Admin,
-    };
+fn role_of(principal: &Principal, tenant: &Tenant, asked: Option<Role>) -> ApiResult<Role> {
+    let most = principal.sql_role(&tenant.id);
     let role = asked.unwrap_or(most);
     if rank(role) > rank(most) {
         return Err(ErrorCode::ReadOnlyToken.into());

@@ -73,7 +73,7 @@ pub(crate) async fn find(
         purpose,
     )
     .await?;
-    found.ok_or_else(|| ErrorCode::DatabaseNotFound.into())
+    found.ok_or_else(|| principal.not_found())
 }
 
 /// What was deleted is not changed.
@@ -425,15 +425,29 @@ async fn wait_until_open(app: &App, tenant: &Tenant, until: Instant) -> ApiResul
     Ok(())
 }
 
-/// Gives a role a new password. The old one is refused from the commit on, and its sessions end.
+/// A password that takes the place of another.
+pub(super) struct NewPassword {
+    pub(super) role: Role,
+    /// `None`: generated.
+    pub(super) password: Option<Secret>,
+    /// How long the old one still works.
+    pub(super) grace: Duration,
+}
+
+/// Gives a role a new password. When the grace ends, or from the commit on where there is none, the old
+/// one is refused and its sessions end.
 pub(super) async fn reset_password(
     app: &Arc<App>,
     principal: &Principal,
     ticket: &Ticket,
     key: &DatabaseKey,
-    role: Role,
-    password: Option<Secret>,
+    new: NewPassword,
 ) -> ApiResult<DatabaseResponse> {
+    let NewPassword {
+        role,
+        password,
+        grace,
+    } = new;
     reached(Step::ResetPasswordCommit, Moment::Before).await;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
@@ -445,8 +459,9 @@ pub(super) async fn reset_password(
         role,
     };
     let keys = credential::scram_keys(&app.keys, &login, &password);
-    credential::store::revoke_passwords(&transaction, &tenant.id, role).await?;
-    credential::store::insert_password(&transaction, &tenant.id, role, &keys).await?;
+    credential::store::revoke_passwords(&transaction, &tenant.id, role, grace).await?;
+    let maker = principal.maker();
+    credential::store::insert_password(&transaction, &login, &keys, maker).await?;
     let answer = describe(app, &tenant, None).with_password(app, role, &password);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     ticket
@@ -457,7 +472,7 @@ pub(super) async fn reset_password(
     transaction.commit().await?;
     drop(client);
     app.changes.announce(change);
-    tracing::info!(tenant = %tenant.id, role = %role, "a password was replaced");
+    tracing::info!(tenant = %tenant.id, role = %role, grace_s = grace.as_secs(), by = maker, "a password was replaced");
     reached(Step::ResetPasswordCommit, Moment::After).await;
     Ok(answer)
 }

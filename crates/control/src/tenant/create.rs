@@ -13,7 +13,7 @@ use super::{
 use crate::{
     api::{
         App,
-        auth::Principal,
+        auth::{Principal, Reach},
         error::{ApiError, ApiResult, ErrorCode},
         extract::DatabaseKey,
         idempotency::{Kept, Ticket},
@@ -73,7 +73,14 @@ async fn existing(app: &App, wanted: &Wanted) -> ApiResult<Option<Tenant>> {
     };
     let client = app.catalog.get().await?;
     let project = &wanted.project;
-    let found = store::find(&client, Some(project), project, &key, Purpose::Read).await?;
+    let found = store::find(
+        &client,
+        Reach::project(project),
+        project,
+        &key,
+        Purpose::Read,
+    )
+    .await?;
     // Nobody who waits holds a connection: there are fewer of those than callers.
     drop(client);
     match found {
@@ -141,6 +148,7 @@ async fn insert_named(
         project: &wanted.project,
         name,
         keys: &keys,
+        maker: principal.maker(),
         node: app.node.name(),
         quota,
         expires_at,

@@ -131,7 +131,8 @@ impl DatabaseResponse {
     }
 }
 
-fn connection_string(app: &App, user: &str, password: Option<&Secret>) -> String {
+/// A connection string of a user, with a secret if there is one to show.
+pub(crate) fn connection_string(app: &App, user: &str, password: Option<&Secret>) -> String {
     let password = password
         .map(|password| format!(":{}", percent(password.reveal())))
         .unwrap_or_default();

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     api::{
         App,
-        auth::{Kind, Principal},
+        auth::{Kind, Principal, Reach},
         error::{ApiError, ApiResult, ErrorBody, ErrorCode},
         extract::{DatabaseKey, Json, Params, quoted},
         idempotency::Ticket,
@@ -35,6 +35,8 @@ const LIST_MAX: u32 = 1000;
 const DELETE_WAIT: Duration = Duration::from_secs(5);
 /// In the answer of the list: there is more, ask with `after=` this.
 const NEXT_AFTER: HeaderName = HeaderName::from_static("x-next-after");
+/// How long an old password works on. A week: for the slowest of those who have to be told.
+const GRACE_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Passwords chosen by users: shorter can be guessed, longer is surely a mistake.
 const PASSWORD_CHARS: std::ops::RangeInclusive<usize> = 12..=128;
 
@@ -84,6 +86,14 @@ pub(crate) fn wait_of(app: &App, seconds: Option<f64>) -> ApiResult<Duration> {
 pub(crate) fn parse_name(text: &str) -> ApiResult<TenantName> {
     text.parse().map_err(|error: model::NameError| {
         ApiError::with(ErrorCode::InvalidName, error.to_string())
+    })
+}
+
+/// A role by its name.
+pub(crate) fn parse_role(text: Option<&str>, default: Role) -> ApiResult<Role> {
+    text.map_or(Ok(default), |text| {
+        text.parse()
+            .map_err(|_| ApiError::with(ErrorCode::InvalidField, "role is admin, write or read"))
     })
 }
 
@@ -139,7 +149,11 @@ pub(crate) async fn create(
 }
 
 /// A project that the asker may create in.
-async fn owned_project(app: &App, principal: &Principal, text: &str) -> ApiResult<ProjectId> {
+pub(crate) async fn owned_project(
+    app: &App,
+    principal: &Principal,
+    text: &str,
+) -> ApiResult<ProjectId> {
     let unknown = || ApiError::with(ErrorCode::InvalidField, "project_id is no project of yours");
     let id: ProjectId = text.parse().map_err(|_| unknown())?;
     if id == principal.project {
@@ -205,6 +219,7 @@ pub(crate) async fn list(
     let limit = query.limit.unwrap_or(LIST_MAX).clamp(1, LIST_MAX);
     let filter = Filter {
         project: project.as_ref(),
+        databases: principal.scope().databases,
         states: states(query.state.as_deref(), all)?,
         prefix: query.prefix.as_deref(),
         created_before: query.created_before,
@@ -266,6 +281,7 @@ fn states(wanted: Option<&str>, all: bool) -> ApiResult<Option<Vec<&'static str>
 #[utoipa::path(get, path = "/customer/databases/{database}", tag = "databases",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
     responses((status = 200, body = DatabaseResponse), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody)))]
 pub(crate) async fn get(
     State(app): State<Arc<App>>,
@@ -291,7 +307,7 @@ pub(crate) async fn read(app: &App, principal: &Principal, key: &DatabaseKey) ->
         Purpose::Read,
     )
     .await?;
-    found.ok_or_else(|| ErrorCode::DatabaseNotFound.into())
+    found.ok_or_else(|| principal.not_found())
 }
 
 /// The database with this id, whoever it belongs to: the caller has been found to be allowed to.
@@ -306,7 +322,14 @@ pub(crate) async fn read_any(app: &App, id: TenantId) -> ApiResult<Tenant> {
         id: Some(id),
         name: None,
     };
-    let found = store::find(&client, None, &app.operator, &key, Purpose::Read).await?;
+    let found = store::find(
+        &client,
+        Reach::everything(),
+        &app.operator,
+        &key,
+        Purpose::Read,
+    )
+    .await?;
     found.ok_or_else(|| ErrorCode::DatabaseNotFound.into())
 }
 
@@ -477,10 +500,12 @@ pub(crate) struct ResetPasswordRequest {
     role: Option<String>,
     /// 12 to 128 characters; generated when left out.
     admin_password: Option<String>,
+    /// How long the old password still works, at most 604,800 (seven days). 0 when left out.
+    grace_seconds: Option<u32>,
 }
 
-/// Replaces the password of a role; the old one is refused at once and its sessions end. The new
-/// one is shown in this answer only.
+/// Replaces the password of a role. When the grace ends, or at once where there is none, the old one is
+/// refused and its sessions end. The new one is shown in this answer only.
 #[utoipa::path(post, path = "/customer/databases/{database}/reset-password", tag = "databases",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
     request_body = ResetPasswordRequest,
@@ -495,21 +520,27 @@ pub(crate) async fn reset_password(
     Json(request): Json<ResetPasswordRequest>,
 ) -> ApiResult<axum::Json<DatabaseResponse>> {
     principal.may_write()?;
-    let role: Role = request
-        .role
-        .as_deref()
-        .unwrap_or("admin")
-        .parse()
-        .map_err(|_| ApiError::with(ErrorCode::InvalidField, "role is admin, write or read"))?;
-    let password = request.admin_password.map(parse_password).transpose()?;
-    let answer = change::reset_password(&app, &principal, &ticket, &key, role, password).await?;
+    let grace = Duration::from_secs(request.grace_seconds.unwrap_or(0).into());
+    if grace > GRACE_MAX {
+        return Err(ApiError::with(
+            ErrorCode::InvalidField,
+            format!("grace_seconds is at most {}", GRACE_MAX.as_secs()),
+        ));
+    }
+    let new = change::NewPassword {
+        role: parse_role(request.role.as_deref(), Role::Admin)?,
+        password: request.admin_password.map(parse_password).transpose()?,
+        grace,
+    };
+    let answer = change::reset_password(&app, &principal, &ticket, &key, new).await?;
     Ok(axum::Json(answer))
 }
 
 /// 410: passwords are shown once and not kept.
 #[utoipa::path(get, path = "/customer/databases/{database}/credentials", tag = "databases",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
-    responses((status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
+    responses((status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 410, body = ErrorBody)))]
 pub(crate) async fn get_credentials(
     State(app): State<Arc<App>>,
@@ -525,7 +556,8 @@ pub(crate) async fn get_credentials(
 /// 410: passwords are shown once and not kept.
 #[utoipa::path(post, path = "/customer/databases/{database}/credentials", tag = "databases",
     security(("bearer" = [])), params(("database" = String, Path, description = "id or name")),
-    responses((status = 401, body = ErrorBody), (status = 404, body = ErrorBody),
+    responses((status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody),
         (status = 410, body = ErrorBody)))]
 pub(crate) async fn post_credentials(
     State(app): State<Arc<App>>,

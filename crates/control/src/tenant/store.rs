@@ -1,6 +1,6 @@
 //! Rows of tenants.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
@@ -8,7 +8,7 @@ use model::{CredentialId, Pid, ProjectId, TenantId, TenantName, lifecycle::Tenan
 use tokio_postgres::Row;
 
 use crate::{
-    api::extract::DatabaseKey,
+    api::{auth::Reach, extract::DatabaseKey},
     catalog::{self, CatalogError, parse},
     limits::store::Party,
 };
@@ -75,11 +75,11 @@ pub(crate) enum Purpose {
     Undelete,
 }
 
-/// Finds a tenant by id, or else by the name that it holds. `scope` is the project of the asker,
-/// `None` for the operator; names are those of `own`.
+/// Finds a tenant by id, or else by the name that it holds. `scope` is what the asker may find; names are
+/// those of `own`.
 pub(crate) async fn find(
     client: &impl GenericClient,
-    scope: Option<&ProjectId>,
+    scope: Reach<'_>,
     own: &ProjectId,
     key: &DatabaseKey,
     purpose: Purpose,
@@ -90,8 +90,9 @@ pub(crate) async fn find(
     };
     let sql = format!(
         "SELECT {COLUMNS} FROM tenant
-         WHERE (id = $1 AND ($2::text IS NULL OR project_id = $2))
-            OR (project_id = $3 AND name = $4 AND ($5 OR deleted_at IS NULL))
+         WHERE ((id = $1 AND ($2::text IS NULL OR project_id = $2))
+                OR (project_id = $3 AND name = $4 AND ($5 OR deleted_at IS NULL)))
+            AND ($6::text[] IS NULL OR id = ANY($6))
          ORDER BY id = $1 DESC NULLS LAST, deleted_at DESC NULLS FIRST, created_at DESC
          LIMIT 1 {lock}"
     );
@@ -100,10 +101,11 @@ pub(crate) async fn find(
         &sql,
         &[
             &key.id.as_ref().map(TenantId::as_str),
-            &scope.map(ProjectId::as_str),
+            &scope.project.map(ProjectId::as_str),
             &own.as_str(),
             &key.name.as_ref().map(TenantName::as_str),
             &(purpose == Purpose::Undelete),
+            &scope.databases,
         ],
     )
     .await?;
@@ -122,6 +124,46 @@ pub(crate) async fn read(
         .map(Tenant::read))
 }
 
+/// Reads one, and holds its row.
+pub(crate) async fn lock(
+    client: &impl GenericClient,
+    id: &TenantId,
+) -> Result<Option<Tenant>, CatalogError> {
+    let sql = format!("SELECT {COLUMNS} FROM tenant WHERE id = $1 FOR UPDATE");
+    Ok(catalog::query_opt(client, &sql, &[&id.as_str()])
+        .await?
+        .as_ref()
+        .map(Tenant::read))
+}
+
+/// Names that a project holds.
+pub(crate) async fn names(
+    client: &impl GenericClient,
+    project: &ProjectId,
+) -> Result<HashSet<String>, CatalogError> {
+    let sql = "SELECT name FROM tenant
+        WHERE project_id = $1 AND state NOT IN ('DISABLING', 'DISABLED')";
+    let rows = catalog::query(client, sql, &[&project.as_str()]).await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Gives one to another project, out of reach of tokens that were bound to it. The caller holds its row.
+///
+/// # Errors
+///
+/// Violates `tenant_name` when that project holds its name already.
+pub(crate) async fn set_project(
+    client: &impl GenericClient,
+    id: &TenantId,
+    project: &ProjectId,
+) -> Result<(), CatalogError> {
+    let sql = "UPDATE tenant SET project_id = $2 WHERE id = $1";
+    catalog::execute(client, sql, &[&id.as_str(), &project.as_str()]).await?;
+    let sql = "DELETE FROM credential_scope WHERE tenant_id = $1";
+    catalog::execute(client, sql, &[&id.as_str()]).await?;
+    Ok(())
+}
+
 /// A tenant to be made.
 pub(crate) struct New<'a> {
     pub(crate) id: &'a TenantId,
@@ -129,6 +171,8 @@ pub(crate) struct New<'a> {
     pub(crate) name: &'a TenantName,
     /// Verifier of the password of its role `admin`.
     pub(crate) keys: &'a wire::scram::Keys,
+    /// Who makes it.
+    pub(crate) maker: &'a str,
     /// Where it is to live.
     pub(crate) node: &'a str,
     /// Databases the project may have; the caller called [`lock_project`]. `None`: any number.
@@ -181,8 +225,9 @@ pub(crate) async fn make(client: &impl GenericClient, new: New<'_>) -> Result<Ma
              UNION ALL SELECT $1, $2, $3, $10, 'CREATING', pid, NULL FROM planned
              RETURNING {COLUMNS}),
          secret AS (
-             INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key)
-             SELECT $9::text, 'password', id, 'admin', $4::bytea, $5::bytea FROM made)
+             INSERT INTO credential
+                 (id, kind, tenant_id, role, stored_key, server_key, created_by)
+             SELECT $9::text, 'password', id, 'admin', $4::bytea, $5::bytea, $11::text FROM made)
          SELECT made.*, is_taken,
                 (SELECT count(*) FROM placement
                  WHERE owner = 'pool' AND stage = 'open' AND node = $6) AS ready
@@ -204,6 +249,7 @@ pub(crate) async fn make(client: &impl GenericClient, new: New<'_>) -> Result<Ma
             &pid.as_str(),
             &credential.as_str(),
             &new.expires_at,
+            &new.maker,
         ],
     )
     .await?;
@@ -263,6 +309,8 @@ pub(crate) async fn count_by_state(
 pub(crate) struct Filter<'a> {
     /// `None`: all projects.
     pub(crate) project: Option<&'a ProjectId>,
+    /// Only these; `None`: all.
+    pub(crate) databases: Option<&'a [String]>,
     /// `None`: all states.
     pub(crate) states: Option<Vec<&'static str>>,
     pub(crate) prefix: Option<&'a str>,
@@ -287,6 +335,7 @@ pub(crate) async fn list(
            AND ($7::float8 IS NULL OR created_at <= now() - make_interval(secs => $7))
            AND ($5::text IS NULL OR
                 (created_at, id) > (SELECT created_at, id FROM tenant WHERE id = $5))
+           AND ($8::text[] IS NULL OR id = ANY($8))
          ORDER BY created_at, id LIMIT $6"
     );
     let rows = catalog::query(
@@ -300,6 +349,7 @@ pub(crate) async fn list(
             &filter.after.map(TenantId::as_str),
             &filter.limit,
             &filter.older_than.map(|time| time.as_secs_f64()),
+            &filter.databases,
         ],
     )
     .await?;

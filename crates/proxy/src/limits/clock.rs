@@ -12,10 +12,10 @@ use std::{
     num::NonZeroU64,
     rc::Rc,
     sync::OnceLock,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
-use model::{Limits, limits::Number};
+use model::{Limits, limits::Number, route::Candidate};
 use tokio::{
     sync::Notify,
     time::{Instant, sleep_until},
@@ -269,7 +269,31 @@ pub(crate) fn watch_stop(worker: &Worker, handle: &Handle) {
     worker.alarms.set(worker, handle, at);
 }
 
+/// Has a session ended when its credential expires, by our own clock: also while nobody can be asked.
+pub(crate) fn expire(worker: &Worker, handle: &Handle, candidate: &Candidate) {
+    let at = candidate.expires_at.filter(|_| !handle.outlives).map(|at| {
+        let left = at.duration_since(SystemTime::now()).unwrap_or_default();
+        Moment::now().after(left)
+    });
+    handle.expires.set(at);
+    if let Some(at) = at {
+        worker.alarms.set(worker, handle, at);
+    }
+}
+
 fn look(worker: &Rc<Worker>, handle: &Rc<Handle>, now: Moment) {
+    let Some(expires) = handle.expires.get() else {
+        return look_at_limits(worker, handle, now);
+    };
+    if expires <= now {
+        end_running(worker, handle);
+        return handle.end(When::Now, Refusal::Revoked);
+    }
+    look_at_limits(worker, handle, now);
+    worker.alarms.set(worker, handle, expires);
+}
+
+fn look_at_limits(worker: &Rc<Worker>, handle: &Rc<Handle>, now: Moment) {
     let tenant = &handle.tenant;
     let again = |at| worker.alarms.set(worker, handle, at);
     let limits = tenant.limits().clone();
@@ -315,10 +339,14 @@ fn look(worker: &Rc<Worker>, handle: &Rc<Handle>, now: Moment) {
 /// Ends a session, and what it runs.
 fn end(worker: &Rc<Worker>, handle: &Rc<Handle>, why: Exceeded) {
     worker.counted.limits_reached.add(why.limit.name());
+    end_running(worker, handle);
+    handle.end(When::Now, Refusal::Limit(why));
+}
+
+/// Nobody waits for what it runs, and it is not to go on.
+fn end_running(worker: &Rc<Worker>, handle: &Handle) {
     if let Some(target) = handle.busy_target() {
-        // Nobody waits for what it runs, and it is not to go on.
         let worker = worker.clone();
         tokio::task::spawn_local(async move { cancel::send(&worker, &target).await });
     }
-    handle.end(When::Now, Refusal::Limit(why));
 }

@@ -16,7 +16,7 @@ mod result;
 use model::limits::Number;
 use wire::message::build::{self, Report, Severity};
 
-pub(crate) use clock::{Alarms, Doing, Moment, Pulse, ring, watch, watch_stop};
+pub(crate) use clock::{Alarms, Doing, Moment, Pulse, expire, ring, watch, watch_stop};
 pub(crate) use growing::{Growing, Growth};
 pub(crate) use rate::Bucket;
 pub(crate) use result::{End, Meter};

@@ -447,6 +447,8 @@ impl Stack {
             server_key: keys.server_key,
             expires_at: None,
             one_use: false,
+            outlived: false,
+            network: None,
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
 };
 
 /// Keys that are evaluated for one login; more are not read.
-pub const CANDIDATES_MAX: usize = 64;
+pub const CANDIDATES_MAX: usize = 128;
 /// Keys that are evaluated at least, made-up ones filling the rest: a login that does not exist
 /// takes the same steps as one that has up to this many secrets. Each costs about two microseconds.
 pub const CANDIDATES_MIN: usize = 4;

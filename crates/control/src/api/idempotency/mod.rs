@@ -61,15 +61,12 @@ async fn run(app: &Arc<App>, request: Request, next: Next) -> ApiResult<Response
     let body = axum::body::to_bytes(body, usize::MAX)
         .await
         .map_err(|_| ApiError::from(ErrorCode::BadRequest))?;
+    let principal = parts.extensions.get::<Principal>();
+    let principal = principal.ok_or(ErrorCode::InvalidToken)?;
     let reserved = Arc::new(Reserved {
-        project: parts
-            .extensions
-            .get::<Principal>()
-            .ok_or(ErrorCode::InvalidToken)?
-            .project
-            .clone(),
+        project: principal.project.clone(),
         key: key_of(&parts)?,
-        request_hash: hash(&parts, &body),
+        request_hash: hash(&parts, &body, principal),
         keys: app.keys.clone(),
         keep: app.config.limits.idempotency_time,
         is_settled: AtomicBool::new(false),
@@ -103,13 +100,19 @@ fn key_of(parts: &Parts) -> ApiResult<String> {
     fits.then(|| key.to_owned()).ok_or_else(invalid)
 }
 
-fn hash(parts: &Parts, body: &Bytes) -> [u8; 32] {
+/// An answer may hold a secret: a token that may do less than everything gets only its own.
+fn hash(parts: &Parts, body: &Bytes, principal: &Principal) -> [u8; 32] {
+    let whose = match principal.may_write() {
+        Ok(()) => "",
+        Err(_) => principal.maker(),
+    };
     let mut hash = Sha256::new();
     let target = parts
         .uri
         .path_and_query()
         .map_or("", |target| target.as_str());
-    for part in [parts.method.as_str().as_bytes(), target.as_bytes(), body] {
+    let method = parts.method.as_str().as_bytes();
+    for part in [method, target.as_bytes(), body, whose.as_bytes()] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
