@@ -11,16 +11,23 @@ use std::{
 
 use model::{Pid, TenantId, lifecycle::TenantState};
 use node::{ClonePath, Content, NodeError, Template};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{
-    quiet::{self, QuietError},
-    store::{self, Copied, Wanted},
+use super::store::{self, Copied, Wanted};
+use crate::{
+    api::{App, error::chain},
+    catalog::CatalogError,
+    hold::{self, HoldError},
+    placement::Stage,
 };
-use crate::{api::App, catalog::CatalogError, placement::Stage};
 
-/// How long a copy waits for the parent's sessions to go: longer than that is not one slow statement.
-const QUIET_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long the parent's new transactions wait for the running ones: longer than that is not one slow
+/// statement.
+const HOLD_DRAIN_MAX: Duration = Duration::from_secs(2);
+/// A hold that failed by what may be over a moment later is tried once more.
+const HOLD_ATTEMPTS: u32 = 2;
+/// Between the two.
+const HOLD_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why a branch has no data yet.
 #[derive(Debug, thiserror::Error)]
@@ -110,7 +117,7 @@ impl Sources {
 
 /// Makes the database `pid` of the branch `id`, closed. One that is complete already is left.
 pub(crate) async fn run(
-    app: &App,
+    app: &Arc<App>,
     id: &TenantId,
     pid: &Pid,
     wanted: &Wanted,
@@ -137,7 +144,7 @@ pub(crate) async fn run(
         if wanted.schema_only {
             return stream(app, pid, &source, Content::SchemaOnly, wanted.left, None).await;
         }
-        match files(app, pid, &source, wanted.left).await {
+        match files(app, pid, &source, wanted).await {
             Ok(copied) => Ok(copied),
             Err(NotQuiet::InUse(why)) if app.node.can_stream() => {
                 tracing::info!(branch = %id, parent = %wanted.parent, why, "a parent is in use; it is copied through a dump");
@@ -145,6 +152,7 @@ pub(crate) async fn run(
             }
             Err(NotQuiet::InUse(why)) => Err(CopyError::InUse(why)),
             Err(NotQuiet::Node(error)) => Err(error.into()),
+            Err(NotQuiet::Catalog(error)) => Err(error.into()),
         }
     };
     match timeout(wanted.left, copy).await {
@@ -183,6 +191,7 @@ async fn source(app: &App, parent: &TenantId) -> Result<Pid, CopyError> {
 enum NotQuiet {
     InUse(String),
     Node(NodeError),
+    Catalog(CatalogError),
 }
 
 impl From<NodeError> for NotQuiet {
@@ -200,21 +209,26 @@ impl From<NodeError> for NotQuiet {
     }
 }
 
-async fn files(app: &App, pid: &Pid, source: &Pid, left: Duration) -> Result<Copied, NotQuiet> {
+async fn files(
+    app: &Arc<App>,
+    pid: &Pid,
+    source: &Pid,
+    wanted: &Wanted,
+) -> Result<Copied, NotQuiet> {
     // A checkpoint, where the way begins with one: nobody waits for it yet.
     app.node
         .prepare_copy(&Template::Copy(source.clone()))
         .await?;
-    let quiet = match quiet::take(app, source, QUIET_WAIT_MAX).await {
-        Ok(quiet) => quiet,
-        Err(QuietError::Node(error)) => return Err(error.into()),
-        Err(error @ QuietError::InUse { .. }) => return Err(NotQuiet::InUse(error.to_string())),
-    };
-    let report = app
-        .node
-        .copy_database(pid, source, quiet.left().min(left))
-        .await?;
-    let held = quiet.release();
+    let began = Instant::now();
+    let held = hold(app, &wanted.parent).await?;
+    let within = held.left().min(wanted.left);
+    // While PostgreSQL copies, whoever connects waits: a hold that ends early spoils nothing.
+    let report = app.node.copy_database(pid, source, within).await;
+    if let Err(error) = held.release().await {
+        tracing::warn!(parent = %wanted.parent, error = %chain(&error), "a hold ends by itself");
+    }
+    let held = began.elapsed();
+    let report = report?;
     Ok(Copied {
         path: report.path,
         reason: None,
@@ -222,6 +236,39 @@ async fn files(app: &App, pid: &Pid, source: &Pid, left: Duration) -> Result<Cop
         held,
         took: report.took,
     })
+}
+
+/// Keeps the parent's clients waiting. Who has a session that cannot be carried over keeps the parent in
+/// use: waiting for that again would only stall the others once more.
+async fn hold(app: &Arc<App>, parent: &TenantId) -> Result<hold::Held, NotQuiet> {
+    let mut attempt = 1;
+    loop {
+        match hold::take(app, parent, HOLD_DRAIN_MAX).await {
+            Ok(held) => return Ok(held),
+            Err(HoldError::Catalog(error)) => return Err(NotQuiet::Catalog(error)),
+            Err(HoldError::Node(error)) => return Err(error.into()),
+            Err(HoldError::Kept(kept)) if kept.may_pass && attempt < HOLD_ATTEMPTS => {
+                attempt += 1;
+                sleep(HOLD_PAUSE).await;
+            }
+            Err(
+                HoldError::Taken
+                | HoldError::Connected { .. }
+                | HoldError::Silent { .. }
+                | HoldError::Over,
+            ) if attempt < HOLD_ATTEMPTS => {
+                attempt += 1;
+                sleep(HOLD_PAUSE).await;
+            }
+            Err(
+                error @ (HoldError::Kept(_)
+                | HoldError::Taken
+                | HoldError::Connected { .. }
+                | HoldError::Silent { .. }
+                | HoldError::Over),
+            ) => return Err(NotQuiet::InUse(error.to_string())),
+        }
+    }
 }
 
 async fn stream(

@@ -8,6 +8,5 @@ pub(crate) mod copy;
 mod create;
 pub(crate) mod diff;
 pub(crate) mod http;
-mod quiet;
 mod reset;
 pub(crate) mod store;

@@ -220,7 +220,7 @@ impl From<tokio_postgres::Error> for ActError {
 }
 
 /// Takes steps with one placement until it rests, fails or is gone.
-async fn drive(app: &App, pid: &Pid) {
+async fn drive(app: &Arc<App>, pid: &Pid) {
     loop {
         let written = match step_once(app, pid).await {
             Ok(Progress::Done) => return,
@@ -242,7 +242,7 @@ enum Progress {
     Done,
 }
 
-async fn step_once(app: &App, pid: &Pid) -> Result<Progress, (Option<Work>, ActError)> {
+async fn step_once(app: &Arc<App>, pid: &Pid) -> Result<Progress, (Option<Work>, ActError)> {
     let read = async {
         let client = app.catalog.get().await?;
         let work = store::read(&client, pid).await?;
@@ -298,7 +298,7 @@ async fn keep_lease(app: &App, pid: &Pid) -> std::convert::Infallible {
 }
 
 /// Does one action: the effect, then the note. Twice is as good as once.
-async fn act(app: &App, work: &Work, action: Action) -> Result<(), ActError> {
+async fn act(app: &Arc<App>, work: &Work, action: Action) -> Result<(), ActError> {
     let step = step::of(work.owner, work.origin(), action, work.was_active);
     let pid = &work.pid;
     let mut copied = None;
