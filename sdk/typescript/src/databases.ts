@@ -61,7 +61,7 @@ export interface BatchOptions extends RequestOptions {
 
 /** From these a database does not become ACTIVE by itself. */
 const NOT_ON_ITS_WAY = new Set(['SUSPENDED', 'DISABLING', 'DISABLED', 'CREATE_FAILED']);
-/** A clone may take 300 s by the server's own default; this is for everything else. */
+/** A branch may take 300 s by the server's own default, and is worth a longer wait; this is for everything else. */
 const WAIT_MS = 60_000;
 /** Pages of a list, a thousand each: ten million databases. */
 const PAGES_MAX = 10_000;
@@ -223,6 +223,35 @@ export class Databases {
       { path: { database }, body: request, ...options });
     await this.keep(changed);
     return changed;
+  }
+
+  /**
+   * Makes a branch: a database that begins as a copy of this one, with an id, an address and a password of its own. The
+   * parent stays in use. Returns at once, with `waitSeconds` when it can be used; `waitFor(id)` waits longer.
+   */
+  async branch(parent: string, request: Schemas['BranchRequest'] = {}, options: RequestOptions & { waitSeconds?: number } = {}): Promise<Database> {
+    const { waitSeconds, ...rest } = options;
+    const made = await this.session.call('POST /customer/databases/{database}/branch',
+      { path: { database: parent }, body: request, query: { wait: waitSeconds }, ...rest });
+    await this.keep(made);
+    return made;
+  }
+
+  /** Branches of a database, oldest first, also those that failed. */
+  branches(parent: string, options: RequestOptions = {}): Promise<Database[]> {
+    return this.session.call('GET /customer/databases/{database}/branches', { path: { database: parent }, ...options });
+  }
+
+  /** Sets a branch back to what its parent is now: its own changes are gone; id, address and passwords stay. */
+  reset(branch: string, request: Schemas['ResetRequest'] = {}, options: RequestOptions & { waitSeconds?: number } = {}): Promise<Database> {
+    const { waitSeconds, ...rest } = options;
+    return this.session.call('POST /customer/databases/{database}/reset',
+      { path: { database: branch }, body: request, query: { wait: waitSeconds }, ...rest });
+  }
+
+  /** How a branch differs from its parent: objects added, removed and changed, and rows of each table. */
+  diff(branch: string, options: RequestOptions = {}): Promise<Schemas['Diff']> {
+    return this.session.call('GET /customer/databases/{database}/diff', { path: { database: branch }, ...options });
   }
 
   /** The connection string with its password, where it was made on this machine; undefined elsewhere. */

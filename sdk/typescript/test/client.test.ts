@@ -196,6 +196,33 @@ test('a database is renamed, and expires when it was told to', async () => {
   await databases.waitFor(made.id, 'DISABLED', { timeoutMs: 60_000 });
 });
 
+test('a branch is a copy with an address of its own; it differs, and is set back', async () => {
+  const { databases } = await ownClient();
+  const parent = await databases.create({ name: 'production' });
+  await databases.batch('production', ['CREATE TABLE users (id int)', 'INSERT INTO users VALUES (1), (2)']);
+  const made = await databases.branch('production', { name: 'preview-42', expires: '2h' });
+  assert.ok(made.admin_password && made.id !== parent.id);
+  assert.equal(made.parent_database_id, parent.id);
+  assert.equal(await databases.keptConnectionString(made), made.connection_string);
+  await databases.waitFor(made.id, 'ACTIVE', { timeoutMs: 300_000 });
+  assert.deepEqual((await databases.branches('production')).map(({ id }) => id), [made.id]);
+
+  await databases.batch('preview-42', ['ALTER TABLE users ADD COLUMN plan text', 'INSERT INTO users VALUES (3)']);
+  await databases.query('production', 'DELETE FROM users WHERE id = 1');
+  const count = async (name: string) => (await databases.query(name, 'SELECT count(*)::int AS n FROM users')).rows[0]?.['n'];
+  assert.deepEqual([await count('production'), await count('preview-42')], [1, 3]);
+  const diff = await databases.diff('preview-42');
+  assert.equal(diff.same_schema, false);
+  assert.deepEqual(diff.rows.map(({ parent: here, branch }) => [here, branch]), [[1, 3]]);
+
+  await databases.reset('preview-42');
+  await databases.waitFor(made.id, 'ACTIVE', { timeoutMs: 300_000 });
+  assert.equal(await count('preview-42'), 1);
+  assert.equal((await databases.diff('preview-42')).same_schema, true);
+  await databases.delete('preview-42');
+  assert.equal((await databases.get('production')).id, parent.id);
+});
+
 test('a batch is one transaction: all of it is done, or nothing', async () => {
   const { databases } = await ownClient();
   await databases.create({ name: 'batch' });

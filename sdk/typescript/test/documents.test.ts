@@ -16,6 +16,7 @@ const root = join(dirname(fileURLToPath(import.meta.url)), '..');
 const recipes = process.env['TEST_RECIPES'] ?? join(root, '../../docs/recipes');
 /** What the recipes assume beside them. */
 const SCHEMA = 'CREATE TABLE customers (id serial PRIMARY KEY, name text);\n';
+const MIGRATION = 'ALTER TABLE customers ADD COLUMN plan text;\n';
 
 interface Sample { language: string; text: string }
 
@@ -32,8 +33,9 @@ async function inPlace(work: (dir: string, env: NodeJS.ProcessEnv) => Promise<vo
   const dir = scratch();
   symlinkSync(bin(), join(dir, 'tenantry'));
   writeFileSync(join(dir, 'schema.sql'), SCHEMA);
+  writeFileSync(join(dir, 'migration.sql'), MIGRATION);
   const env = { ...process.env, PATH: `${dir}:${process.env['PATH']}`, TENANTRY_HOME: join(dir, 'home'),
-    TENANTRY_API_URL: shared().apiUrl, TENANTRY_PG_CA_TEXT: readFileSync(shared().caFile, 'utf8'), CI_RUN_ID: '4711' };
+    TENANTRY_API_URL: shared().apiUrl, TENANTRY_PG_CA_TEXT: readFileSync(shared().caFile, 'utf8'), CI_RUN_ID: '4711', PULL_REQUEST: '42' };
   try {
     await work(dir, env);
   } finally {

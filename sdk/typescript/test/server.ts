@@ -1,6 +1,6 @@
 /** A running `tenantry serve` for tests. */
 import { spawn, type ChildProcess } from 'node:child_process';
-import { chmodSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -31,11 +31,18 @@ export function scratch(): string {
   return dir;
 }
 
+/** Where Debian has PostgreSQL's programs: all of them, while the path may lead to some only. */
+function pgBin(): string[] {
+  const dirs = ['18', '17', '16', '15'].map((major) => `/usr/lib/postgresql/${major}/bin`);
+  const dir = process.env['TENANTRY_PG_BIN'] ?? dirs.find((one) => existsSync(join(one, 'postgres')));
+  return dir === undefined ? [] : ['--pg-bin', dir];
+}
+
 export async function startServer(...argv: string[]): Promise<Server> {
   const dir = scratch();
   const data = join(dir, 'data');
   const child = spawn(bin(), ['serve', '--log', 'json', '--data-dir', data, '--pg-listen', '127.0.0.1:0',
-    '--api-listen', '127.0.0.1:0', ...argv], { stdio: ['ignore', 'pipe', 'pipe'] });
+    '--api-listen', '127.0.0.1:0', ...pgBin(), ...argv], { stdio: ['ignore', 'pipe', 'pipe'] });
   const stop = async (): Promise<void> => {
     await ended(child);
     rmSync(dir, { recursive: true, force: true });
