@@ -4,6 +4,7 @@ import { Databases } from './databases.js';
 import type { Schemas } from './generated/api.js';
 import { projectOf, Session, type RequestOptions } from './session.js';
 import { Transport, type Fetch, type TransportOptions } from './transport.js';
+import { Tokens } from './tokens.js';
 import { certificates, fetchTrusting } from './trust.js';
 
 /** Where `tenantry serve` listens when nobody says otherwise. */
@@ -30,13 +31,14 @@ export interface TenantryClient {
   /** The address of the API. */
   readonly baseUrl: string;
   readonly auth: Auth;
+  readonly tokens: Tokens;
   readonly databases: Databases;
 }
 
 /** A client. Nothing is sent yet. @throws {OptionError} */
 export function createTenantryClient(options: TenantryClientOptions = {}): TenantryClient {
   const session = sessionOf(options);
-  return { baseUrl: session.transport.url, auth: new Auth(session), databases: new Databases(session) };
+  return { baseUrl: session.transport.url, auth: new Auth(session), tokens: new Tokens(session), databases: new Databases(session) };
 }
 
 function sessionOf(options: TenantryClientOptions): Session {
@@ -81,6 +83,21 @@ export class Auth {
       Object.assign(anonymous, { token: answer.token, expires_at: answer.expires_at });
     });
     return answer;
+  }
+
+  /** Makes the anonymous project somebody's, by a code from the operator: it keeps all it has, without the limit of five. */
+  claim(request: Schemas['ClaimRequest'], options: RequestOptions = {}): Promise<Schemas['Me']> {
+    return this.session.call('POST /customer/claim', { body: request, ...options });
+  }
+
+  /** What `adopt` of all databases of an anonymous project would come to. */
+  adoptPreflight(request: Schemas['PreflightRequest'], options: RequestOptions = {}): Promise<Schemas['Preflight']> {
+    return this.session.call('POST /customer/adopt-anonymous-databases/preflight', { body: request, ...options });
+  }
+
+  /** Moves databases of an anonymous project here, a hundred at most: all of them, or none. */
+  adopt(request: Schemas['AdoptRequest'], options: RequestOptions = {}): Promise<Schemas['Adopted']> {
+    return this.session.call('POST /customer/adopt-anonymous-databases', { body: request, ...options });
   }
 
   /** The secret of the project that is kept; who loses it loses the project. */

@@ -9,6 +9,7 @@ import type { WritableStore } from './credentials.js';
 import { CredentialsError, NotFoundError, OptionError, SqlError, WaitError } from './errors.js';
 import type { Schemas } from './generated/api.js';
 import type { RequestOptions, Session } from './session.js';
+import { DatabaseAccess } from './tokens.js';
 import { until, type WaitOptions } from './wait.js';
 
 export type Database = Schemas['DatabaseResponse'];
@@ -71,9 +72,11 @@ const SWEEP_REQUESTS_MAX = 10_000;
 /** `client.databases`. */
 export class Databases {
   readonly limits: DatabaseLimits;
+  readonly access: DatabaseAccess;
 
   constructor(private readonly session: Session) {
     this.limits = new DatabaseLimits(session);
+    this.access = new DatabaseAccess(session);
   }
 
   /**
@@ -252,6 +255,16 @@ export class Databases {
   /** How a branch differs from its parent: objects added, removed and changed, and rows of each table. */
   diff(branch: string, options: RequestOptions = {}): Promise<Schemas['Diff']> {
     return this.session.call('GET /customer/databases/{database}/diff', { path: { database: branch }, ...options });
+  }
+
+  /** A password of one role for some minutes: `admin` unless asked otherwise, at most as long as the operator allows. */
+  connectToken(database: string, request: Schemas['ConnectTokenRequest'] = {}, options: RequestOptions = {}): Promise<Schemas['ConnectToken']> {
+    return this.session.call('POST /customer/databases/{database}/connect-token', { path: { database }, body: request, ...options });
+  }
+
+  /** A connection string for somebody else: to look, for seven days, unless asked otherwise. */
+  share(database: string, request: Schemas['ConnectKeyRequest'] = {}, options: RequestOptions = {}): Promise<Schemas['ConnectKey']> {
+    return this.session.call('POST /customer/databases/{database}/connect-keys', { path: { database }, body: request, ...options });
   }
 
   /** The connection string with its password, where it was made on this machine; undefined elsewhere. */

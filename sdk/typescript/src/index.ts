@@ -9,6 +9,8 @@ export * from './errors.js';
 export { instantDatabase } from './instant.js';
 export type { InstantDatabaseOptions, InstantDatabaseResult } from './instant.js';
 export type { Fetch, FetchAnswer, FetchInit, RequestOptions, TransportOptions } from './transport.js';
+export { DatabaseAccess, Tokens } from './tokens.js';
+export type { Access, NewToken, Token } from './tokens.js';
 export type { Schemas } from './generated/api.js';
 export { until } from './wait.js';
 export type { WaitOptions } from './wait.js';

@@ -1,7 +1,9 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { test } from 'node:test';
 
+import pg from 'pg';
 import { AuthenticationError, ConflictError, ConnectionError, createDb9Client, createTenantryClient, InvalidRequestError,
   MemoryCredentialStore, NotFoundError, PermissionError, ServerError, SqlError, TenantryError, WaitError } from 'tenantry';
 
@@ -194,6 +196,66 @@ test('a database is renamed, and expires when it was told to', async () => {
   assert.equal((await databases.expires('behind', null)).expires_at ?? null, null);
   await databases.expires(made.id, new Date(Date.now() + 1000));
   await databases.waitFor(made.id, 'DISABLED', { timeoutMs: 60_000 });
+});
+
+test('a token does what its scope allows, is listed without its text, and is refused when it is revoked', async () => {
+  const { databases, tokens, baseUrl } = await ownClient();
+  const [seen, hidden] = [await databases.create({ name: 'seen' }), await databases.create({ name: 'hidden' })];
+  const made = await tokens.create({ name: 'ci-deploy', expires_in_days: 90, databases: [{ id: seen.id, access: 'ro' }] });
+  assert.ok(made.token);
+  const scoped = createTenantryClient({ baseUrl, token: made.token, credentialStore: new MemoryCredentialStore() });
+  assert.equal((await scoped.databases.query('seen', 'SELECT 1 AS one')).rows[0]?.['one'], 1);
+  await assert.rejects(scoped.databases.query('seen', 'CREATE TABLE t (id int)'), { name: 'SqlError' });
+  await assert.rejects(scoped.databases.get(hidden.id), { code: 'not_in_scope', status: 403 });
+  await assert.rejects(scoped.databases.delete('seen'), { status: 403 });
+
+  const listed = (await tokens.list()).find(({ id }) => id === made.id);
+  assert.deepEqual([listed?.name, listed?.scope, listed?.token], ['ci-deploy', `${seen.id}:ro`, undefined]);
+  await tokens.revoke(made.id);
+  await assert.rejects(scoped.auth.me(), AuthenticationError);
+});
+
+test('a connect token and a share log in as their roles, and are listed and revoked', async () => {
+  const { databases } = await ownClient();
+  const { id } = await databases.create({ name: 'open' });
+  await databases.query('open', 'CREATE TABLE t (id int)');
+  const token = await databases.connectToken('open', { ttl_seconds: 60 });
+  assert.deepEqual([token.user, token.database, token.expires_in_seconds], [`${id}.admin`, 'postgres', 60]);
+  const share = await databases.share('open', { name: 'for a colleague' });
+  for (const [address, may] of [[token.connection_string, true], [share.connection_string, false]] as const) {
+    const { hostname: host, port, username: user, password } = new URL(address);
+    const session = new pg.Client({ host, port: Number(port), user, password: decodeURIComponent(password), database: 'postgres',
+      ssl: { ca: readFileSync(shared().caFile, 'utf8') } });
+    await session.connect();
+    try {
+      const insert = session.query('INSERT INTO t VALUES (1)');
+      if (may) await insert;
+      else await assert.rejects(insert, { code: '42501' });
+    } finally {
+      await session.end();
+    }
+  }
+  const kinds = async () => (await databases.access.list('open')).map(({ kind }) => kind);
+  assert.deepEqual((await kinds()).filter((kind) => kind !== 'password').sort(), ['connect', 'key']);
+  for (const { id: one, kind } of await databases.access.list('open')) {
+    if (kind !== 'password') await databases.access.revoke('open', one);
+  }
+  assert.deepEqual((await kinds()).filter((kind) => kind !== 'password'), []);
+});
+
+test("an anonymous project's databases are adopted, with their data and addresses", async () => {
+  const [from, to] = [await ownClient(), await ownClient()];
+  const { id, connection_string } = await from.databases.create({ name: 'moving' });
+  const { anonymous_id: project = '' } = await from.auth.me();
+  const secret = { anonymous_customer_id: project ?? '', anonymous_secret: (await from.auth.getAnonymousSecret()) ?? '' };
+  assert.equal((await to.auth.adoptPreflight(secret)).eligible, true);
+  for (const moved of [1, 0]) {
+    assert.equal((await to.auth.adopt({ ...secret, database_ids: [id] })).adopted, moved);
+  }
+  assert.equal((await to.databases.get('moving')).id, id);
+  assert.ok(connection_string.includes(id));
+  await assert.rejects(from.databases.get(id), NotFoundError);
+  await assert.rejects(to.auth.claim({ code: 'no-such-code' }), { name: /Error$/ });
 });
 
 test('a branch is a copy with an address of its own; it differs, and is set back', async () => {

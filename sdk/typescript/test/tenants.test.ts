@@ -11,7 +11,7 @@ import express from 'express';
 import fastify from 'fastify';
 import pg from 'pg';
 import { createTenantryClient, MemoryCredentialStore, NotFoundError, until, type TenantryClient } from 'tenantry';
-import { createTenants, fromHeader, fromJwt, fromSubdomain, type PoolsOptions, type Tenants } from 'tenantry/tenants';
+import { connectTokens, createTenants, fromHeader, fromJwt, fromSubdomain, type PoolsOptions, type Tenants } from 'tenantry/tenants';
 
 import { shared } from './server.js';
 
@@ -272,6 +272,26 @@ test('a login is asked for again shortly before it expires', async () => {
   try {
     for (let at = 0; at < 4; at++) await tenants.runAsTenant(name, () => tenants.query('SELECT 1'));
     assert.equal(asked, 2);
+  } finally {
+    await tenants.close();
+  }
+});
+
+test('connect tokens log in, one for many connections, and a revoked one is replaced', async () => {
+  const name = some(2);
+  const client = clients.get(name) ?? assert.fail();
+  const tenants = tenantsWith({ connect: connectTokens(client), pool: { max: 4, idleTimeoutMillis: 1 } });
+  const ask = () => tenants.runAsTenant(name, async () => (await tenants.query('SELECT name FROM me')).rows[0].name as string);
+  const tokens = async () => (await client.databases.access.list(name)).filter(({ kind }) => kind === 'connect');
+  try {
+    assert.deepEqual(new Set(await Promise.all(Array.from({ length: 20 }, ask))), new Set([name]));
+    const [first, ...more] = await tokens();
+    assert.deepEqual([first?.role, more], ['write', []]);
+    await client.databases.access.revoke(name, first?.id ?? '');
+    // Refused within a second on every proxy; its open session stays, so a new connection has to be made each time.
+    await until('another token', async () => (await ask(), (await tokens())[0]), { timeoutMs: 20_000 });
+    assert.equal(await ask(), name);
+    await assert.rejects(tenants.runAsTenant('nobody', () => tenants.query('SELECT 1')), { code: 'unknown_tenant', status: 404 });
   } finally {
     await tenants.close();
   }

@@ -2,6 +2,7 @@
  * How a tenant's connections log in: asked for once, kept until shortly before it expires, asked for again when
  * the server refuses it.
  */
+import type { TenantryClient } from '../client.js';
 import { NotFoundError } from '../errors.js';
 import { TenantError } from './errors.js';
 
@@ -18,6 +19,26 @@ export interface TenantLogin {
 
 /** Finds out how to log in to a tenant's database. Rejects with a `NotFoundError` when there is none. */
 export type Connect = (tenant: string) => Promise<TenantLogin | string>;
+
+/** How `connectTokens` asks. */
+export interface ConnectTokenOptions {
+  /** `admin`, `write` (default) or `read`. */
+  role?: 'admin' | 'write' | 'read' | undefined;
+  /** Seconds; the bound of the server when left out. */
+  ttlSeconds?: number | undefined;
+  /** The database of a tenant, by name or id. The tenant's own name when left out. */
+  database?: ((tenant: string) => string) | undefined;
+}
+
+/** Logs in by connect tokens: no password of a tenant is kept, and each works for some minutes. */
+export function connectTokens(client: TenantryClient, options: ConnectTokenOptions = {}): Connect {
+  const { role = 'write', ttlSeconds, database: nameOf = (tenant: string): string => tenant } = options;
+  return async (tenant) => {
+    const made = await client.databases.connectToken(nameOf(tenant), { role, ttl_seconds: ttlSeconds });
+    const { host, port, database, user, token, expires_at } = made;
+    return { host, port, database, user, password: token, expiresAt: expires_at };
+  };
+}
 
 /** Before its end a password is not used any more: the clocks differ, and a login takes a moment. */
 const MARGIN_MS = 15_000;
