@@ -78,6 +78,11 @@ ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;
 -- Delete, first half, and suspend: no new server connections, not even the platform's. `open` undoes it.
 ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false CONNECTION LIMIT 0;
 
+-- step: sessions | postgres | transaction
+-- Whoever is still there.
+SELECT pid FROM pg_catalog.pg_stat_activity
+WHERE datname = '{database}' AND pid <> pg_catalog.pg_backend_pid();
+
 -- step: disconnect | postgres | transaction
 -- Commit `close` first. Repeat until it returns no row.
 SELECT pid, pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity

@@ -83,6 +83,10 @@ const COPY_MAX: Duration = Duration::from_secs(3600);
 /// How long ended sessions may take to go away. A session that is cancelled rolls back at once;
 /// only the disk can hold it up.
 const CLOSE_MAX: Duration = Duration::from_secs(30);
+/// How long sessions may take to leave by themselves before they are ended. The proxy ends those of its
+/// clients in milliseconds and tells them why; PostgreSQL would only say that an administrator did. 1 s:
+/// for a machine that is busy; nobody waits for it where nobody is left.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 const CLOSE_POLL: Duration = Duration::from_millis(10);
 
 impl Node {
@@ -311,8 +315,8 @@ impl Node {
         .await
     }
 
-    /// Refuses new sessions on the database of `pid`, then ends those it has. Returns when none is
-    /// left, also when there is no such database.
+    /// Refuses new sessions on the database of `pid`, gives those it has a second to leave, then ends
+    /// them. Returns when none is left, also when there is no such database.
     ///
     /// # Errors
     ///
@@ -336,12 +340,15 @@ impl Node {
             Err(error) if error.refused_with(&SqlState::UNDEFINED_DATABASE) => return Ok(()),
             other => other?,
         }
+        let look = TENANT.fill("sessions", &[("database", &database)]);
         let disconnect = TENANT.fill("disconnect", &[("database", &database)]);
         let lease = self.lease(STEP).await?;
-        let until = Instant::now() + close_max;
+        let began = Instant::now();
+        let until = began + close_max;
         loop {
+            let has_time = began.elapsed() < LEAVE_MAX.min(close_max / 2);
             let left = lease
-                .query(&disconnect, &[])
+                .query(if has_time { &look } else { &disconnect }, &[])
                 .await
                 .map_err(|error| self.error(STEP, error))?
                 .len();

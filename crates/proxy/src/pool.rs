@@ -15,7 +15,7 @@ use std::{
 use model::{
     CredentialId, Limits, LoginName, Role, TenantId,
     limits::Number,
-    route::{Report, Resolved, Storage},
+    route::{Access, Report, Resolved, Storage},
 };
 use tokio::{sync::oneshot, time::timeout};
 use wire::scram::ClientKeys;
@@ -754,6 +754,9 @@ impl Tenant {
         let mut server = server;
         let fits = self.pools.borrow().get(&role).is_some_and(|pool| {
             let (route, node) = (&pool.resolved.route, &pool.resolved.node);
+            if route.access != Access::Open {
+                return false;
+            }
             if Arc::ptr_eq(route, &server.login) && Arc::ptr_eq(node, &server.cancel.node) {
                 return true;
             }

@@ -341,5 +341,9 @@ fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role, resolved: Option<
         };
         Some((When::Now, why))
     });
+    if route.access != Access::Open {
+        // Whoever closes the database waits for those who leave by themselves.
+        tenant.close_all(worker);
+    }
     tenant.set_route(worker, role, resolved);
 }
