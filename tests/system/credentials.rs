@@ -25,7 +25,7 @@ fn beside(first: &Stack) -> Stack {
     for key in ["installation.key", "node.key", "operator.key"] {
         let text = fs::read(first.data_dir().join(key)).unwrap();
         let mut options = fs::File::options();
-        let mut file = options.create_new(true).write(true).mode(0o600);
+        let file = options.create_new(true).write(true).mode(0o600);
         let mut file = file.open(second.data_dir().join(key)).unwrap();
         file.write_all(&text).unwrap();
     }
