@@ -32,11 +32,17 @@ const CUSTOM_MAX: usize = 200;
 /// milliseconds.
 const KNOWN_FOR: Duration = Duration::from_secs(10);
 
+/// A look that nobody waits for is taken again after so many times what the last one took: where something is
+/// defined all the time, looks would be most of what the server does.
+const REST: u32 = 20;
+
 /// Facts of one tenant.
 #[derive(Debug, Default)]
 pub(crate) struct Knowledge {
     hazard: Cell<Hazard>,
     looked_at: Cell<Option<Instant>>,
+    /// When a look that nobody waits for may be taken.
+    rests_until: Cell<Option<Instant>>,
     /// Rises with everything that may define something.
     definitions: Cell<u64>,
     /// Sessions that are about to define something.
@@ -96,6 +102,10 @@ impl Tenant {
             blind: self.knowledge.blind.borrow().effects(),
             is_blind_by_name: matches!(*self.knowledge.blind.borrow(), Blind::Named(_)),
             defining: self.knowledge.defining.get(),
+            is_rested: {
+                let rest = self.knowledge.rests_until.get();
+                rest.is_none_or(|until| Instant::now() >= until)
+            },
         }
     }
 
@@ -172,6 +182,8 @@ impl Tenant {
         let before = knowledge.definitions.get();
         let looked_at = Instant::now();
         let findings = hazard::look(server).await?;
+        let rest = looked_at.elapsed() * REST;
+        knowledge.rests_until.set(Some(Instant::now() + rest));
         let mut hazard = findings.hazard;
         if !self.name(&findings.custom) {
             hazard = Hazard::Lasting;

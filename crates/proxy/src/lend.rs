@@ -316,6 +316,16 @@ impl Session {
                 Ok(None)
             }
             Verdict::Unclear { now: false } if goes_on => Ok(None),
+            // Whatever the server would say, it keeps what it has.
+            Verdict::Unclear { now: false } if !lending.sticky.is_empty() => {
+                self.unlist(worker);
+                self.count_pins(worker);
+                if self.handle.is_recalled() {
+                    self.handle.answer_recall();
+                    self.tenant.recall(worker, self.handle.role);
+                }
+                Ok(None)
+            }
             Verdict::Unclear { now } => {
                 if lending.reluctant.is_none() {
                     let role = self.handle.role;

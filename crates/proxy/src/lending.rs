@@ -427,6 +427,8 @@ impl Lending {
             // Once something uses what was defined, it is worth a look, which serves all sessions.
             let may_look = tenant.hazard == Hazard::Unknown
                 && tenant.defining == 0
+                && tenant.is_rested
+                && self.sticky.is_empty()
                 && !cycle.effects.intersects(Effects::DDL.with(Effects::RUNS));
             return Verdict::Unclear {
                 now: needs_settings || may_look || self.misses_statements(server),
@@ -592,6 +594,8 @@ pub(crate) struct Known {
     pub(crate) is_blind_by_name: bool,
     /// Sessions that are defining something now.
     pub(crate) defining: u32,
+    /// The last look is long enough ago for one that nobody waits for.
+    pub(crate) is_rested: bool,
 }
 
 /// Whether a text may lead settings back to what a server connection logged in with.
