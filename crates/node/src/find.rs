@@ -121,7 +121,13 @@ async fn ask(place: &Path) -> Result<Installation, String> {
     if !MAJORS.contains(&major) {
         return Err(format!("PostgreSQL {version} is not supported"));
     }
-    let bin = place.canonicalize().map_err(|error| error.to_string())?;
+    // A link to `postgres` alone leads to where its other programs are, `pg_dump` among them.
+    let real = place.join("postgres").canonicalize();
+    let real = real.map_err(|error| error.to_string())?;
+    let bin = match real.parent() {
+        Some(dir) if dir.join("initdb").is_file() => dir.to_owned(),
+        _ => place.canonicalize().map_err(|error| error.to_string())?,
+    };
     Ok(Installation {
         bin,
         major,
@@ -157,6 +163,17 @@ mod tests {
             let got = parse_version(text);
             assert_eq!(got.as_ref().map(|(v, m)| (v.as_str(), *m)), want, "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn links_are_followed_to_all_programs() {
+        let found = find(None).await.unwrap();
+        let links = scratch::Scratch::new();
+        for program in ["postgres", "initdb"] {
+            std::os::unix::fs::symlink(found.bin.join(program), links.path().join(program))
+                .unwrap();
+        }
+        assert_eq!(find(Some(links.path())).await.unwrap(), found);
     }
 
     #[tokio::test]

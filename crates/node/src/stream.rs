@@ -47,11 +47,13 @@ impl Node {
     }
 
     fn programs(&self) -> Option<&Programs> {
-        self.shared
-            .parts
-            .managed
-            .as_ref()
-            .map(|facts| &facts.programs)
+        let programs = &self.shared.parts.managed.as_ref()?.programs;
+        // Some distributions put them into a package of their own.
+        let is_there = |name: &&str| programs.bin.join(name).is_file();
+        ["pg_dump", "pg_restore"]
+            .iter()
+            .all(is_there)
+            .then_some(programs)
     }
 
     /// Makes the database of `pid`, closed, from one moment of `source`, which stays in use. What an
