@@ -69,6 +69,7 @@ pub(super) async fn create(
         name: &wanted.name,
         parent: &parent.id,
         keys: &keys,
+        maker: principal.maker(),
         node: app.node.name(),
         schema_only: wanted.schema_only,
         expires_at,

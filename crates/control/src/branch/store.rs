@@ -88,6 +88,8 @@ pub(super) struct New<'a> {
     pub(super) parent: &'a TenantId,
     /// Verifier of the password of its role `admin`: none of its parent's opens it.
     pub(super) keys: &'a wire::scram::Keys,
+    /// Who makes it.
+    pub(super) maker: &'a str,
     pub(super) node: &'a str,
     pub(super) schema_only: bool,
     /// When it is deleted by itself.
@@ -120,13 +122,14 @@ pub(super) async fn insert(client: &impl GenericClient, new: New<'_>) -> Result<
     let credential = CredentialId::random(&mut rand::rng());
     catalog::execute(
         client,
-        "INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key)
-         VALUES ($1, 'password', $2, 'admin', $3, $4)",
+        "INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key, created_by)
+         VALUES ($1, 'password', $2, 'admin', $3, $4, $5)",
         &[
             &credential.as_str(),
             &new.id.as_str(),
             &new.keys.stored_key.as_slice(),
             &new.keys.server_key.as_slice(),
+            &new.maker,
         ],
     )
     .await?;
