@@ -20,7 +20,16 @@ const HEARD_MAX: Duration = Duration::from_secs(30);
 
 /// Another process with the same catalog, the same PostgreSQL and the same keys.
 fn beside(first: &Stack) -> Stack {
-    let mut second = Stack::not_started(StackConfig::default());
+    let (socket, user, password) = first.server_login();
+    let config = StackConfig::default()
+        .attached(format!(
+            "host='{socket}' user={user} password={password} dbname=postgres"
+        ))
+        .arg("--warm-pool")
+        .arg("0")
+        .arg("--server-connections-max")
+        .arg("4");
+    let mut second = Stack::not_started(config);
     fs::create_dir_all(second.data_dir()).unwrap();
     for key in ["installation.key", "node.key", "operator.key"] {
         let text = fs::read(first.data_dir().join(key)).unwrap();
@@ -29,20 +38,6 @@ fn beside(first: &Stack) -> Stack {
         let mut file = file.open(second.data_dir().join(key)).unwrap();
         file.write_all(&text).unwrap();
     }
-    let (socket, user, password) = first.server_login();
-    let dsn = second.scratch().join("node.dsn");
-    let text = format!("host='{socket}' user={user} password={password} dbname=postgres");
-    fs::write(&dsn, text).unwrap();
-    let arguments = [
-        "--attach-file",
-        dsn.to_str().unwrap(),
-        "--warm-pool",
-        "0",
-        "--server-connections-max",
-        "4",
-    ];
-    let config = second.config_mut();
-    config.arguments.extend(arguments.map(str::to_owned));
     second.start_again();
     second
 }

@@ -157,7 +157,7 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         "POST",
         "/customer/databases/{database}/branch",
         For::Owner,
-        "{}",
+        r#"{"name": "$name"}"#,
     ),
     // Branches are other databases.
     (
@@ -269,6 +269,7 @@ async fn ask(
     if !body.is_empty() {
         let [anonymous, secret, theirs] = &target.anonymous;
         let body = body
+            .replace("$name", &format!("of-{}", target.database))
             .replace("$code", &target.code.0)
             .replace("$anonymous", anonymous)
             .replace("$secret", secret)

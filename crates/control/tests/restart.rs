@@ -64,9 +64,11 @@ impl Left {
         let state = self.state?;
         let id = TenantId::random(&mut rand::rng());
         let deleted = matches!(state, "DISABLING" | "DISABLED");
-        let sql = "INSERT INTO tenant (id, project_id, name, state, pid, activated_at, deleted_at, purge_after)
+        let sql = "INSERT INTO tenant (id, project_id, name, state, pid, activated_at, deleted_at, purge_after,
+                suspended_by)
             SELECT $1, p.id, $1, $2, $3, CASE WHEN $2 <> 'CREATING' THEN now() END,
-                CASE WHEN $4 THEN now() END, CASE WHEN $4 THEN now() + interval '1 hour' END
+                CASE WHEN $4 THEN now() END, CASE WHEN $4 THEN now() + interval '1 hour' END,
+                CASE WHEN $2 = 'SUSPENDED' THEN 'owner' END
             FROM project p WHERE kind = 'operator'";
         let row: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
             [&id.as_str(), &state, &pid.as_str(), &deleted];
