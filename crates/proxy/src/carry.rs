@@ -25,7 +25,7 @@ use crate::{
     prepared::Unnamed,
     relay::Turn,
     server::{ExchangeError, Server},
-    session::{Ended, Session, write_differences},
+    session::{Ended, Session},
     stats::add,
     worker::{SCRATCH, Worker},
 };
@@ -176,13 +176,7 @@ impl Session {
             why = handle.ended() => return Err(Ended::Refused(why)),
         };
         let mut out = std::mem::take(&mut server.overheard);
-        write_differences(
-            &lending.told,
-            &server.parameters,
-            &lending.application,
-            &mut out,
-        );
-        lending.told = server.parameters.clone();
+        lending.tell(&server.parameters, &mut out);
         let is_at_rest = server.is_at_rest();
         let channels = match asked {
             Ok(Ok(channels)) => channels,

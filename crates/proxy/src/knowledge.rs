@@ -80,8 +80,13 @@ impl Drop for Defining {
 impl Knowledge {
     #[inline]
     fn hazard(&self) -> Hazard {
+        self.hazard_at(Instant::now())
+    }
+
+    #[inline]
+    fn hazard_at(&self, now: Instant) -> Hazard {
         match self.looked_at.get() {
-            Some(at) if at.elapsed() < KNOWN_FOR => self.hazard.get(),
+            Some(at) if now.duration_since(at) < KNOWN_FOR => self.hazard.get(),
             _ => Hazard::Unknown,
         }
     }
@@ -94,18 +99,19 @@ impl Knowledge {
 
 impl Tenant {
     pub(crate) fn known(&self) -> Known {
+        let knowledge = &self.knowledge;
+        // Asked after every transaction: the clock is read once.
+        let now = Instant::now();
+        let hazard = knowledge.hazard_at(now);
+        let blind = knowledge.blind.borrow();
         Known {
-            hazard: self.knowledge.hazard(),
-            reads_sequences: self.knowledge.reads_sequences.get(),
-            reading_writes: self.knowledge.reading_writes.get()
-                || self.knowledge.hazard() == Hazard::Unknown,
-            blind: self.knowledge.blind.borrow().effects(),
-            is_blind_by_name: matches!(*self.knowledge.blind.borrow(), Blind::Named(_)),
-            defining: self.knowledge.defining.get(),
-            is_rested: {
-                let rest = self.knowledge.rests_until.get();
-                rest.is_none_or(|until| Instant::now() >= until)
-            },
+            hazard,
+            reads_sequences: knowledge.reads_sequences.get(),
+            reading_writes: knowledge.reading_writes.get() || hazard == Hazard::Unknown,
+            blind: blind.effects(),
+            is_blind_by_name: matches!(*blind, Blind::Named(_)),
+            defining: knowledge.defining.get(),
+            is_rested: knowledge.rests_until.get().is_none_or(|until| now >= until),
         }
     }
 

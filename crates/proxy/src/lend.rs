@@ -25,7 +25,7 @@ use crate::{
     prepared::Unnamed,
     relay::Turn,
     server::{ExchangeError, Last, Server, set_role},
-    session::{Ended, NoServer, Session, write_differences},
+    session::{Ended, NoServer, Session},
     statements::Unnamed as Theirs,
     stats::add,
     worker::Worker,
@@ -162,15 +162,8 @@ impl Session {
             server.has = self.lending.wanted.clone();
             server.has_numbers = false;
             self.handle.shield();
-        } else if !Rc::ptr_eq(&server.parameters, &self.lending.told) {
-            let lending = &self.lending;
-            write_differences(
-                &lending.told,
-                &server.parameters,
-                &lending.application,
-                &mut out,
-            );
-            self.lending.told = server.parameters.clone();
+        } else {
+            self.lending.tell(&server.parameters, &mut out);
         }
         if server.statements.has_stale() {
             for _ in server.statements.write_closes(&mut self.prefix) {
@@ -388,13 +381,7 @@ impl Session {
             why = handle.ended() => return Err(Ended::Refused(why)),
         };
         let mut out = std::mem::take(&mut server.overheard);
-        write_differences(
-            &lending.told,
-            &server.parameters,
-            &lending.application,
-            &mut out,
-        );
-        lending.told = server.parameters.clone();
+        lending.tell(&server.parameters, &mut out);
         match asked {
             Ok(Ok(())) => {}
             Ok(Err(ExchangeError::Said(said))) => {

@@ -12,6 +12,7 @@ use std::rc::Rc;
 
 use model::{Literal, route::PoolMode};
 use statement::{Context, Effects, Encoding, Exact, Strings};
+use wire::message::build;
 
 use crate::{
     hazard::Hazard,
@@ -452,6 +453,23 @@ impl Lending {
         if tenant.hazard != Hazard::Unknown {
             self.called_unknown = false;
         }
+    }
+
+    /// ParameterStatus for what the client was told and is no longer so. Where the server has no
+    /// `application_name`, what the client calls itself stands.
+    pub(crate) fn tell(&mut self, now: &Rc<Parameters>, out: &mut Vec<u8>) {
+        if Rc::ptr_eq(&self.told, now) {
+            return;
+        }
+        for (name, value) in now.iter() {
+            let known = self.told.iter().find(|(own, _)| own == name);
+            if known.is_none_or(|(_, told)| told != value) {
+                let is_own = **name == *b"application_name" && value.is_empty();
+                let value = if is_own { &self.application } else { value };
+                build::parameter_status(name, value, out);
+            }
+        }
+        self.told = now.clone();
     }
 
     /// What holds it, as far as it is known.

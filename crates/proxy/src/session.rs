@@ -39,7 +39,7 @@ use crate::{
     metrics::micros,
     pool::Tenant,
     relay::{Skip, Turn},
-    server::{ExchangeError, Parameters, Said, Server},
+    server::{ExchangeError, Said, Server},
     settings::Settings,
     stats::add,
     stream::{Moving, Stream},
@@ -655,24 +655,6 @@ async fn last_words(client: &mut Stream, out: &[u8]) {
         Ok::<(), std::io::Error>(())
     })
     .await;
-}
-
-/// ParameterStatus for what the client was told and is no longer so. `application`: what it calls
-/// itself, which stands where the server has nothing.
-pub(crate) fn write_differences(
-    told: &Parameters,
-    now: &Parameters,
-    application: &[u8],
-    out: &mut Vec<u8>,
-) {
-    for (name, value) in now {
-        let known = told.iter().find(|(own, _)| own == name);
-        if known.is_none_or(|(_, told)| told != value) {
-            let is_own = **name == *b"application_name" && value.is_empty();
-            let value = if is_own { application } else { value };
-            build::parameter_status(name, value, out);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -407,6 +407,7 @@ async fn a_hold_that_nobody_ends_is_over_when_its_time_is() {
     first.let_go().await;
     ask(&mut writer, "NOTIFY news, 'again'");
     wait_until("it waits", || stack.waiting() == 1);
+    // The first one's second has to go by, and nothing happens then that could be waited for.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(second.sessions(), "0");
     second.let_go().await;

@@ -1,3 +1,4 @@
+/** The client against the real program: each group of methods, scopes, and answers that are lost on the way. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';

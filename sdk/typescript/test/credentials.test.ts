@@ -1,3 +1,4 @@
+/** The file of credentials, shared with the command line in both directions. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { chmodSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';

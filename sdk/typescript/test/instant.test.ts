@@ -1,3 +1,4 @@
+/** `instantDatabase`: one database and one seed, however many ask and whatever breaks off. */
 import assert from 'node:assert/strict';
 import { fork, type ChildProcess } from 'node:child_process';
 import { rmSync } from 'node:fs';

@@ -1,3 +1,4 @@
+/** Requests and jobs never see the tenant of another, with both frameworks and while pools come and go. */
 import assert from 'node:assert/strict';
 import { AsyncLocalStorage } from 'node:async_hooks';
 import { createHmac } from 'node:crypto';

@@ -1,3 +1,4 @@
+/** The API over TLS: trusted by its certificate, refused without it. */
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { after, before, test } from 'node:test';

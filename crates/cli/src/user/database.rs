@@ -133,7 +133,12 @@ pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<(), Fa
     let db = context.database(args.db.as_deref())?;
     let path = path(&db, "")?;
     if !args.yes {
-        confirm(&db)?;
+        confirm(
+            &format!("'{db}'"),
+            "give --yes where nobody can be asked",
+            &format!("Delete '{db}'? Type its name to confirm: "),
+            &db,
+        )?;
     }
     let answer = context.api.delete(&path).await?;
     match context.format {
@@ -145,19 +150,24 @@ pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<(), Fa
     }
 }
 
-/// Asks a person. There must be one.
-fn confirm(db: &str) -> Result<(), Failure> {
+/// Asks a person, who types `answer`, before `what` is deleted. There must be one.
+pub(super) fn confirm(
+    what: &str,
+    hint: &'static str,
+    question: &str,
+    answer: &str,
+) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(Failure::usage(
-            format!("deleting '{db}' was not confirmed"),
-            "give --yes where nobody can be asked",
+            format!("deleting {what} was not confirmed"),
+            hint,
         ));
     }
-    eprint!("Delete '{db}'? Type its name to confirm: ");
+    eprint!("{question}");
     std::io::stderr().flush()?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
-    if line.trim() == db {
+    if line.trim() == answer {
         return Ok(());
     }
     Err(Failure::new(Exit::Failed, "not deleted", ""))

@@ -3,8 +3,6 @@
 //! Owns: what is asked of a person before, and going on until nothing is left. Does not own: which ones
 //! are meant and how many one request deletes; the server says that.
 
-use std::io::{IsTerminal as _, Write as _};
-
 use serde_json::{Value, json};
 
 use crate::{
@@ -13,7 +11,7 @@ use crate::{
     output::{self, Format, Rows},
     user::{
         Context,
-        database::{field, path},
+        database::{confirm, field, path},
     },
 };
 
@@ -38,7 +36,19 @@ pub(super) async fn sweep(context: &Context, args: &DeleteArgs) -> Result<(), Fa
     if databases.is_empty() {
         return show(context, &meant);
     }
-    confirm(databases)?;
+    let count = databases.len().to_string();
+    let lines = databases
+        .iter()
+        .map(|db| format!("{}  {}\n", field(db, "id"), field(db, "name")));
+    confirm(
+        &format!("{count} databases"),
+        "give --dry-run to see them, --yes where nobody can be asked",
+        &format!(
+            "{}Delete these {count} databases? Type {count} to confirm: ",
+            lines.collect::<String>()
+        ),
+        &count,
+    )?;
     // Those that were shown, and no others.
     for database in databases {
         let path = path(field(database, "id"), "")?;
@@ -128,26 +138,4 @@ fn show(context: &Context, answer: &Value) -> Result<(), Failure> {
             .collect(),
     }
     .print(context.format)
-}
-
-/// Asks a person. There must be one.
-fn confirm(databases: &[Value]) -> Result<(), Failure> {
-    let count = databases.len().to_string();
-    if !std::io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            format!("deleting {count} databases was not confirmed"),
-            "give --dry-run to see them, --yes where nobody can be asked",
-        ));
-    }
-    for database in databases {
-        eprintln!("{}  {}", field(database, "id"), field(database, "name"));
-    }
-    eprint!("Delete these {count} databases? Type {count} to confirm: ");
-    std::io::stderr().flush()?;
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line)?;
-    if line.trim() == count {
-        return Ok(());
-    }
-    Err(Failure::new(Exit::Failed, "not deleted", ""))
 }

@@ -17,7 +17,7 @@ use super::{LOOKED_INTO_MAX, full, note::Clock, out_of_step};
 use crate::{
     error::Refusal,
     limits::{self, End, Exceeded},
-    session::{Ended, Session, write_differences},
+    session::{Ended, Session},
     stats::add,
     worker::Worker,
 };
@@ -172,14 +172,7 @@ impl Session {
                         if !server.queue.is_at_ours()
                             && !Rc::ptr_eq(&lending.told, &server.parameters)
                         {
-                            let out = incoming.before(at);
-                            write_differences(
-                                &lending.told,
-                                &server.parameters,
-                                &lending.application,
-                                out,
-                            );
-                            lending.told = server.parameters.clone();
+                            lending.tell(&server.parameters, incoming.before(at));
                         }
                     }
                 }

@@ -1,3 +1,4 @@
+/** What goes wrong between a request and its tenant. */
 import { TenantryError, type ErrorFacts } from '../errors.js';
 
 /**
