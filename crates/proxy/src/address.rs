@@ -178,10 +178,14 @@ impl Known {
         }
         let mut all: Vec<Worth> = self.remembered.values().map(worth).collect();
         let (_, limit, _) = all.select_nth_unstable(excess - 1);
-        let (limit, mut left) = (*limit, excess);
+        let limit = *limit;
+        // What is worth less goes for certain, and of what is worth as much, so many as are left.
+        let less = all.iter().filter(|worth| **worth < limit).count();
+        let mut left = excess - less;
         self.remembered.retain(|_, record| {
-            let goes = left > 0 && worth(record) <= limit;
-            left -= usize::from(goes);
+            let worth = worth(record);
+            let goes = worth < limit || (worth == limit && left > 0);
+            left -= usize::from(goes && worth == limit);
             !goes
         });
     }
