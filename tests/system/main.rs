@@ -9,6 +9,7 @@ mod crash;
 mod credentials;
 mod flows;
 mod hold;
+mod lifetimes;
 mod limits;
 mod metrics;
 mod processes;

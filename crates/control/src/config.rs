@@ -88,6 +88,9 @@ pub struct ControlLimits {
     pub connect_token_time_max: Duration,
     /// Databases of an anonymous project, branches counted. 5, as in DB9.
     pub anonymous_databases_max: u32,
+    /// Anonymous projects that one address (of IPv6: one /64) may make within an hour; 0 is any number.
+    /// 100: an office behind one address, and no flood.
+    pub anonymous_per_hour_max: u32,
     /// Rows of one result of `/sql`. 10,000.
     pub sql_rows_max: usize,
     /// Bytes of all results of one request to `/sql`, as JSON. 8 MiB: 64 requests at once are half a
@@ -151,6 +154,7 @@ impl Default for ControlLimits {
             wait_default: Duration::from_secs(20),
             connect_token_time_max: Duration::from_secs(600),
             anonymous_databases_max: 5,
+            anonymous_per_hour_max: 100,
             sql_rows_max: 10_000,
             sql_result_bytes_max: 8 << 20,
             sql_time_max: Duration::from_secs(30),

@@ -62,6 +62,7 @@ pub(crate) struct Config {
     /// Of a server connection.
     pub(crate) server_idle_max: Duration,
     pub(crate) connect_token_time_max: Duration,
+    pub(crate) anonymous_per_hour_max: u32,
     pub(crate) warm_pool: u32,
     pub(crate) drain_limit: Duration,
     /// Entries of the lock table.
@@ -114,6 +115,8 @@ const BAN: Duration = Duration::from_secs(60);
 const DRAIN: Duration = Duration::from_secs(30);
 /// A create takes milliseconds, a slow disk or a start of PostgreSQL minutes.
 const STUCK_AFTER: Duration = Duration::from_secs(600);
+/// More is meant as no limit.
+const ANONYMOUS_PER_HOUR_MAX: u32 = 1_000_000;
 /// Shorter, and what only waits for its turn would fail.
 const STUCK_AFTER_MIN: Duration = Duration::from_secs(10);
 /// The proxy's own default says why.
@@ -249,6 +252,9 @@ impl Reader {
         let server_idle_max = self.or("server-idle-max", SERVER_IDLE, |text| {
             time_between(text, SERVER_IDLE_MIN, SERVER_IDLE_MAX)
         });
+        let anonymous_per_hour_max = self.or("anonymous-per-hour-max", 100, |text| {
+            count(text, 0, ANONYMOUS_PER_HOUR_MAX)
+        });
         let warm_pool = self.or("warm-pool", 8, |text| count(text, 0, WARM_POOL_MAX));
         let drain_limit = self.or("drain-limit", DRAIN, |text| time(text, DRAIN_MAX));
         let connection_locks_max = self.or("connection-locks-max", 1000, |text| {
@@ -283,6 +289,7 @@ impl Reader {
             stuck_after: stuck_after?,
             server_idle_max: server_idle_max?,
             connect_token_time_max: connect_token?,
+            anonymous_per_hour_max: anonymous_per_hour_max?,
             warm_pool: warm_pool?,
             drain_limit: drain_limit?,
             connection_locks_max: connection_locks_max?,

@@ -339,6 +339,7 @@ async fn start_control(
     wanted.retention = config.retention;
     wanted.limits.stuck_after = config.stuck_after;
     wanted.limits.connect_token_time_max = config.connect_token_time_max;
+    wanted.limits.anonymous_per_hour_max = config.anonymous_per_hour_max;
     wanted.limits.locks_per_server_max = config.connection_locks_max;
     wanted.limits.notify_queue_percent_max = config.notify_queue_max;
     wanted.warm_pool = control::WarmPool {

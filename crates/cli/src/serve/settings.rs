@@ -281,6 +281,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "allow-plain-pg",
         "Let PostgreSQL clients in without TLS: for measuring, or where something else encrypts",
     ),
+    setting(
+        "anonymous-per-hour-max",
+        "COUNT",
+        "100",
+        "Anonymous projects that one address (of IPv6: one /64) may make within an hour; 0 is no limit. \
+         Behind a reverse proxy set api-forwarded-from, too",
+    ),
     Setting {
         name: "allow-anonymous",
         value: None,

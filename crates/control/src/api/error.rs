@@ -150,6 +150,9 @@ codes! {
     /// More rows or bytes than the answer may have.
     ResultTooLarge = "result_too_large", UNPROCESSABLE_ENTITY, "the result is too large",
         "ask for less with LIMIT, or read it through a PostgreSQL connection";
+    /// One address registers without end.
+    TooManyProjects = "too_many_projects", TOO_MANY_REQUESTS, "too many anonymous projects were made from this address",
+        "use the token of one that you have, or come again after the time in Retry-After";
     /// Slower, please.
     TooManyRequests = "too_many_requests", TOO_MANY_REQUESTS, "too many requests at once",
         "send the request again after the time in Retry-After";

@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
-use deadpool_postgres::GenericClient;
-use model::{ProjectId, Secret, TenantId};
+use deadpool_postgres::{GenericClient, Transaction};
+use model::{CredentialId, ProjectId, Secret, TenantId};
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use utoipa::{IntoParams, ToSchema};
@@ -14,7 +14,8 @@ use super::store;
 use crate::{
     api::{
         App,
-        auth::Principal,
+        address::Client,
+        auth::{Access, Kind, Principal},
         error::{ApiError, ApiResult, ErrorBody, ErrorCode},
         extract::{Json, Params},
     },
@@ -124,31 +125,77 @@ pub(crate) struct Registered {
 ///
 /// Takes no `Idempotency-Key`: a repeated request makes another, empty project.
 #[utoipa::path(post, path = "/customer/anonymous-register", tag = "project",
-    responses((status = 201, body = Registered), (status = 403, body = ErrorBody)))]
+    responses((status = 201, body = Registered), (status = 403, body = ErrorBody),
+        (status = 429, body = ErrorBody)))]
 pub(crate) async fn register(
     State(app): State<Arc<App>>,
+    client: Client,
 ) -> ApiResult<(StatusCode, axum::Json<Registered>)> {
-    if !app.config.anonymous_registration {
-        return Err(ErrorCode::RegistrationOff.into());
-    }
-    let anonymous_id = format!("anon_{}", TenantId::random(&mut rand::rng()));
-    let secret = credential::new_token("sk_anon_");
+    let registration = Registration::prepare(&app, &client)?;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
-    let hash = token_hash(secret.reveal());
-    let project = store::insert_anonymous(&transaction, &anonymous_id, &hash).await?;
-    let (token, expires_at) = issue(&transaction, &project).await?;
+    let registered = registration.insert(&transaction).await?;
     transaction.commit().await?;
-    tracing::info!(project = %project, "an anonymous project was registered");
-    let registered = Registered {
-        customer_id: project.to_string(),
-        token: token.reveal().to_owned(),
-        expires_at,
-        is_anonymous: true,
-        anonymous_id,
-        anonymous_secret: secret.reveal().to_owned(),
-    };
+    tracing::info!(project = %registration.project, "an anonymous project was registered");
     Ok((StatusCode::CREATED, axum::Json(registered)))
+}
+
+/// An anonymous project that is about to be made.
+pub(crate) struct Registration {
+    pub(crate) project: ProjectId,
+    anonymous_id: String,
+    secret: Secret,
+}
+
+impl Registration {
+    /// Counts it; writes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::RegistrationOff`], [`ErrorCode::TooManyProjects`].
+    pub(crate) fn prepare(app: &App, Client(from): &Client) -> ApiResult<Self> {
+        if !app.config.anonymous_registration {
+            return Err(ErrorCode::RegistrationOff.into());
+        }
+        let max = app.config.limits.anonymous_per_hour_max;
+        app.pace.count(from.ip(), max).map_err(|wait| ApiError {
+            retry_after: Some(wait),
+            ..ErrorCode::TooManyProjects.into()
+        })?;
+        Ok(Self {
+            project: ProjectId::random(&mut rand::rng()),
+            anonymous_id: format!("anon_{}", TenantId::random(&mut rand::rng())),
+            secret: credential::new_token("sk_anon_"),
+        })
+    }
+
+    /// Who asks in its name, with everything that its token will allow.
+    pub(crate) fn principal(&self) -> Principal {
+        Principal {
+            project: self.project.clone(),
+            kind: Kind::Project {
+                access: Access::Full,
+                anonymous: true,
+                token: CredentialId::random(&mut rand::rng()),
+                scope: None,
+            },
+        }
+    }
+
+    /// Writes it down, with its first token.
+    pub(crate) async fn insert(&self, transaction: &Transaction<'_>) -> ApiResult<Registered> {
+        let hash = token_hash(self.secret.reveal());
+        store::insert_anonymous(transaction, &self.project, &self.anonymous_id, &hash).await?;
+        let (token, expires_at) = issue(transaction, &self.project).await?;
+        Ok(Registered {
+            customer_id: self.project.to_string(),
+            token: token.reveal().to_owned(),
+            expires_at,
+            is_anonymous: true,
+            anonymous_id: self.anonymous_id.clone(),
+            anonymous_secret: self.secret.reveal().to_owned(),
+        })
+    }
 }
 
 async fn issue(

@@ -5,4 +5,5 @@
 pub(crate) mod adopt;
 pub(crate) mod claim;
 pub(crate) mod http;
+pub(crate) mod pace;
 pub(crate) mod store;

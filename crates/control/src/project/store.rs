@@ -37,10 +37,10 @@ pub(crate) async fn ensure_operator(catalog: &Catalog) -> Result<ProjectId, Cata
 /// Makes an anonymous project.
 pub(crate) async fn insert_anonymous(
     client: &impl GenericClient,
+    id: &ProjectId,
     anonymous_id: &str,
     secret_hash: &[u8; 32],
-) -> Result<ProjectId, CatalogError> {
-    let id = ProjectId::random(&mut rand::rng());
+) -> Result<(), CatalogError> {
     catalog::execute(
         client,
         "INSERT INTO project (id, kind, anonymous_id, anonymous_secret_hash)
@@ -48,7 +48,7 @@ pub(crate) async fn insert_anonymous(
         &[&id.as_str(), &anonymous_id, &secret_hash.as_slice()],
     )
     .await?;
-    Ok(id)
+    Ok(())
 }
 
 /// The project with this anonymous id, or this id if it was anonymous once, and the hash of its secret.

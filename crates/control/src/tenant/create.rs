@@ -21,6 +21,7 @@ use crate::{
     catalog::CatalogError,
     credential,
     placement::step::{Moment, Step, reached},
+    project::http::{Registered, Registration},
 };
 
 /// Generated names that are tried before we say that none is free.
@@ -36,6 +37,8 @@ pub(crate) struct Wanted {
     pub(crate) if_not_exists: bool,
     /// Of a new one.
     pub(crate) lifetime: Lifetime,
+    /// The project is made with it.
+    pub(crate) registration: Option<Registration>,
     pub(crate) wait: Duration,
 }
 
@@ -60,10 +63,8 @@ pub(crate) async fn create(
         other => other?,
     };
     let tenant = wait_until_made(app, made.tenant, wanted.wait).await?;
-    Ok((
-        StatusCode::CREATED,
-        describe(app, &tenant, Some(&made.password)),
-    ))
+    let answer = describe(app, &tenant, Some(&made.password)).with_project(made.registered);
+    Ok((StatusCode::CREATED, answer))
 }
 
 async fn existing(app: &App, wanted: &Wanted) -> ApiResult<Option<Tenant>> {
@@ -96,6 +97,7 @@ async fn existing(app: &App, wanted: &Wanted) -> ApiResult<Option<Tenant>> {
 struct Acknowledged {
     tenant: Tenant,
     password: Secret,
+    registered: Option<Registered>,
 }
 
 async fn insert(
@@ -139,6 +141,10 @@ async fn insert_named(
     let quota = principal.quota(app);
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
+    let registered = match &wanted.registration {
+        Some(registration) => Some(registration.insert(&transaction).await?),
+        None => None,
+    };
     if quota.is_some() {
         store::lock_project(&transaction, &wanted.project).await?;
     }
@@ -175,7 +181,11 @@ async fn insert_named(
     app.passes.claimed(left);
     tracing::info!(tenant = %tenant.id, project = %tenant.project, state = %tenant.state, "a database was created");
     reached(Step::CreateCommit, Moment::After).await;
-    Ok(Acknowledged { tenant, password })
+    Ok(Acknowledged {
+        tenant,
+        password,
+        registered,
+    })
 }
 
 /// Why a statement that gives a tenant its name failed.

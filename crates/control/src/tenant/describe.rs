@@ -10,6 +10,7 @@ use crate::{
     api::App,
     branch::{http::BranchInfo, store::Known},
     limits::store::Party,
+    project::http::Registered,
 };
 
 /// Where clients connect.
@@ -60,6 +61,9 @@ pub(crate) struct DatabaseResponse {
     /// When its data will be removed; until then it can be undeleted.
     #[serde(skip_serializing_if = "Option::is_none")]
     purge_after: Option<DateTime<Utc>>,
+    /// The project that was made with it, for a create without a token. Nothing of this is shown again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    anonymous: Option<Registered>,
 }
 
 /// A tenant as the API shows it, with the password of its role `admin` if there is one to show.
@@ -90,6 +94,7 @@ pub(crate) fn describe(app: &App, tenant: &Tenant, password: Option<&Secret>) ->
         branch: None,
         deleted_at: tenant.deleted_at,
         purge_after: tenant.purge_after,
+        anonymous: None,
     }
 }
 
@@ -117,6 +122,11 @@ impl DatabaseResponse {
             branch: known.map(BranchInfo::from),
             ..self
         }
+    }
+
+    /// The same, with the project that was made with it.
+    pub(super) fn with_project(self, anonymous: Option<Registered>) -> Self {
+        Self { anonymous, ..self }
     }
 
     /// The same, with the password of `role`.

@@ -21,12 +21,14 @@ use super::{
 use crate::{
     api::{
         App,
-        auth::{Kind, Principal, Reach},
+        address::Client,
+        auth::{Caller, Kind, Principal, Reach},
         error::{ApiError, ApiResult, ErrorBody, ErrorCode},
         extract::{DatabaseKey, Json, Params, quoted},
         idempotency::Ticket,
     },
     branch,
+    project::http::Registration,
 };
 
 /// Databases in one answer of the list, at most.
@@ -110,32 +112,49 @@ pub(crate) fn parse_password(text: String) -> ApiResult<Secret> {
 }
 
 /// Creates a database. The password is shown in this answer only.
-#[utoipa::path(post, path = "/customer/databases", tag = "databases", security(("bearer" = [])),
+///
+/// Without a token, where anonymous registration is on and the query string says when it `expires`: an
+/// anonymous project is made with it, whose token and secret are in `anonymous`. Such a request takes no
+/// `Idempotency-Key`.
+#[utoipa::path(post, path = "/customer/databases", tag = "databases",
+    security(("bearer" = []), ()),
     params(CreateQuery), request_body = CreateRequest,
     responses(
         (status = 201, body = DatabaseResponse, description = "Made, or still CREATING at the end of the wait"),
         (status = 200, body = DatabaseResponse, description = "It was there, and if_not_exists was set"),
         (status = 400, body = ErrorBody), (status = 401, body = ErrorBody),
         (status = 403, body = ErrorBody), (status = 409, body = ErrorBody),
-        (status = 503, body = ErrorBody)))]
+        (status = 429, body = ErrorBody), (status = 503, body = ErrorBody)))]
 pub(crate) async fn create(
     State(app): State<Arc<App>>,
-    principal: Principal,
+    caller: Caller,
+    client: Client,
     ticket: Ticket,
     Params(query): Params<CreateQuery>,
     Json(request): Json<CreateRequest>,
 ) -> ApiResult<(StatusCode, axum::Json<DatabaseResponse>)> {
-    principal.may_write()?;
+    if let Caller::Known(principal) = &caller {
+        principal.may_write()?;
+    }
+    let lifetime = Lifetime::of_request(query.expires.as_deref(), request.expires.as_deref())?;
+    let (principal, registration) = match caller {
+        Caller::Known(principal) => (principal, None),
+        Caller::Nobody => {
+            let registration = Registration::prepare(&app, &client)?;
+            (registration.principal(), Some(registration))
+        }
+    };
     let project = match request.project_id {
         Some(text) => owned_project(&app, &principal, &text).await?,
         None => principal.project.clone(),
     };
     let wanted = Wanted {
         project,
+        registration,
+        lifetime,
         name: request.name.as_deref().map(parse_name).transpose()?,
         password: request.admin_password.map(parse_password).transpose()?,
         if_not_exists: request.if_not_exists,
-        lifetime: Lifetime::of_request(query.expires.as_deref(), request.expires.as_deref())?,
         wait: wait_of(&app, query.wait)?,
     };
     if wanted.if_not_exists && wanted.name.is_none() {

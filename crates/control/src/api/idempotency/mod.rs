@@ -6,7 +6,7 @@
 //! encrypted for an hour, because they may hold a password; errors are not kept, because nothing was
 //! done.
 //!
-//! The two routes without a token do not keep answers: whoever guessed a key would get another
+//! What may be asked without a token does not keep answers: whoever guessed a key would get another
 //! one's token.
 
 mod reserve;
@@ -34,7 +34,7 @@ use self::{
 };
 use super::{
     App,
-    auth::Principal,
+    auth::{Nobody, Principal},
     error::{ApiError, ApiResult, ErrorCode},
 };
 use crate::catalog::{self, Catalog, CatalogError};
@@ -54,7 +54,9 @@ pub(crate) async fn layer(State(app): State<Arc<App>>, request: Request, next: N
 }
 
 async fn run(app: &Arc<App>, request: Request, next: Next) -> ApiResult<Response> {
-    if request.method().is_safe() || !request.headers().contains_key(KEY) {
+    let keeps =
+        request.headers().contains_key(KEY) && request.extensions().get::<Nobody>().is_none();
+    if request.method().is_safe() || !keeps {
         return Ok(next.run(request).await);
     }
     let (mut parts, body) = request.into_parts();
