@@ -30,7 +30,7 @@ const KEPT_LONG: &str = "24h";
 const KEPT_SHORT: &str = "1s";
 
 /// Operations on a tenant, on a stack without a pool: a create then has all its steps.
-const OF_TENANTS: [Operation; 10] = [
+const OF_TENANTS: [Operation; 7] = [
     Operation::Create,
     Operation::Delete,
     Operation::Undelete,
@@ -38,10 +38,10 @@ const OF_TENANTS: [Operation; 10] = [
     Operation::Adopt,
     Operation::Suspend,
     Operation::Resume,
-    Operation::Rename,
-    Operation::SetExpiry,
-    Operation::Expire,
 ];
+
+/// What is said of a tenant without a touch of its database, and its end by the clock.
+const OF_LIFETIMES: [Operation; 3] = [Operation::Rename, Operation::SetExpiry, Operation::Expire];
 
 /// A database that is a copy of another one.
 const OF_BRANCHES: [Operation; 2] = [Operation::Branch, Operation::Reset];
@@ -86,6 +86,11 @@ fn of_branches(postgres: Postgres, kills: &[Kill]) {
         KEPT_LONG,
         &points(&OF_BRANCHES, kills),
     ));
+}
+
+fn of_lifetimes(postgres: Postgres, kills: &[Kill]) {
+    let all = points(&OF_LIFETIMES, kills);
+    block_on(run_all(postgres, 0, KEPT_LONG, &all));
 }
 
 /// With a pool: its refill, and a create that is one row.
@@ -135,6 +140,11 @@ fn on_18_both_killed_at_every_step_of_a_branch_converges() {
 }
 
 #[test]
+fn kills_at_every_step_of_a_rename_and_of_an_expiry_converge() {
+    of_lifetimes(Postgres::System, &Kill::ALL);
+}
+
+#[test]
 fn kills_at_every_step_of_the_pool_leave_complete_entries() {
     of_the_pool(Postgres::System, &Kill::ALL);
 }
@@ -147,6 +157,11 @@ fn kills_at_every_step_of_a_purge_leave_nothing() {
 #[test]
 fn on_18_kills_at_every_step_of_a_tenant_converge() {
     of_tenants(Postgres::V18, &[Kill::Both]);
+}
+
+#[test]
+fn on_18_kills_at_every_step_of_a_rename_and_of_an_expiry_converge() {
+    of_lifetimes(Postgres::V18, &[Kill::Both]);
 }
 
 #[test]
@@ -163,6 +178,7 @@ fn on_18_kills_at_every_step_of_a_purge_leave_nothing() {
 #[test]
 fn every_step_is_killed() {
     let mut all = points(&OF_TENANTS, &[Kill::Both]);
+    all.extend(points(&OF_LIFETIMES, &[Kill::Both]));
     all.extend(points(&[Operation::Fill, Operation::Purge], &[Kill::Both]));
     all.extend(points(&OF_BRANCHES, &[Kill::Both]));
     for step in Step::ALL {
