@@ -50,6 +50,16 @@ async fn one_call_without_an_account_makes_a_database_that_works() {
         .ok();
     assert_eq!(listed[0]["id"], made["id"]);
     assert!(listed[0].get("anonymous").is_none());
+    // Its password was made by its first token, and not by somebody whom nobody knows.
+    let sql = "SELECT count(*) FROM credential p JOIN credential t ON t.id = p.created_by
+         WHERE p.kind = 'password' AND p.tenant_id = $1 AND t.kind = 'token' AND t.project_id = $2";
+    let made_by = stack
+        .catalog()
+        .await
+        .query_one(sql, &[&text(&made["id"]), &text(&made["project_id"])])
+        .await
+        .unwrap();
+    assert_eq!(made_by.get::<_, i64>(0), 1);
     let refresh = json!({
         "anonymous_id": project["anonymous_id"],
         "anonymous_secret": project["anonymous_secret"],
@@ -96,6 +106,10 @@ async fn whoever_has_no_token_gets_nothing_else() {
         let request = stack.http.post(url).header("authorization", header);
         stack.send(request).await.error(401, "invalid_token");
     }
+    // A page in a browser makes nothing on its reader's machine.
+    let request = stack.http.post(format!("{}{path}", stack.base));
+    let request = request.header("origin", "https://elsewhere.example");
+    stack.send(request).await.error(401, "invalid_token");
     for (method, path) in [
         (Method::GET, "/customer/databases?expires=1h"),
         (

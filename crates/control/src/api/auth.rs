@@ -233,12 +233,14 @@ pub(crate) struct Nobody;
 
 impl Nobody {
     /// A create that says when it ends, for which a project is made. Without an end it could be meant
-    /// for a project whose token was forgotten.
+    /// for a project whose token was forgotten. Not from a page in a browser, which could make its reader's
+    /// machine do it without a word, and never sees the answer.
     fn may_send(request: &Request) -> bool {
         let query = request.uri().query().unwrap_or_default();
         request.method() == Method::POST
             && request.uri().path() == "/customer/databases"
             && !request.headers().contains_key(header::AUTHORIZATION)
+            && !request.headers().contains_key(header::ORIGIN)
             && query.split('&').any(|field| field.starts_with("expires="))
     }
 }

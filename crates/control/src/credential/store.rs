@@ -63,11 +63,11 @@ pub(crate) async fn find_token(
 /// Adds a token without a name, with full access to a project; the oldest above the limit are revoked.
 pub(crate) async fn insert_session_token(
     client: &impl GenericClient,
+    id: &CredentialId,
     project: &ProjectId,
     hash: &[u8; 32],
     expires_at: chrono::DateTime<chrono::Utc>,
 ) -> Result<(), CatalogError> {
-    let id = CredentialId::random(&mut rand::rng());
     catalog::execute(
         client,
         "INSERT INTO credential

@@ -145,6 +145,8 @@ pub(crate) struct Registration {
     pub(crate) project: ProjectId,
     anonymous_id: String,
     secret: Secret,
+    /// Its first token.
+    token: CredentialId,
 }
 
 impl Registration {
@@ -166,6 +168,7 @@ impl Registration {
             project: ProjectId::random(&mut rand::rng()),
             anonymous_id: format!("anon_{}", TenantId::random(&mut rand::rng())),
             secret: credential::new_token("sk_anon_"),
+            token: CredentialId::random(&mut rand::rng()),
         })
     }
 
@@ -176,7 +179,7 @@ impl Registration {
             kind: Kind::Project {
                 access: Access::Full,
                 anonymous: true,
-                token: CredentialId::random(&mut rand::rng()),
+                token: self.token.clone(),
                 scope: None,
             },
         }
@@ -186,7 +189,7 @@ impl Registration {
     pub(crate) async fn insert(&self, transaction: &Transaction<'_>) -> ApiResult<Registered> {
         let hash = token_hash(self.secret.reveal());
         store::insert_anonymous(transaction, &self.project, &self.anonymous_id, &hash).await?;
-        let (token, expires_at) = issue(transaction, &self.project).await?;
+        let (token, expires_at) = issue(transaction, &self.token, &self.project).await?;
         Ok(Registered {
             customer_id: self.project.to_string(),
             token: token.reveal().to_owned(),
@@ -200,12 +203,13 @@ impl Registration {
 
 async fn issue(
     client: &impl GenericClient,
+    id: &CredentialId,
     project: &ProjectId,
 ) -> ApiResult<(Secret, DateTime<Utc>)> {
     let token = credential::new_token("tnt_");
     let expires_at = Utc::now() + TOKEN_LIFE;
     let hash = token_hash(token.reveal());
-    credential::store::insert_session_token(client, project, &hash, expires_at).await?;
+    credential::store::insert_session_token(client, id, project, &hash, expires_at).await?;
     Ok((token, expires_at))
 }
 
@@ -240,7 +244,8 @@ pub(crate) async fn refresh(
     if !bool::from(known.ct_eq(&hash)) {
         return Err(wrong());
     }
-    let (token, expires_at) = issue(&transaction, &project).await?;
+    let id = CredentialId::random(&mut rand::rng());
+    let (token, expires_at) = issue(&transaction, &id, &project).await?;
     transaction.commit().await?;
     Ok(axum::Json(Refreshed {
         token: token.reveal().to_owned(),
