@@ -248,7 +248,11 @@ proptest! {
         }
     }
 
-    /// One ReadyForQuery too many or too few never ends in a connection that looks idle.
+    /// One ReadyForQuery too many never ends in a connection that looks idle. One too few neither,
+    /// unless an error comes later: how many requests the server skips after an error cannot be
+    /// seen from its answers, so the requests that are skipped may then be counted as one more
+    /// than they were (`F Q E Q P S` with the first answer's end lost reads like an honest
+    /// conversation in which `E`, not the last `P`, failed).
     #[test]
     fn a_lost_or_doubled_ready_is_noticed(
         requests in prop::collection::vec(request(), 1..40),
@@ -258,12 +262,16 @@ proptest! {
         times in prop_oneof![Just(0usize), Just(2usize)],
     ) {
         let mut seen = 0;
+        let mut failed_later = false;
         let (queue, server) = run(&requests, &turns, &dice, |kind| {
             let hit = kind == b'Z' && seen == nth;
+            failed_later |= kind == b'E' && seen > nth;
             seen += usize::from(kind == b'Z');
             if hit { times } else { 1 }
         });
+        let cannot_be_known = times == 0 && failed_later;
         if seen > nth
+            && !cannot_be_known
             && let Ok(queue) = queue
         {
             prop_assert!(
