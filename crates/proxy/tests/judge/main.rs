@@ -149,8 +149,10 @@ async fn in_mode_transaction_the_judge_finds_what_is_lost() {
 }
 
 /// Runs chaos in this mode; what was found, and how much was compared.
-async fn storm(mode: PoolMode, servers_die: bool, run_for: Duration) -> (Vec<String>, u64) {
+async fn storm(mode: PoolMode, servers_die: bool, enough: chaos::Enough) -> (Vec<String>, u64) {
     let seed = seed();
+    // Now, for whoever looks at a run that did not come to its end.
+    println!("chaos, {mode:?}, seed {seed}: {enough:?}");
     let mut stack = Stack::with_budget(chaos::BUDGET, |config| {
         config.require_tls = false;
         config.lending = LendingRule::NeverTheSameTwice;
@@ -159,7 +161,7 @@ async fn storm(mode: PoolMode, servers_die: bool, run_for: Duration) -> (Vec<Str
     .await;
     let started = Instant::now();
     let tally =
-        tokio::task::block_in_place(|| chaos::run(&mut stack, mode, servers_die, run_for, seed));
+        tokio::task::block_in_place(|| chaos::run(&mut stack, mode, servers_die, enough, seed));
     let answers = tally.answers.into_inner();
     println!(
         "chaos, {mode:?}, seed {seed}: {answers} answers in {} sessions in {:.1} s; {:?}",
@@ -167,13 +169,14 @@ async fn storm(mode: PoolMode, servers_die: bool, run_for: Duration) -> (Vec<Str
         started.elapsed().as_secs_f64(),
         tally.errors.into_inner().unwrap(),
     );
+    let findings = tally.findings.into_inner().unwrap();
+    println!("{}", findings.join("\n----\n"));
     let snapshot = stack.proxy().snapshot().await;
     assert_eq!((snapshot.mismatches, snapshot.panics), (0, 0));
-    assert!(snapshot.nodes[0].servers <= chaos::BUDGET);
-    let findings = tally.findings.into_inner().unwrap();
+    assert!(snapshot.nodes[0].servers <= chaos::BUDGET, "{snapshot:?}");
     // All are gone, and what they held is there for others.
     if mode != PoolMode::Transaction {
-        let until = Instant::now() + Duration::from_secs(30);
+        let until = Instant::now() + kit::PATIENCE;
         loop {
             let snapshot = stack.proxy().snapshot().await;
             if snapshot.clients == 0 && snapshot.servers_idle == snapshot.nodes[0].servers as usize
@@ -188,9 +191,21 @@ async fn storm(mode: PoolMode, servers_die: bool, run_for: Duration) -> (Vec<Str
 }
 
 async fn expect_calm_in_the_storm(mode: PoolMode, seconds: u64) {
-    let (findings, answers) = storm(mode, true, run_for(seconds)).await;
-    assert!(findings.is_empty(), "{}", findings.join("\n----\n"));
-    assert!(answers > 200, "only {answers} answers were compared");
+    const ANSWERS_MIN: u64 = 200;
+    let enough = chaos::Enough {
+        time: run_for(seconds),
+        answers: ANSWERS_MIN,
+    };
+    let (findings, answers) = storm(mode, true, enough).await;
+    assert!(
+        findings.is_empty(),
+        "{} findings, see above",
+        findings.len()
+    );
+    assert!(
+        answers >= ANSWERS_MIN,
+        "only {answers} answers were compared"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -206,6 +221,11 @@ async fn in_chaos_every_answer_is_to_its_own_question_in_mode_session() {
 /// A temporary table that is somebody else's, or gone: chaos sees it.
 #[tokio::test(flavor = "multi_thread")]
 async fn in_mode_transaction_chaos_finds_what_is_lost() {
-    let (findings, _) = storm(PoolMode::Transaction, false, Duration::from_secs(60)).await;
+    // It takes some hundreds.
+    let enough = chaos::Enough {
+        time: Duration::ZERO,
+        answers: 20_000,
+    };
+    let (findings, _) = storm(PoolMode::Transaction, false, enough).await;
     assert!(!findings.is_empty());
 }

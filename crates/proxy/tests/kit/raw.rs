@@ -14,6 +14,10 @@ use wire::{
     startup::{CancelKey, Protocol},
 };
 
+/// How long a silent connection is waited for: longer than any machine stands still that does anything
+/// else beside its tests.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
 pub trait Bytes: Read + Write + Send {}
 impl<T: Read + Write + Send> Bytes for T {}
 
@@ -29,9 +33,7 @@ pub struct Raw {
 
 pub fn tcp(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .unwrap();
+    stream.set_read_timeout(Some(SILENCE_MAX)).unwrap();
     stream.set_nodelay(true).unwrap();
     stream
 }
@@ -113,9 +115,7 @@ impl Raw {
     /// By a socket file, as a client of PostgreSQL itself.
     pub fn unix(socket: &std::path::Path) -> Self {
         let stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
-        stream
-            .set_read_timeout(Some(Duration::from_secs(20)))
-            .unwrap();
+        stream.set_read_timeout(Some(SILENCE_MAX)).unwrap();
         Self {
             stream: Box::new(stream),
             binding: ChannelBinding::Unavailable,
@@ -143,9 +143,9 @@ impl Raw {
     ) -> std::io::Result<(Self, Arc<Mutex<Vec<usize>>>)> {
         let mut request = Vec::new();
         build::ssl_request(&mut request);
-        stream.write_all(&request).unwrap();
+        stream.write_all(&request)?;
         let mut answer = [0];
-        stream.read_exact(&mut answer).unwrap();
+        stream.read_exact(&mut answer)?;
         assert_eq!(&answer, b"S");
         let records: Arc<Mutex<Vec<usize>>> = Arc::default();
         let tapped = Tapped {

@@ -1,7 +1,7 @@
 //! Sending what a session asks, and comparing each answer as it comes.
 //!
 //! An error may come instead of an answer when it is one of those that what is going on can cause,
-//! never beside a wrong one.
+//! never beside a wrong one. Behind an error may come that the connection ends, and behind that nothing.
 
 use std::{
     io::{ErrorKind, Read as _, Write as _},
@@ -9,6 +9,7 @@ use std::{
 };
 
 use rand::RngExt as _;
+use wire::message::parse;
 
 use super::{
     CLIENTS_MAX, ROWS_MAX,
@@ -77,10 +78,7 @@ impl Life<'_> {
 
     fn read(&mut self, buffer: &mut [u8]) -> Option<()> {
         let error = self.stream.read_exact(buffer).err();
-        if let Some(error) = &error
-            && matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
-        {
-            // The socket's limit: longer than every wait of the proxy's.
+        if error.as_ref().is_some_and(is_silence) {
             let _ = self.wrong::<()>("an answer, or an end", "nothing");
         }
         error.is_none().then_some(())
@@ -92,6 +90,8 @@ impl Life<'_> {
         let mut rows: Vec<Vec<String>> = Vec::new();
         let mut failed = None;
         let mut first = String::new();
+        let mut is_ending = false;
+        let mut is_unknown = false;
         loop {
             let Some((kind, body)) = self.message() else {
                 if failed.is_none() {
@@ -99,6 +99,9 @@ impl Life<'_> {
                 }
                 return Err(End::Lost);
             };
+            if is_ending {
+                return self.wrong("the end of the connection", &shown(kind, &body));
+            }
             match kind {
                 b'D' => rows.push(values(&body)),
                 b'd' => rows.push(vec![String::from_utf8_lossy(&body).into_owned()]),
@@ -117,6 +120,16 @@ impl Life<'_> {
                 }
                 b'E' => {
                     let code = raw::code_of(&[(kind, body.clone())]);
+                    is_ending = parse::report(&body).unwrap().is_fatal();
+                    let excuses = self.excuses(&code, &rows);
+                    if failed.is_some() {
+                        // The server, or the way to it, ended before it could say that it is ready again.
+                        if !(is_ending && excuses && rows.is_empty()) {
+                            return self.wrong("ReadyForQuery", &(first + &shown(kind, &body)));
+                        }
+                        self.tally.error(&format!("{code} behind an error"));
+                        continue;
+                    }
                     let answer = awaited.next();
                     // What came of the rows before it was right as far as it went.
                     let may_begin = match answer {
@@ -125,27 +138,26 @@ impl Life<'_> {
                     };
                     let is_expected =
                         matches!(answer, Some(Answer::Error(expected)) if *expected == code);
-                    if failed.is_some()
-                        || !may_begin
-                        || !(is_expected || self.excuses(&code, &rows))
-                    {
-                        let shown = String::from_utf8_lossy(&body).into_owned();
-                        return self.wrong(
-                            &format!("{answer:?}"),
-                            &format!("{first}{rows:?}, then {shown}"),
-                        );
+                    if !may_begin || !(is_expected || excuses) {
+                        let got = format!("{rows:?}, then {}", shown(kind, &body));
+                        return self.wrong(&format!("{answer:?}"), &got);
                     }
                     self.tally.error(&code);
                     if is_expected {
                         self.tally.answers.fetch_add(1, Ordering::Relaxed);
                     }
                     rows.clear();
+                    // All was done, and then something failed: nobody knows what holds now.
+                    is_unknown = answer.is_none() && !unit.is_empty();
                     failed = Some(is_expected);
-                    first = format!("{}, then ", String::from_utf8_lossy(&body));
+                    first = format!("{}, then ", shown(kind, &body));
                 }
                 b'Z' => {
                     if failed.is_none() && awaited.next().is_some() {
                         return self.wrong("an answer", "ReadyForQuery");
+                    }
+                    if is_unknown {
+                        return Err(End::Left);
                     }
                     return Ok(failed.unwrap_or(true));
                 }
@@ -172,15 +184,28 @@ impl Life<'_> {
         let short = |text: &str| text.chars().take(500).collect::<String>();
         let log = self.log[self.log.len().saturating_sub(12)..].join("\n  ");
         self.tally.found(format!(
-            "tenant {} (at most {CLIENTS_MAX} clients in one), canary {}\n  {}\nexpected {}\ngot      {}",
+            "{}, tenant {} (at most {CLIENTS_MAX} clients in one), canary {}, asked {} times, of which the last\n  \
+             {}\nexpected {}\ngot      {}",
+            std::thread::current().name().unwrap_or_default(),
             self.home.tenant.id,
             self.canary,
+            self.log.len(),
             short_lines(&log),
             short(expected),
             short(got)
         ));
         Err(End::Left)
     }
+}
+
+/// Whether a socket was silent up to its limit, which is longer than every wait of the proxy's.
+pub(super) fn is_silence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut)
+}
+
+/// A message for a person.
+fn shown(kind: u8, body: &[u8]) -> String {
+    format!("{} {}", char::from(kind), String::from_utf8_lossy(body))
 }
 
 fn short_lines(text: &str) -> String {

@@ -5,7 +5,7 @@
 //! what is going on can cause (`compare`).
 
 use std::{
-    io::{Read as _, Write as _},
+    io::{ErrorKind, Read as _, Write as _},
     net::TcpStream,
     sync::atomic::Ordering,
     time::Duration,
@@ -18,7 +18,11 @@ use wire::{
     startup::{CancelKey, Protocol},
 };
 
-use super::{Home, Tally, compare::EXCUSES, storm::pause};
+use super::{
+    Home, Tally,
+    compare::{EXCUSES, is_silence},
+    storm::pause,
+};
 use crate::{
     kit::{
         Stack,
@@ -76,7 +80,11 @@ pub(super) struct Life<'a> {
 pub fn live(stack: &Stack, home: &Home, tally: &Tally, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut raw = if rng.random_ratio(1, 6) {
-        Raw::tls(stack.port, &stack.certificate)
+        match Raw::try_tls(stack.port, &stack.certificate) {
+            Ok((raw, _)) => raw,
+            // It may take longer than the proxy waits for it, where there is too much to do.
+            Err(error) => return login_lost(tally, &error),
+        }
     } else {
         Raw::plain(stack.port)
     };
@@ -90,8 +98,12 @@ pub fn live(stack: &Stack, home: &Home, tally: &Tally, seed: u64) {
     let seen = raw.log_in(Protocol::V3_2, &list, &home.tenant.password);
     if seen.last().is_none_or(|(kind, _)| *kind != b'Z') {
         let code = raw::code_of(&seen);
-        tally.error(if code.is_empty() { "login lost" } else { &code });
-        if !code.is_empty() && !EXCUSES.contains(&&*code) {
+        if code.is_empty() {
+            let why = raw.stream.read(&mut [0]).err();
+            return login_lost(tally, &why.unwrap_or(ErrorKind::UnexpectedEof.into()));
+        }
+        tally.error(&code);
+        if !EXCUSES.contains(&&*code) {
             tally.found(format!("login: {code} {seen:?}"));
         }
         return;
@@ -111,6 +123,14 @@ pub fn live(stack: &Stack, home: &Home, tally: &Tally, seed: u64) {
         rng,
     };
     let _ = life.run();
+}
+
+/// The connection may end before the login does, but not be silent.
+fn login_lost(tally: &Tally, why: &std::io::Error) {
+    tally.error("login lost");
+    if is_silence(why) {
+        tally.found("login: expected an answer, or an end; got nothing".to_owned());
+    }
 }
 
 fn quoted(sql: String) -> Say {
@@ -412,6 +432,7 @@ impl Life<'_> {
     fn vanish(&mut self) -> Result<(), End> {
         let (sql, _) = self.question();
         let mut bytes = Vec::new();
+        let mut first = None;
         for say in [
             quoted("BEGIN; SELECT repeat('y', 1000) FROM generate_series(1, 300)".to_owned()),
             quoted(sql),
@@ -422,11 +443,14 @@ impl Life<'_> {
             Say::Sync,
         ] {
             say.write(&mut bytes);
+            first.get_or_insert(bytes.len());
         }
         let end = self.below(bytes.len());
         let _ = self.stream.write_all(&bytes[..end]);
         let _ = self.stream.flush();
-        if self.rng.random_ratio(1, 2) {
+        // Nobody answers a part of a message.
+        let is_answered = first.is_some_and(|first| end >= first);
+        if is_answered && self.rng.random_ratio(1, 2) {
             let mut some = vec![0; self.rng.random_range(1..2000)];
             let _ = self.stream.read(&mut some);
         }

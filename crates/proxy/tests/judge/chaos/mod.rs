@@ -31,6 +31,17 @@ const ROWS_MAX: u64 = 1000;
 /// Clients of the tenant with a limit on them: fewer than try.
 const CLIENTS_MAX: u32 = 4;
 
+/// So many errors, and fewer answers than were to be compared: none will come.
+const ERRORS_MAX: u64 = 5_000;
+
+/// When it is over, unless something was found: after this time and this many answers. How long that takes
+/// is up to the machine.
+#[derive(Clone, Copy, Debug)]
+pub struct Enough {
+    pub time: Duration,
+    pub answers: u64,
+}
+
 /// What was seen.
 pub struct Tally {
     /// Answers that were compared with what was asked.
@@ -42,27 +53,30 @@ pub struct Tally {
     pub findings: Mutex<Vec<String>>,
     stop: AtomicBool,
     until: Instant,
+    answers_min: u64,
 }
 
 impl Tally {
-    fn new(run_for: Duration) -> Self {
+    fn new(enough: Enough) -> Self {
         Self {
             answers: AtomicU64::default(),
             sessions: AtomicU64::default(),
             errors: Mutex::default(),
             findings: Mutex::default(),
             stop: AtomicBool::default(),
-            until: Instant::now() + run_for,
+            until: Instant::now() + enough.time,
+            answers_min: enough.answers,
         }
     }
 
     fn error(&self, code: &str) {
-        *self
-            .errors
-            .lock()
-            .unwrap()
-            .entry(code.to_owned())
-            .or_default() += 1;
+        let mut errors = self.errors.lock().unwrap();
+        *errors.entry(code.to_owned()).or_default() += 1;
+        if errors.values().sum::<u64>() > ERRORS_MAX
+            && self.answers.load(Ordering::Relaxed) < self.answers_min
+        {
+            self.stop.store(true, Ordering::Relaxed);
+        }
     }
 
     fn found(&self, what: String) {
@@ -71,7 +85,10 @@ impl Tally {
     }
 
     fn is_over(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || Instant::now() > self.until
+        let has_enough = || {
+            Instant::now() > self.until && self.answers.load(Ordering::Relaxed) >= self.answers_min
+        };
+        self.stop.load(Ordering::Relaxed) || has_enough()
     }
 }
 
@@ -123,14 +140,14 @@ pub fn run(
     stack: &mut Stack,
     mode: PoolMode,
     servers_die: bool,
-    run_for: Duration,
+    enough: Enough,
     seed: u64,
 ) -> Tally {
     let between = storm::Between::start(stack, seed, servers_die);
     stack.node = between.node(stack, BUDGET);
     let stack = &*stack;
     let homes = homes(stack, mode);
-    let tally = Tally::new(run_for);
+    let tally = Tally::new(enough);
     std::thread::scope(|scope| {
         for number in 0..TENANTS * SESSIONS {
             let (home, tally) = (&homes[number % TENANTS], &tally);
