@@ -94,6 +94,8 @@ enum Note {
     Remade(There),
     /// We closed what was of no use.
     Freed(Box<[u8]>),
+    /// The server connection was told a statement by the client's own name.
+    Told { name: Box<[u8]>, was: Rc<Statement> },
 }
 
 /// The unnamed statement that the server connection had, and has once the request is done.
@@ -132,15 +134,15 @@ impl Prepared {
         self.names.values()
     }
 
-    /// Forgets the names that the server connection has or can be told, and returns what the latter
+    /// Forgets the names that the server connection has or is told now, and returns what the latter
     /// mean.
     pub(crate) fn hand_over(
         &mut self,
-        mut can_be_told: impl FnMut(&Statement) -> bool,
+        mut is_told: impl FnMut(&[u8], &Statement) -> bool,
     ) -> Vec<(Box<[u8]>, Rc<Statement>)> {
         let all = self
             .names
-            .extract_if(|_, own| own.has_own_name || (!own.is_private && can_be_told(own)));
+            .extract_if(|name, own| own.has_own_name || (!own.is_private && is_told(name, own)));
         let (own, others): (Vec<_>, Vec<_>) = all.partition(|(_, own)| own.has_own_name);
         self.private -= own.len();
         others
@@ -195,7 +197,7 @@ impl Prepared {
                     Note::Named { name: own, sent } => {
                         **own == *name || (sent.is_some() && *sent == number)
                     }
-                    Note::Closed { name: own, .. } => **own == *name,
+                    Note::Closed { name: own, .. } | Note::Told { name: own, .. } => **own == *name,
                     Note::Made(made) => Some(*made) == number,
                     Note::Unnamed { .. } | Note::Remade(_) => name.is_empty(),
                     Note::Freed(own) | Note::Occupied(own) => **own == *name,
@@ -240,6 +242,11 @@ impl Prepared {
     /// We make one that the server connection does not have.
     pub(crate) fn made(&mut self, number: u64) {
         self.notes.push_back(Note::Made(number));
+    }
+
+    /// We tell the server connection one by the client's own name.
+    pub(crate) fn told(&mut self, name: Box<[u8]>, was: Rc<Statement>) {
+        self.notes.push_back(Note::Told { name, was });
     }
 
     /// The client drops the unnamed statement.
@@ -335,13 +342,42 @@ impl Prepared {
                 Note::Remade(_) if failed => has.unnamed = Theirs::None,
                 Note::Remade(there) => there.take_back(has),
                 Note::Freed(name) => has.discard(&name),
+                Note::Told { name, was } => self.insert(name, was),
             }
         }
     }
 
-    /// An error that names a statement of ours, as a message with the client's name for it.
+    /// Whether an error (26000) is about a statement that the client has, and that is not known where it
+    /// was named.
     #[cold]
-    pub(crate) fn as_the_client_names(&self, report: &Report<'_>, all: &Statements) -> Vec<u8> {
+    pub(crate) fn is_out_of_reach(&self, message: &[u8], all: &Statements, has: &Has) -> bool {
+        if let Some(place) = all.find_name(message) {
+            let mut own = self.names.values();
+            let own = own.find(|own| *own.name == message[place.clone()]);
+            return own.is_some_and(|own| !has.contains(own.number));
+        }
+        // Not one that is made only behind what failed.
+        let is_to_come = |name: &[u8]| {
+            let mut notes = self.notes.iter();
+            notes.any(|note| matches!(note, Note::Named { name: own, .. } if **own == *name))
+        };
+        self.names.iter().any(|(name, own)| {
+            let quoted = [b"\"", &**name, b"\""].concat();
+            !own.has_own_name
+                && memchr::memmem::find(message, &quoted).is_some()
+                && !is_to_come(name)
+        })
+    }
+
+    /// An error that names a statement, as a message with the client's name for it. `hint`: what is said
+    /// beside what the server says.
+    #[cold]
+    pub(crate) fn as_the_client_names(
+        &self,
+        report: &Report<'_>,
+        all: &Statements,
+        hint: Option<&str>,
+    ) -> Vec<u8> {
         let mut out = vec![b'E', 0, 0, 0, 0];
         for (letter, text) in report.fields() {
             out.push(letter);
@@ -360,6 +396,11 @@ impl Prepared {
                 }
                 _ => out.extend_from_slice(text),
             }
+            out.push(0);
+        }
+        if let Some(hint) = hint {
+            out.push(b'H');
+            out.extend_from_slice(hint.as_bytes());
             out.push(0);
         }
         out.push(0);

@@ -543,3 +543,69 @@ fn marked(stack: &Stack, tenant: &Tenant, seed: u64, mark: u64, began: &Barrier)
         assert_eq!(raw::value(&seen), mark.to_string());
     }
 }
+
+/// SQL finds a statement that came by the protocol as whoever prepared it did, whatever role and transaction
+/// the session is in when it names it, and the transaction outlives one whose table is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_meets_statements_of_the_protocol_under_any_role_and_in_any_transaction() {
+    let stack = Stack::start(|config| {
+        config.lending = LendingRule::NeverTheSameTwice;
+        config.require_tls = false;
+    })
+    .await;
+    let tenant = tenant(&stack);
+    let parse = |pair: &mut Pair, name: &str, sql: &str| {
+        let mut bytes = Vec::new();
+        build::parse(name.as_bytes(), sql.as_bytes(), &[], &mut bytes);
+        build::sync(&mut bytes);
+        pair.flight(format!("{name}: {sql}"), &bytes, 1);
+    };
+    let run = |pair: &mut Pair, name: &str| {
+        let mut bytes = Vec::new();
+        build::bind_nothing(b"", name.as_bytes(), &mut bytes);
+        build::execute(b"", 0, &mut bytes);
+        build::sync(&mut bytes);
+        pair.flight(format!("run {name}"), &bytes, 1);
+    };
+    tokio::task::block_in_place(|| {
+        for (begin, end) in [("SELECT 1", "SELECT 2"), ("BEGIN", "COMMIT")] {
+            for change in ["SET ROLE NONE", "SET TimeZone TO 'Asia/Tokyo'", "SELECT 3"] {
+                let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+                parse(
+                    &mut pair,
+                    "one",
+                    "SELECT v, '2024-06-01'::timestamptz FROM s1.t",
+                );
+                parse(&mut pair, "other", "SELECT v FROM s2.t");
+                stack.postgres.sql(
+                    &tenant.pid.database(),
+                    "CREATE TABLE s1.gone (v int); GRANT SELECT ON s1.gone TO tenantry_admin",
+                );
+                parse(&mut pair, "gone", "SELECT v FROM s1.gone");
+                let drop = "DROP TABLE s1.gone";
+                stack.postgres.sql(&tenant.pid.database(), drop);
+                pair.query(begin);
+                pair.query(change);
+                // The wall role of the login may not use the schemas: that is for whoever executes.
+                pair.query("SELECT 5; EXPLAIN (COSTS OFF) EXECUTE one");
+                pair.query("SELECT 5");
+                pair.query(end);
+                pair.query("RESET ROLE; SET ROLE tenantry_admin");
+                for name in ["one", "other"] {
+                    run(&mut pair, name);
+                }
+                pair.query(begin);
+                pair.query("SELECT 6; EXECUTE one");
+                pair.query("SELECT 7; DEALLOCATE other");
+                run(&mut pair, "one");
+                pair.query(end);
+                run(&mut pair, "other");
+                pair.query("SELECT 8; DEALLOCATE ALL");
+                run(&mut pair, "one");
+                pair.same_settings();
+            }
+        }
+    });
+    let snapshot = stack.proxy().snapshot().await;
+    assert_eq!((snapshot.mismatches, snapshot.panics), (0, 0));
+}

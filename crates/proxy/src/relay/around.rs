@@ -188,8 +188,6 @@ pub(super) enum Readiness {
     Ready,
     /// To be asked again when everything before it is answered.
     Waits,
-    /// It cannot be made here.
-    Never,
 }
 
 /// Has the server have a named statement of the client's.
@@ -207,7 +205,13 @@ pub(super) fn ready_named(
         return Readiness::Ready;
     }
     let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());
-    if is_as_wanted && lending.is_settled(tenant) {
+    // Another role may see other tables, or may not use their schemas.
+    let is_by_another = server.status == TransactionStatus::InTransaction
+        && lending.may_be_another()
+        && statement
+            .effects
+            .intersects(Effects::UNSEEN.with(Effects::RUNS));
+    if is_as_wanted && !is_by_another && lending.is_settled(tenant) {
         make_named(server, lending, statement, outgoing.before(at), tenant);
         return Readiness::Ready;
     }
@@ -221,17 +225,15 @@ pub(super) fn ready_named(
         }
         TransactionStatus::InTransaction => {
             let out = outgoing.before(at);
-            let mut there = vec![format!("SAVEPOINT {MADE_IN}"), "RESET ALL".to_owned()];
-            there.extend(statement.parsing.one_by_one());
+            let (there, back) = around_settings(server, lending, statement, false);
             say_in_passing(server, &there, Tags::NONE, out);
             make_named(server, lending, statement, out, tenant);
-            // What is prepared stays prepared.
-            let back = ["ROLLBACK TO", "RELEASE"].map(|how| format!("{how} SAVEPOINT {MADE_IN}"));
             say_in_passing(server, &back, Tags::NONE, out);
         }
         // In a transaction that nobody began and a query of ours would end; between transactions,
-        // all of other settings were made when this server connection was taken.
-        TransactionStatus::Idle => return Readiness::Never,
+        // all of other settings were made when this server connection was taken. If it is not there
+        // for all that, the server says so, and the client what it can do about it.
+        TransactionStatus::Idle => {}
     }
     Readiness::Ready
 }
@@ -504,14 +506,40 @@ pub(super) fn names_statements(reading: &Reading, text: &[u8]) -> bool {
         })
 }
 
-/// Has the server know the named statements by the client's own names, for the rest of the session: SQL
+/// A text whose SQL uses or changes statements by their names.
+pub(super) struct Naming<'a> {
+    pub(super) text: &'a [u8],
+    /// It may take away any of them, whether it names them or not.
+    pub(super) takes_away: bool,
+    /// An extended-query message of the client's comes before the Sync.
+    pub(super) is_between: bool,
+}
+
+impl Naming<'_> {
+    fn may_name(&self, name: &[u8]) -> bool {
+        // Otherwise a name can be written in more ways than one.
+        let is_plain = name.is_ascii()
+            && !name.contains(&b'"')
+            && !self
+                .text
+                .windows(2)
+                .any(|pair| pair.eq_ignore_ascii_case(b"u&"));
+        !is_plain
+            || self
+                .text
+                .windows(name.len().max(1))
+                .any(|piece| piece.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Has the server know named statements by the client's own names, for the rest of the session: SQL
 /// is about to use them in a way that cannot be followed. Everything before is answered, and no
-/// transaction failed. `is_between`: an extended-query message of the client's comes before the Sync.
+/// transaction failed.
 #[cold]
 pub(super) fn hand_over_names(
     server: &mut Server,
     lending: &mut Lending,
-    is_between: bool,
+    naming: &Naming<'_>,
     at: usize,
     outgoing: &mut Outgoing<'_>,
     tenant: &Tenant,
@@ -521,49 +549,81 @@ pub(super) fn hand_over_names(
     let is_settled = lending.is_settled(tenant);
     let wanted = lending.wanted.clone();
     let is_as_wanted = |own: &Statement| is_settled && Rc::ptr_eq(&own.parsing, wanted.parsing());
-    let is_alone = is_between && server.status == TransactionStatus::Idle;
-    let told = lending
-        .prepared
-        .hand_over(|own| !is_alone || is_as_wanted(own));
+    let is_idle = server.status == TransactionStatus::Idle;
+    let is_alone = naming.is_between && is_idle;
+    // One that is there and stays there is found by the name it has.
+    let statements = &server.statements;
+    let told = lending.prepared.hand_over(|name, own| {
+        let is_needed =
+            naming.takes_away || naming.may_name(name) || !statements.contains(own.number);
+        is_needed && (!is_alone || is_as_wanted(own))
+    });
+    let was_by_login = lending.may_be_another() && !is_alone;
     for (name, statement) in told {
-        let make = |server: &mut Server, out: &mut Vec<u8>| {
-            statement.write_parse(&name, out);
-            // What it names may be gone; that is for whoever uses it.
-            let tags = if is_between {
-                Tags::OURS
-            } else {
-                Tags::OURS.with(Tags::TURNED)
-            };
-            server.queue.sent_as(Request::Parse, tags);
+        let is_now = is_as_wanted(&statement) && !was_by_login;
+        // A transaction of the client's must not fail because of what is not there any more.
+        let is_around = !is_now || !(is_idle || naming.is_between);
+        let (there, back) = around_settings(server, lending, &statement, is_now);
+        // Between messages of the client's, an error is told in the place of the one behind it. Otherwise
+        // what the statement names may be gone; that is for whoever uses it.
+        let kept_back = if naming.is_between {
+            Tags::NONE
+        } else {
+            Tags::TURNED
         };
-        let sync = |server: &mut Server, out: &mut Vec<u8>| {
-            if !is_between {
+        let end = |server: &mut Server, out: &mut Vec<u8>| {
+            if !naming.is_between {
                 build::sync(out);
                 server.queue.sent_as(Request::Sync, Tags::OURS);
             }
         };
-        if is_as_wanted(&statement) {
-            make(server, out);
-            sync(server, out);
-        } else if server.status == TransactionStatus::InTransaction {
-            let mut there = vec![format!("SAVEPOINT {MADE_IN}"), "RESET ALL".to_owned()];
-            there.extend(statement.parsing.one_by_one());
-            say_in_passing(server, &there, Tags::NONE, out);
-            make(server, out);
-            let back = ["ROLLBACK TO", "RELEASE"].map(|how| format!("{how} SAVEPOINT {MADE_IN}"));
-            say_in_passing(server, &back, Tags::NONE, out);
-            sync(server, out);
-        } else {
-            let there = wanted.with_parsing_of(&statement.parsing, &tenant.states);
-            let (to, back) = (wanted.change(&there), there.change(&wanted));
-            out.extend_from_slice(&say(server, &to.queries, Tags::NONE));
-            make(server, out);
-            sync(server, out);
-            out.extend_from_slice(&say(server, &back.queries, Tags::NONE));
+        if is_around {
+            say_in_passing(server, &there, kept_back, out);
         }
+        statement.write_parse(&name, out);
+        let tags = Tags::OURS.with(Tags::NOTED).with(kept_back);
+        server.queue.sent_as(Request::Parse, tags);
+        end(server, out);
+        if is_around {
+            say_in_passing(server, &back, kept_back, out);
+            end(server, out);
+        }
+        lending.prepared.told(name, statement);
+    }
+    if !naming.is_between {
+        lending.prepared.segment();
     }
     lending.has_own_names = true;
     lending.sticky.add(Pin::Prepare);
+}
+
+/// What is said before a statement is made as it was when the client made it, and behind that: what is
+/// prepared stays prepared, and settings and role are as they were. `is_now`: they are as they were then.
+fn around_settings(
+    server: &Server,
+    lending: &Lending,
+    statement: &Statement,
+    is_now: bool,
+) -> (Vec<String>, Vec<String>) {
+    let (begin, back) = if server.status == TransactionStatus::Idle {
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED".to_owned();
+        (begin, vec!["ROLLBACK".to_owned()])
+    } else {
+        let back = ["ROLLBACK TO", "RELEASE"].map(|how| format!("{how} SAVEPOINT {MADE_IN}"));
+        (format!("SAVEPOINT {MADE_IN}"), back.into())
+    };
+    let mut there = vec![begin];
+    if is_now {
+        return (there, back);
+    }
+    if lending.may_be_another() {
+        // What another role prepared is nowhere but where it was prepared.
+        let group = server.login.server.group;
+        there.push(format!("SET LOCAL ROLE {}", group.as_str()));
+    }
+    there.push("RESET ALL".to_owned());
+    there.extend(statement.parsing.one_by_one());
+    (there, back)
 }
 
 /// SQL that names a statement which came by the protocol meets one of its own name.

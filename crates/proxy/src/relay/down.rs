@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, rc::Rc, task::Context};
 
-use model::Limits;
+use model::{Limits, route::PoolMode};
 use tokio::time::Instant;
 use wire::{
     frame::{self, HEADER},
@@ -32,6 +32,10 @@ pub(super) fn write_now(now: Now, out: &mut Vec<u8>) {
 
 /// What the client is told beside a limit of its result, when the statement ended by itself.
 const WAS_DONE: &str = "The statement had come to its end before it could be stopped.";
+/// What the client can do about a statement of its own that is not found. What leads there is listed in
+/// `docs/limits-of-sharing.md`.
+const OUT_OF_REACH: &str = "In pool mode auto, a statement prepared by the protocol is not found everywhere: \
+    execute it in a query or a pipeline of its own, or connect with options=-c tenantry.pool_mode=session.";
 /// `query_canceled`.
 const CANCELLED: &str = "57014";
 
@@ -206,18 +210,25 @@ impl Session {
                         self.watch.error(&self.tenant.insight, code);
                         if let Some(report) = report {
                             let message = report.field(b'M').unwrap_or_default();
-                            if self.tenant.statements.are_named(message) {
-                                renamed = Some(
-                                    lending
-                                        .prepared
-                                        .as_the_client_names(&report, &self.tenant.statements),
+                            let all = &self.tenant.statements;
+                            let is_named = all.are_named(message);
+                            let is_out_of_reach = report.code() == "26000"
+                                && lending.mode == PoolMode::Auto
+                                && lending.prepared.is_out_of_reach(
+                                    message,
+                                    all,
+                                    &server.statements,
                                 );
+                            if is_named || is_out_of_reach {
+                                let hint = is_out_of_reach.then_some(OUT_OF_REACH);
+                                let said = lending.prepared.as_the_client_names(&report, all, hint);
+                                renamed = Some(said);
                             }
                             // A plan that is of no use any more, or a name of ours that is not
                             // what we take it for.
+                            let is_wrong = is_named && !is_out_of_reach;
                             if report.code() == "0A000"
-                                || (matches!(report.code(), "26000" | "42P05")
-                                    && self.tenant.statements.are_named(message))
+                                || (matches!(report.code(), "26000" | "42P05") && is_wrong)
                             {
                                 server.statements.doubt();
                             }

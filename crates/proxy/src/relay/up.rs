@@ -20,7 +20,7 @@ use wire::{
 use super::{
     LOOKED_INTO_MAX, Turn,
     around::{
-        Body, NAMES_MAX, NOBODYS, Readiness, begin, body, close_first, deallocates_all,
+        Body, NAMES_MAX, NOBODYS, Naming, Readiness, begin, body, close_first, deallocates_all,
         execute_by_sql, first_two, free_names, hand_over_names, large_parse, may_need_follow_up,
         name_for_sql, names_statements, occupy, ready_all, ready_before_role, ready_named,
         ready_unnamed, rename, say, say_behind_sync, say_in_passing, sets_locally, unknown,
@@ -361,7 +361,12 @@ impl Session {
         }
         let may_hand_over = server.status != TransactionStatus::Failed && !lending.is_open;
         if hands_over && may_hand_over {
-            hand_over_names(server, lending, false, at, outgoing, &self.tenant);
+            let naming = Naming {
+                text,
+                takes_away: changes_prepared,
+                is_between: false,
+            };
+            hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
         }
         if effects.intersects(Effects::ROLE) && lending.prepared.has_names() {
             ready_before_role(server, lending, at, outgoing, &self.tenant);
@@ -389,7 +394,12 @@ impl Session {
             );
             effects |= does.unwrap_or(Effects::UNKNOWN);
             if does.is_none() && may_hand_over && lending.mode == PoolMode::Auto {
-                hand_over_names(server, lending, false, at, outgoing, &self.tenant);
+                let naming = Naming {
+                    text,
+                    takes_away: false,
+                    is_between: false,
+                };
+                hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
             }
         }
         let follow =
@@ -504,7 +514,12 @@ impl Session {
             if !server.queue.has_none() {
                 return Pass::Waits;
             }
-            hand_over_names(server, lending, was_open, at, outgoing, &self.tenant);
+            let naming = Naming {
+                text: parsed.query,
+                takes_away: false,
+                is_between: was_open,
+            };
+            hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
         }
         // What EXECUTE returns is read from the statement that has the name now.
         let is_private = lending.mode == PoolMode::Auto
@@ -674,11 +689,11 @@ impl Session {
             server.queue.sent(Request::Bind);
             return Pass::On;
         };
-        let named = match ready_named(server, lending, &statement, at, outgoing, &self.tenant) {
-            Readiness::Ready => &*statement.name,
-            Readiness::Waits => return Pass::Waits,
-            Readiness::Never => NOBODYS,
-        };
+        if let Readiness::Waits =
+            ready_named(server, lending, &statement, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
         let mut effects = statement.effects;
         if effects.intersects(HEEDED) {
             effects = self.tenant.heed(effects, &[], &statement.query, lending);
@@ -686,7 +701,7 @@ impl Session {
         if effects.intersects(UNSETTLING) || statement.sets_locally {
             ready_all(server, lending, at, outgoing, &self.tenant);
         }
-        rename(named, of, name, head, at, outgoing);
+        rename(&statement.name, of, name, head, at, outgoing);
         lending.cycle.is_unsettled |= statement.sets_locally;
         lending.bind(effects, statement.exact.clone());
         server.queue.sent(Request::Bind);
@@ -757,7 +772,6 @@ impl Session {
             match ready_named(server, lending, &statement, at, outgoing, &self.tenant) {
                 Readiness::Ready => rename(&statement.name, of, name, head, at, outgoing),
                 Readiness::Waits => return Pass::Waits,
-                Readiness::Never => rename(NOBODYS, of, name, head, at, outgoing),
             }
         } else if !self.tenant.statements.is_name(name) {
             free_names(server, lending, at, outgoing);

@@ -207,6 +207,22 @@ pub fn both_ended(direct: &[String], ours: &[String]) -> bool {
     is_lost(direct) && direct.iter().any(is_fatal) && direct == ours
 }
 
+/// Whether the proxy says that a statement is not found here, with what the client can do about it, where all
+/// before is as it should be. `docs/limits-of-sharing.md` lists what leads there.
+pub fn is_out_of_reach(direct: &[String], ours: &[String]) -> bool {
+    let unknown = "ErrorResponse S=ERROR V=ERROR C=26000";
+    let said = |line: &String| {
+        line.starts_with(unknown)
+            && line
+                .contains("H=In pool mode auto, a statement prepared by the protocol is not found")
+    };
+    let Some(at) = ours.iter().position(said) else {
+        return false;
+    };
+    let is_unknown = direct.get(at).is_some_and(|line| line.starts_with(unknown));
+    direct.get(..at).is_some_and(|before| *before == ours[..at]) && !is_unknown
+}
+
 /// A connection that had temporary objects once has an empty schema for them ever since, so what is
 /// not there is missing in one place or the other.
 fn both_have_no_such_object(a: &str, b: &str) -> bool {
@@ -227,6 +243,19 @@ fn both_have_no_such_object(a: &str, b: &str) -> bool {
     };
     let are_errors = [a, b].iter().all(|line| line.starts_with("ErrorResponse"));
     are_errors && (pair(a, b) || pair(b, a))
+}
+
+/// Whether one connection would have had to make a schema for temporary objects and was not allowed to, where
+/// the other has an empty one from before.
+pub fn lacks_a_schema(direct: &[String], ours: &[String]) -> bool {
+    let same = direct.iter().zip(ours).take_while(|(a, b)| a == b).count();
+    let refused =
+        "ErrorResponse S=ERROR V=ERROR C=42501 M=permission denied to create temporary tables";
+    let is_refused = |lines: &[String]| {
+        let line = lines.get(same);
+        line.is_some_and(|line| line.starts_with(refused))
+    };
+    is_refused(direct) != is_refused(ours)
 }
 
 /// Too many values, or too few: in a transaction that failed, a statement that is not on this server

@@ -33,6 +33,8 @@ pub struct Court<'a> {
     mode: &'static str,
     pub steps: AtomicU64,
     pub scripts: AtomicU64,
+    /// Scripts that ended early, see [`answer::is_out_of_reach`].
+    pub out_of_reach: AtomicU64,
 }
 
 /// Where two answers differ.
@@ -98,6 +100,7 @@ impl<'a> Court<'a> {
             mode,
             steps: AtomicU64::new(0),
             scripts: AtomicU64::new(0),
+            out_of_reach: AtomicU64::new(0),
         };
         court.prepare(slots);
         court
@@ -178,6 +181,13 @@ impl<'a> Court<'a> {
             ];
             self.steps.fetch_add(1, Ordering::Relaxed);
             if answer::both_ended(&answers[0], &answers[1]) {
+                return Ok(());
+            }
+            if answer::is_out_of_reach(&answers[0], &answers[1]) {
+                self.out_of_reach.fetch_add(1, Ordering::Relaxed);
+                return Ok(());
+            }
+            if answer::lacks_a_schema(&answers[0], &answers[1]) {
                 return Ok(());
             }
             compare(Some(number), &step.to_string(), answers)?;

@@ -27,7 +27,10 @@ mod line;
 mod script;
 mod trial;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use court::Court;
 use grammar::Tribe;
@@ -40,6 +43,9 @@ use trial::{Finding, Plan};
 const SLOTS: usize = 8;
 /// Server connections for all of them. Some are held by one session for a while.
 const BUDGET: u32 = 5;
+
+/// Scripts that may meet a statement which is out of reach, beside one in fifty: it is rare.
+const OUT_OF_REACH_MAX: u64 = 2;
 
 fn number(name: &str) -> Option<u64> {
     let value = std::env::var(name).ok()?;
@@ -71,13 +77,20 @@ async fn judge(mode: &'static str, budget: u32, tribe: Tribe, plan: Plan) -> Vec
         let court = Court::open(&stack, mode, SLOTS);
         let started = Instant::now();
         let findings = trial::run(&court, SLOTS, plan);
+        let (scripts, out_of_reach) = (
+            court.scripts.load(Relaxed),
+            court.out_of_reach.load(Relaxed),
+        );
         println!(
-            "{mode}, {tribe:?}, seed {}: {} scripts, {} steps in {:.1} s, {} findings",
+            "{mode}, {tribe:?}, seed {}: {scripts} scripts, {} steps in {:.1} s, {out_of_reach} out of reach, {} findings",
             plan.seed,
-            court.scripts.load(std::sync::atomic::Ordering::Relaxed),
-            court.steps.load(std::sync::atomic::Ordering::Relaxed),
+            court.steps.load(Relaxed),
             started.elapsed().as_secs_f64(),
             findings.len(),
+        );
+        assert!(
+            out_of_reach <= OUT_OF_REACH_MAX + scripts / 50,
+            "{out_of_reach} of {scripts}"
         );
         findings
     });
@@ -107,14 +120,12 @@ fn expect_none(plan: Plan, findings: &[Finding]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "mode auto is not finished"]
 async fn sessions_of_a_calm_tenant_get_the_answers_of_direct_connections() {
     let plan = plan(Tribe::Calm, 20);
     expect_none(plan, &judge("auto", BUDGET, Tribe::Calm, plan).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "mode auto is not finished"]
 async fn sessions_of_a_wild_tenant_get_the_answers_of_direct_connections() {
     let plan = plan(Tribe::Wild, 20);
     expect_none(plan, &judge("auto", BUDGET, Tribe::Wild, plan).await);
@@ -123,7 +134,6 @@ async fn sessions_of_a_wild_tenant_get_the_answers_of_direct_connections() {
 /// With a server connection of its own, a session differs in nothing: what the judge would find here
 /// were mistakes of its own.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "RESET beside other statements, application_name behind DISCARD ALL"]
 async fn in_mode_session_there_is_nothing_to_find() {
     for tribe in [Tribe::Calm, Tribe::Wild] {
         let plan = plan(tribe, 5);

@@ -23,7 +23,8 @@ impl Maker {
             12 => format!("SELECT {s}.locally(), {s}.back()"),
             13 => format!("CALL {s}.commits('by call')"),
             14..=15 => format!("INSERT INTO {s}.hot VALUES ('{name}', '{value}')"),
-            16 => format!("UPDATE {s}.hot SET value = '3'"),
+            // Also a time limit, that nothing here needs.
+            16 => format!("UPDATE {s}.hot SET value = '30000'"),
             17 => format!("INSERT INTO {s}.late VALUES ('app.two', 'at commit')"),
             18 => format!("SELECT * FROM {s}.seen"),
             19 => "SELECT a FROM over".to_owned(),
