@@ -343,7 +343,6 @@ async fn limits_of_time_hold_for_what_runs_already() {
     idle.query("BEGIN");
     let client = stack.connect(&tenant, Role::Admin).await;
     let running = client.batch_execute("SELECT pg_sleep(60)");
-    let began = Instant::now();
     let change = async {
         let runs = "SELECT count(*) FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(60)'";
         wait_until("it runs", || stack.postgres.sql("postgres", runs) == "1");
@@ -357,7 +356,6 @@ async fn limits_of_time_hold_for_what_runs_already() {
     told(stopped, "57014", "statement_ms_max is 10");
     assert_eq!(code_of(&idle.rest()), "25P03");
     let _ = last_words(&resting).await;
-    assert!(began.elapsed() < Duration::from_secs(20));
 }
 
 #[tokio::test(flavor = "multi_thread")]

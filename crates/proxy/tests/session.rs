@@ -373,10 +373,9 @@ async fn a_tenant_that_changes_loses_the_sessions_it_must() {
         let (mut raw, _) = log_in(&stack, &tenant, Protocol::V3_0);
         raw.query("SELECT 1");
         stack.set_route(&tenant, Role::Admin, change);
-        let began = std::time::Instant::now();
+        // Nothing else would end it: its client says nothing.
         stack.announce(&tenant);
         let rest = raw.rest();
-        assert!(began.elapsed() < Duration::from_secs(1));
         assert_eq!(raw::code_of(&rest), "57P01");
         assert!(String::from_utf8_lossy(&rest[0].1).contains(text), "{text}");
     };

@@ -150,7 +150,8 @@ async fn in_mode_transaction_the_judge_finds_what_is_lost() {
         let plan = Plan {
             shortens: false,
             findings_max: 1,
-            run_for: Duration::from_secs(60),
+            // Until it finds something, which takes seconds.
+            run_for: Duration::from_secs(600),
             ..plan(tribe, 60)
         };
         let findings = judge("transaction", BUDGET, tribe, plan).await;
@@ -186,7 +187,7 @@ async fn storm(mode: PoolMode, servers_die: bool, enough: chaos::Enough) -> (Vec
     assert!(snapshot.nodes[0].servers <= chaos::BUDGET, "{snapshot:?}");
     // All are gone, and what they held is there for others.
     if mode != PoolMode::Transaction {
-        let until = Instant::now() + kit::PATIENCE;
+        let until = Instant::now() + kit::raw::SILENCE_MAX;
         loop {
             let snapshot = stack.proxy().snapshot().await;
             if snapshot.clients == 0 && snapshot.servers_idle == snapshot.nodes[0].servers as usize

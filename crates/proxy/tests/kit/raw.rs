@@ -14,9 +14,9 @@ use wire::{
     startup::{CancelKey, Protocol},
 };
 
-/// How long a silent connection is waited for: longer than any machine stands still that does anything
-/// else beside its tests.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// How long a silent connection is waited for: longer than a machine takes for anything, whatever else it
+/// has to do.
+pub const SILENCE_MAX: Duration = Duration::from_secs(120);
 
 pub trait Bytes: Read + Write + Send {}
 impl<T: Read + Write + Send> Bytes for T {}

@@ -156,6 +156,9 @@ impl Life<'_> {
                     if failed.is_none() && awaited.next().is_some() {
                         return self.wrong("an answer", "ReadyForQuery");
                     }
+                    if !rows.is_empty() {
+                        return self.wrong("ReadyForQuery", &format!("{first}{rows:?}"));
+                    }
                     if is_unknown {
                         return Err(End::Left);
                     }

@@ -61,8 +61,8 @@ pub(super) enum End {
 
 pub(super) struct Life<'a> {
     pub(super) stream: Box<dyn Bytes>,
-    key: CancelKey,
-    port: u16,
+    /// For cancelling, and where.
+    key: (CancelKey, u16),
     pub(super) home: &'a Home,
     pub(super) tally: &'a Tally,
     pub(super) rng: StdRng,
@@ -109,20 +109,8 @@ pub fn live(stack: &Stack, home: &Home, tally: &Tally, seed: u64) {
         return;
     }
     tally.sessions.fetch_add(1, Ordering::Relaxed);
-    let mut life = Life {
-        stream: raw.stream,
-        key: raw::cancel_key(&seen),
-        port: stack.port,
-        home,
-        tally,
-        canary: String::new(),
-        zone,
-        temporary: None,
-        prepared: None,
-        log: Vec::new(),
-        rng,
-    };
-    let _ = life.run();
+    let key = (raw::cancel_key(&seen), stack.port);
+    let _ = Life::new(raw.stream, key, zone, home, tally, rng).run();
 }
 
 /// The connection may end before the login does, but not be silent.
@@ -137,7 +125,30 @@ fn quoted(sql: String) -> Say {
     Say::Query(sql.into_bytes())
 }
 
-impl Life<'_> {
+impl<'a> Life<'a> {
+    /// Of a session that has logged in.
+    pub(super) fn new(
+        stream: Box<dyn Bytes>,
+        key: (CancelKey, u16),
+        zone: (&'static str, &'static str),
+        home: &'a Home,
+        tally: &'a Tally,
+        rng: StdRng,
+    ) -> Self {
+        Self {
+            stream,
+            key,
+            home,
+            tally,
+            rng,
+            canary: String::new(),
+            zone,
+            temporary: None,
+            prepared: None,
+            log: Vec::new(),
+        }
+    }
+
     fn token(&mut self) -> String {
         format!("{:016x}", self.rng.random::<u64>())
     }
@@ -486,8 +497,9 @@ impl Life<'_> {
 
     fn cancel(&self) {
         let mut bytes = Vec::new();
-        build::cancel_request(&self.key, &mut bytes);
-        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port)) {
+        let (key, port) = &self.key;
+        build::cancel_request(key, &mut bytes);
+        if let Ok(mut stream) = TcpStream::connect(("127.0.0.1", *port)) {
             let _ = stream.write_all(&bytes);
         }
     }
@@ -500,7 +512,7 @@ impl Life<'_> {
         }
         let secret: [u8; 4] = self.rng.random();
         if let Some(key) = CancelKey::new(self.rng.random(), &secret)
-            && let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.port))
+            && let Ok(mut stream) = TcpStream::connect(("127.0.0.1", self.key.1))
         {
             let mut bytes = Vec::new();
             build::cancel_request(&key, &mut bytes);

@@ -7,6 +7,7 @@
 mod compare;
 mod life;
 mod storm;
+mod tests;
 
 use std::{
     collections::BTreeMap,
