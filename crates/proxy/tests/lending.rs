@@ -1,7 +1,8 @@
 //! Sessions that never get the same server connection twice running, beside direct connections that
 //! are sent the same: every answer and every setting is the same.
 //!
-//! The scripts are random. A failure prints its seed; `TENANTRY_TEST_SEED` runs that one alone.
+//! The scripts are random. A failure prints its seed; `TENANTRY_TEST_SEED` runs that one alone. Which
+//! seeds are drawn is decided by `TENANTRY_SEED`, if there is one.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -425,7 +426,14 @@ fn tenant(stack: &Stack) -> Tenant {
 fn seeds(count: u64) -> Vec<u64> {
     match std::env::var("TENANTRY_TEST_SEED") {
         Ok(seed) => vec![seed.parse().unwrap()],
-        Err(_) => (0..count).map(|_| rand::random()).collect(),
+        Err(_) => {
+            let first = match std::env::var("TENANTRY_SEED") {
+                Ok(seed) => seed.parse().unwrap(),
+                Err(_) => rand::random(),
+            };
+            let mut rng = StdRng::seed_from_u64(first);
+            (0..count).map(|_| rng.random()).collect()
+        }
     }
 }
 
