@@ -116,7 +116,7 @@ impl Postgres {
         .unwrap();
         let port = 5432;
         let server = Self::spawn(&bin, directory.path(), port, &["listen_addresses="]);
-        let postgres = Self {
+        let mut postgres = Self {
             bin,
             directory,
             server,
@@ -144,12 +144,15 @@ impl Postgres {
         server.stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
-    fn wait(&self) {
-        wait_until("the server answers", || {
-            let mut psql = self.psql("postgres", "SELECT 1");
-            psql.stderr(Stdio::null());
-            psql.output().unwrap().status.success()
-        });
+    /// However long it takes to start, unless it ends.
+    fn wait(&mut self) {
+        let mut psql = self.psql("postgres", "SELECT 1");
+        psql.stderr(Stdio::null());
+        while !psql.output().unwrap().status.success() {
+            let ended = self.server.try_wait().unwrap();
+            let log = || std::fs::read_to_string(self.directory.join("log"));
+            assert_eq!(ended, None, "the server has ended: {:?}", log());
+        }
     }
 
     fn psql(&self, database: &str, sql: &str) -> Command {
