@@ -1,18 +1,57 @@
-//! Flows that people try first.
+//! Flows that people try first, each walked from its first command to its last, as its user would.
+//!
+//! | flow | here | in `sdk/typescript/test/flows.test.ts` | waits |
+//! | --- | --- | --- | --- |
+//! | F1 CI run | commands | | |
+//! | F2 database of a user, F3 of a task | | with the client | |
+//! | F4 sweep | commands, API | with the client | |
+//! | F5 preview branch | commands, API ([`branches`]) | | |
+//! | F6 before a migration | commands ([`branches`]) | | |
+//! | F7 connect token | commands, API ([`access`]) | with the client | |
+//! | F8 token of an automation | commands ([`access`]) | | |
+//! | F9 looking | `EXPLAIN`, by psql and by the API ([`access`]) | | `db inspect` and its views |
+//! | F10 anonymous first | commands | | |
+//! | F11 export | psql | | |
+
+mod access;
+mod branches;
 
 use std::{
     fs::File,
-    io::Write as _,
-    process::Stdio,
+    os::unix::fs::symlink,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     time::Duration,
 };
 
 use kit::{
     Stack, StackConfig,
+    api::Api,
     postgres::Postgres,
     program::{Ran, psql, resident_bytes, run, server_psql, wait_for},
 };
+
+/// A line of shell as a user of the stack types it, with `tenantry` on the path, in the stack's directory.
+fn shell(stack: &Stack, line: &str) -> Command {
+    let template = stack.cli_command(&[]);
+    let bin = stack.scratch().join("bin");
+    if std::fs::create_dir(&bin).is_ok() {
+        symlink(template.get_program(), bin.join("tenantry")).unwrap();
+    }
+    let mut command = Command::new("bash");
+    command
+        .args(["-euo", "pipefail", "-c", line])
+        .current_dir(stack.scratch())
+        .env_clear();
+    for (name, value) in template.get_envs() {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    }
+    let path = std::env::var("PATH").unwrap();
+    command.env("PATH", format!("{}:{path}", bin.display()));
+    command
+}
 
 /// F1: a CI run makes a database, takes its address out of the JSON, uses it and deletes it.
 #[test]
@@ -207,86 +246,99 @@ fn a_client_that_stops_reading_costs_no_memory() {
     stack.cli(&["db", "sql", "slow", "-q", "select 1"]).ok();
 }
 
-/// F10: the first five databases of an anonymous project are made, the sixth says what to do.
-#[test]
-fn an_anonymous_project_has_five_databases() {
-    let stack = Stack::start();
-    for _ in 0..5 {
-        stack.cli(&["create", "--quiet"]).ok();
-    }
-    let sixth = stack.cli(&["create"]);
-    assert!(sixth.failed(7).contains("(quota_exceeded)"), "{sixth:?}");
-    assert!(sixth.stderr.contains("hint: "), "{sixth:?}");
-    assert_eq!(stack.cli(&["list", "--quiet"]).ok().lines().count(), 5);
+fn sorted(stack: &Stack) -> Vec<String> {
+    let mut names = stack.listed();
+    names.sort_unstable();
+    names
 }
 
-/// F4: all databases whose name begins with a prefix are deleted by one line of shell.
+/// F10: on a machine without credentials five databases are made, the sixth says what to do, and is made
+/// once the project was claimed.
 #[test]
-fn a_sweep_deletes_what_a_filter_names() {
+fn an_anonymous_project_has_five_databases_and_more_when_it_is_claimed() {
     let stack = Stack::start();
-    for name in ["ci-1", "ci-2", "keep"] {
+    let create = "for n in 1 2 3 4 5; do tenantry create --quiet; done";
+    let ids = run(&mut shell(&stack, create)).ok().to_owned();
+    assert_eq!(ids.lines().count(), 5);
+    let sixth = stack.cli(&["create", "sixth"]);
+    assert!(sixth.failed(7).contains("(quota_exceeded)"), "{sixth:?}");
+    let hint = sixth.stderr.lines().find(|line| line.starts_with("hint: "));
+    assert!(hint.is_some_and(|hint| hint.contains("claim")), "{sixth:?}");
+    assert_eq!(stack.cli(&["list", "--quiet"]).ok().lines().count(), 5);
+
+    let code = "tenantry claim-code create --label ann@example.com --quiet";
+    let code = run(shell(&stack, code).env("TENANTRY_API_KEY", stack.operator_key()));
+    assert_ne!(stack.cli(&["claim", "wrong"]).code, Some(0));
+    stack.cli(&["create", "sixth"]).failed(7);
+    stack.cli(&["claim", code.ok()]).ok();
+    stack.cli(&["create", "sixth"]).ok();
+    stack.cli(&["sql", "sixth", "-q", "select 1"]).ok();
+    let all = stack.cli(&["list", "--quiet"]).ok().to_owned();
+    assert!(ids.lines().all(|id| all.contains(id)), "{ids}\n{all}");
+    assert_eq!(all.lines().count(), 6);
+}
+
+/// F4: what has a prefix and was made a day ago goes: by the list and deletes of the API, by a line of shell, and
+/// by the one command for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sweep_deletes_what_has_the_prefix_and_the_age() {
+    let stack = Stack::start();
+    // Claimed, so that there may be more than five.
+    stack.cli(&["create", "keep"]).ok();
+    let code = "tenantry claim-code create --quiet";
+    let code = run(shell(&stack, code).env("TENANTRY_API_KEY", stack.operator_key()));
+    stack.cli(&["claim", code.ok()]).ok();
+    let old = ["ci-1", "ci-2", "run-1", "run-2", "job-1", "job-2"];
+    for name in old.iter().chain(&["ci-new", "run-new", "job-new"]) {
         stack.cli(&["create", name]).ok();
     }
-    let mut sweep = std::process::Command::new("sh");
-    let line =
-        "\"$T\" list --output raw | awk '$2 ~ /^ci-/ {print $1}' | xargs -n1 \"$T\" delete --yes";
-    let template = stack.cli_command(&[]);
-    sweep
-        .args(["-c", line])
-        .env_clear()
-        .env("T", template.get_program());
-    for (name, value) in template.get_envs() {
-        if let Some(value) = value {
-            sweep.env(name, value);
+    // As if all this had begun the day before yesterday.
+    let names = format!("'keep', '{}'", old.join("', '"));
+    let aged = format!(
+        "update tenant set created_at = now() - interval '25 hours' where name in ({names})"
+    );
+    let postgres = Postgres::System.program("psql");
+    run(server_psql(&stack, &postgres, &aged).args(["--dbname", "tenantry"])).ok();
+
+    let api = Api::new(
+        stack.api_url(),
+        Some(stack.cli(&["token", "show"]).ok().to_owned()),
+    );
+    let day_ago = chrono::Utc::now() - chrono::TimeDelta::days(1);
+    let all = api.get("/customer/databases").await.ok();
+    for one in all.as_array().unwrap() {
+        let created = one["created_at"].as_str().unwrap();
+        let created = chrono::DateTime::parse_from_rfc3339(created).unwrap();
+        if one["name"].as_str().unwrap().starts_with("job-") && created < day_ago {
+            let path = format!("/customer/databases/{}", one["id"].as_str().unwrap());
+            api.delete(&path).await.ok();
         }
     }
-    run(&mut sweep).ok();
-    assert_eq!(stack.listed(), ["keep"]);
-}
-
-/// F5 in the part that is there: a migration from a file, checked with one command.
-#[test]
-fn a_migration_is_applied_from_standard_input() {
-    let stack = Stack::start();
-    stack.cli(&["create", "app"]).ok();
-    let migration = "create table users (id int primary key);\ninsert into users select generate_series(1, 3);\n";
-    stack
-        .cli_with_input(&["db", "connect", "app"], migration)
-        .ok();
-    let count = stack.cli(&["db", "connect", "app", "-c", "select count(*) from users"]);
-    assert!(count.ok().contains("     3"), "{count:?}");
-
-    // The first error ends it, with the code for SQL; what follows is not run.
-    let broken = "insert into nowhere values (1);\ndrop table users;\n";
-    let ran = stack.cli_with_input(&["db", "connect", "app"], broken);
-    assert!(ran.failed(9).contains("nowhere"), "{ran:?}");
-    stack
-        .cli(&["db", "sql", "app", "-q", "select from users"])
-        .ok();
-
-    let path = stack.scratch().join("more.sql");
-    File::create(&path)
-        .unwrap()
-        .write_all(b"insert into users values (4)")
-        .unwrap();
-    stack
-        .cli(&["db", "connect", "app", "-f", path.to_str().unwrap()])
-        .ok();
-    stack
-        .cli(&["db", "sql", "app", "-f", path.to_str().unwrap()])
-        .failed(9);
     assert_eq!(
-        stack
-            .cli(&[
-                "db",
-                "sql",
-                "app",
-                "-q",
-                "select count(*) from users",
-                "--output",
-                "raw"
-            ])
-            .ok(),
-        "4"
+        sorted(&stack),
+        [
+            "ci-1", "ci-2", "ci-new", "job-new", "keep", "run-1", "run-2", "run-new"
+        ]
     );
+
+    let line = "tenantry list --json \
+        | python3 -c 'import json, sys; [print(one[\"id\"]) for one in json.load(sys.stdin) \
+              if one[\"name\"].startswith(\"run-\") and one[\"created_at\"] < sys.argv[1]]' \
+              \"$(date -u -d '1 day ago' +%Y-%m-%dT%H:%M:%S)\" \
+        | xargs -n1 tenantry delete --yes";
+    run(&mut shell(&stack, line)).ok();
+    assert_eq!(
+        sorted(&stack),
+        ["ci-1", "ci-2", "ci-new", "job-new", "keep", "run-new"]
+    );
+
+    let look = "tenantry delete --prefix ci- --older-than 1d --dry-run --quiet";
+    assert_eq!(run(&mut shell(&stack, look)).ok().lines().count(), 2);
+    assert_eq!(stack.listed().len(), 6);
+    run(&mut shell(
+        &stack,
+        "tenantry delete --prefix ci- --older-than 1d --yes",
+    ))
+    .ok();
+    assert_eq!(sorted(&stack), ["ci-new", "job-new", "keep", "run-new"]);
 }

@@ -98,7 +98,7 @@ codes! {
         "the operator can switch it on (allow-anonymous), or make databases with the operator's key";
     /// The project has as many databases as it may.
     QuotaExceeded = "quota_exceeded", FORBIDDEN, "the project has as many databases as it may have",
-        "delete one that is not needed";
+        "delete one that is not needed, or claim the project: `tenantry claim` with a code of your operator";
     /// Only the operator takes this back.
     SuspendedByOperator = "suspended_by_operator", FORBIDDEN, "the operator suspended this database",
         "ask the operator to resume it";
