@@ -191,10 +191,12 @@ def remove(path):
 
 
 class Scratch:
-    """A directory that every user may enter, gone afterwards."""
+    """A directory that every user may enter, gone afterwards; below `below`, or where temporary files go (`TMPDIR`)."""
+
+    below = None
 
     def __enter__(self):
-        self.path = tempfile.mkdtemp(prefix="tenantry-bench-")
+        self.path = tempfile.mkdtemp(prefix="tenantry-bench-", dir=self.below)
         os.chmod(self.path, 0o755)
         return self
 
@@ -205,10 +207,14 @@ class Scratch:
 # --- tenantry --------------------------------------------------------------------------------
 
 class Stack(Scratch):
-    """One `tenantry serve` with its PostgreSQL: `with Stack("--warm-pool", "32") as stack`."""
+    """One `tenantry serve` with its PostgreSQL: `with Stack("--warm-pool", "32") as stack`.
 
-    def __init__(self, *arguments):
+    `pg` names another PostgreSQL than the one found, `below` another place for its directory.
+    """
+
+    def __init__(self, *arguments, pg=None, below=None):
         self.arguments = list(arguments)
+        self.pg_bin, self.below = pg or pg_bin(), below
         self.process = None
 
     def __enter__(self):
@@ -228,7 +234,7 @@ class Stack(Scratch):
         # A session of its own: Ctrl-C reaches this program only, which ends what it started.
         self.process = subprocess.Popen(
             [tenantry(), "serve", "--data-dir", self.data, "--pg-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0",
-             "--log", "json", "--log-filter", "warn", "--pg-bin", pg_bin(), *self.arguments],
+             "--log", "json", "--log-filter", "warn", "--pg-bin", self.pg_bin, *self.arguments],
             stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=env, start_new_session=True)
 
         def ready():

@@ -1,4 +1,4 @@
-//! From the request to create a database to its first answer.
+//! From the request to create a database, or a branch of one, to its first answer.
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -25,6 +25,12 @@ pub(crate) struct Args {
     /// Certificate to verify against.
     #[arg(long)]
     root: PathBuf,
+    /// Make branches of this database.
+    #[arg(long)]
+    parent: Option<String>,
+    /// What is asked first.
+    #[arg(long, default_value = "select 1")]
+    query: String,
     /// Callers at once.
     #[arg(long)]
     callers: usize,
@@ -49,9 +55,12 @@ struct Created {
     api: f64,
     /// TCP, TLS and SCRAM, the hashing of the new password included.
     login: f64,
-    /// The first `select 1`.
+    /// The first query.
     query: f64,
     total: f64,
+    /// What the server says of how it copied a branch.
+    #[serde(skip_serializing_if = "Value::is_null")]
+    branch: Value,
 }
 
 pub(crate) async fn run(args: Args) -> anyhow::Result<Value> {
@@ -118,8 +127,12 @@ async fn create(
 ) -> anyhow::Result<(Created, Login)> {
     let started = Instant::now();
     let name = format!("bench-{:016x}", rand::random::<u64>());
+    let path = match &args.parent {
+        Some(parent) => format!("/{parent}/branch"),
+        None => String::new(),
+    };
     let answer = http
-        .post(format!("{}/customer/databases?wait=60", args.api))
+        .post(format!("{}/customer/databases{path}?wait=60", args.api))
         .bearer_auth(&args.token)
         .json(&json!({ "name": name }))
         .send()
@@ -129,9 +142,10 @@ async fn create(
         .with_context(|| format!("an answer with status {status}"))?;
     anyhow::ensure!(
         status.is_success() && body["state"] == "ACTIVE",
-        "status {status}, state {}, {}",
+        "status {status}, state {}, {}{}",
         body["state"],
-        body["message"]
+        body["message"],
+        body["state_reason"]
     );
     let api = started.elapsed();
     let text =
@@ -149,7 +163,7 @@ async fn create(
             .connect()
             .await?;
         logged_in = started.elapsed();
-        session.select_1().await?;
+        session.ask(&args.query).await?;
         asked = started.elapsed();
         session.close().await?;
     }
@@ -158,6 +172,7 @@ async fn create(
         login: ms(logged_in - api),
         query: ms(asked - logged_in),
         total: ms(asked),
+        branch: body["branch"].clone(),
     };
     Ok((times, login))
 }

@@ -116,7 +116,7 @@ async fn client(
     pause().await;
     while started.elapsed() < limit {
         let asked = Instant::now();
-        match session.ask_1().await {
+        match session.ask_1("select 1").await {
             Ok(Ok(())) => times.push(ms(asked.elapsed())),
             Ok(Err(reason)) => refused.push(reason),
             Err(error) => {

@@ -186,7 +186,12 @@ impl Session {
 
     /// `select 1`, and checks that 1 came back.
     pub(crate) async fn select_1(&mut self) -> anyhow::Result<()> {
-        match self.ask_1().await? {
+        self.ask("select 1").await
+    }
+
+    /// Asks `query`, whose answer is one row with a 1.
+    pub(crate) async fn ask(&mut self, query: &str) -> anyhow::Result<()> {
+        match self.ask_1(query).await? {
             Ok(()) => Ok(()),
             Err(refused) => bail!(refused),
         }
@@ -194,9 +199,9 @@ impl Session {
 
     /// The same, for whom a refused statement is no end: the inner error is the server's, and the
     /// session can ask again.
-    pub(crate) async fn ask_1(&mut self) -> anyhow::Result<Result<(), String>> {
+    pub(crate) async fn ask_1(&mut self, query: &str) -> anyhow::Result<Result<(), String>> {
         let mut out = Vec::new();
-        build::query("select 1", &mut out);
+        build::query(query, &mut out);
         self.send(&out).await?;
         let (mut rows, mut refused) = (0, None);
         loop {
