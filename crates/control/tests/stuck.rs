@@ -29,7 +29,7 @@ async fn leave(stack: &Stack, id: &str, state: &str, stage: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_left_on_its_way_arrives() {
-    let stack = Stack::with(|config| config.limits.stuck_after = Duration::from_secs(2)).await;
+    let stack = Stack::with(|config| config.limits.stuck_after = Duration::from_secs(4)).await;
     let mut left = Vec::new();
     for (state, stage, end) in [
         ("CREATING", "planned", "ACTIVE"),
@@ -85,6 +85,41 @@ async fn what_cannot_arrive_fails_with_the_reason() {
     let arrived = stack.wait_state(&id, "ACTIVE").await;
     assert!(arrived["state_reason"].is_null(), "{arrived}");
     assert!(stack.login(&made).await.is_ok());
+    stack.stop().await;
+}
+
+/// A branch may wait for its turn as long as its user said, and no longer; how long anything else may take
+/// does not count.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_waits_in_the_queue_as_long_as_it_may() {
+    let stack = Stack::with(|config| {
+        config.limits.stuck_after = Duration::from_secs(1);
+        // Nobody's turn comes.
+        config.limits.branches_concurrent_max = 0;
+    })
+    .await;
+    stack.create(OPERATOR, "parent").await;
+    let branch = async |name: &str, seconds: u32| {
+        let body = json!({"name": name, "timeout_seconds": seconds});
+        let path = "/customer/databases/parent/branch";
+        text(&stack.post(path, OPERATOR, body).await.ok()["id"])
+    };
+    let patient = branch("patient", 3600).await;
+    let hasty = branch("hasty", 4).await;
+    let failed = stack.wait_state(&hasty, "CREATE_FAILED").await;
+    let reason = text(&failed["state_reason"]);
+    assert!(reason.contains("its wait in the queue"), "{reason}");
+    // In its state for longer than twice `stuck-after`.
+    let path = format!("/customer/databases/{patient}");
+    let waits = stack.get(&path, OPERATOR).await.ok();
+    assert_eq!(waits["state"], "CREATING", "{waits}");
+
+    // It has its whole time once more.
+    let path = format!("/customer/databases/{hasty}/resume?wait=0");
+    stack.post(&path, OPERATOR, json!({})).await.ok();
+    let began = tokio::time::Instant::now();
+    stack.wait_state(&hasty, "CREATE_FAILED").await;
+    assert!(began.elapsed() > Duration::from_secs(3));
     stack.stop().await;
 }
 

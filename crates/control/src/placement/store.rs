@@ -543,24 +543,34 @@ pub(crate) async fn note_delay(
     Ok(())
 }
 
-/// Tenants that have been on their way for longer than `bound`, at most `limit`.
+/// Whether tenant `t`, with its branch `b` if it is one, is on its way for longer than it may be: more
+/// than `$1` seconds, or, while it is a branch to be copied, more than the time that was asked for.
+const IS_OVERDUE: &str = "(t.state_since < now() - make_interval(secs => $1::float8)
+    OR (t.state IN ('CREATING', 'CLONING') AND b.begun_at + make_interval(secs => b.time_max_s) < now()))";
+
+/// Tenants that have been on their way for longer than `bound`, or than a branch was to take; at most
+/// `limit`, and first those about which most likely something is to be done.
+///
+/// A branch is late when its own time is over, in which its wait in the queue is counted; everything else
+/// after twice `bound`, of which it was driven on for one.
 pub(crate) async fn under_way(
     client: &impl GenericClient,
     bound: Duration,
     limit: i64,
 ) -> Result<Vec<UnderWay>, CatalogError> {
-    let rows = catalog::query(
-        client,
-        "SELECT t.id, t.pid, t.state, p.stage, p.due_at IS NULL AS forgotten,
+    let sql = format!(
+        "SELECT t.id, t.pid, t.state, p.stage, b.tenant_id IS NOT NULL AS is_branch,
+                p.due_at IS NULL AS forgotten,
                 coalesce(p.leased_until > now(), false) AS leased,
-                t.state_since < now() - make_interval(secs => 2 * $1::float8) AS late
-         FROM tenant t JOIN placement p ON p.pid = t.pid
-         WHERE t.state IN ('CREATING', 'CLONING', 'DISABLING')
-             AND t.state_since < now() - make_interval(secs => $1)
-         ORDER BY t.state_since LIMIT $2",
-        &[&bound.as_secs_f64(), &limit],
-    )
-    .await?;
+                coalesce(b.begun_at + make_interval(secs => b.time_max_s) < now(),
+                    t.state_since < now() - make_interval(secs => 2 * $1::float8)
+                        AND p.unsettled_since < now() - make_interval(secs => $1::float8),
+                    false) AS late
+         FROM tenant t JOIN placement p ON p.pid = t.pid LEFT JOIN branch b ON b.tenant_id = t.id
+         WHERE t.state IN ('CREATING', 'CLONING', 'DISABLING') AND {IS_OVERDUE}
+         ORDER BY leased, forgotten DESC, late DESC, t.state_since LIMIT $2"
+    );
+    let rows = catalog::query(client, &sql, &[&bound.as_secs_f64(), &limit]).await?;
     Ok(rows
         .iter()
         .map(|row| UnderWay {
@@ -569,6 +579,7 @@ pub(crate) async fn under_way(
             state: TenantState::parse(row.get("state"))
                 .expect("the schema allows known states only"),
             stage: Stage::parse(row.get("stage")).expect("the schema allows known stages only"),
+            is_branch: row.get("is_branch"),
             care: match (row.get("leased"), row.get("forgotten")) {
                 (true, _) => Care::Working,
                 (false, true) => Care::Nobody,
@@ -579,16 +590,19 @@ pub(crate) async fn under_way(
         .collect())
 }
 
-/// Whether a tenant is in its state for longer than `bound`, now that its row is held.
+/// Whether a tenant is still on its way for longer than it may be, as [`under_way`] says, now that its row
+/// is held.
 pub(crate) async fn is_still_under_way(
     transaction: &Transaction<'_>,
     tenant: &TenantId,
     bound: Duration,
 ) -> Result<bool, CatalogError> {
-    let sql = "SELECT FROM tenant
-        WHERE id = $1 AND state_since < now() - make_interval(secs => $2) FOR UPDATE";
+    let sql = format!(
+        "SELECT FROM tenant t LEFT JOIN branch b ON b.tenant_id = t.id
+         WHERE t.id = $2 AND {IS_OVERDUE} FOR UPDATE OF t"
+    );
     let row =
-        catalog::query_opt(transaction, sql, &[&tenant.as_str(), &bound.as_secs_f64()]).await?;
+        catalog::query_opt(transaction, &sql, &[&bound.as_secs_f64(), &tenant.as_str()]).await?;
     Ok(row.is_some())
 }
 

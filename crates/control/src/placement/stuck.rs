@@ -5,8 +5,8 @@
 //! forgotten; what nothing can drive on fails, and its owner reads why. Does not own: the steps
 //! themselves, nor their failures ([`super::job`]), which are counted there and end in the same states.
 //!
-//! In an orderly life nothing is ever found here. What is found was left by a mistake, or by a hand in
-//! the catalog.
+//! In an orderly life nothing is found here but branches whose turn to be copied did not come in the time
+//! that was asked for. What else is found was left by a mistake, or by a hand in the catalog.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,6 +20,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Tenants in one look. More wait for the next one.
 const LOOK_MAX: i64 = 100;
 
+/// Why a branch fails whose time is over; most often it waited in the queue.
+const NOT_COPIED: &str = "it was not copied in the time that it may take, with its wait in the queue; resume it when less is going on, or delete it and create it again with a longer timeout_seconds";
+
 /// A tenant that is on its way.
 #[derive(Clone, Debug)]
 pub(crate) struct UnderWay {
@@ -27,8 +30,10 @@ pub(crate) struct UnderWay {
     pub(crate) pid: Pid,
     pub(crate) state: TenantState,
     pub(crate) stage: Stage,
+    pub(crate) is_branch: bool,
     pub(crate) care: Care,
-    /// In its state for more than twice as long as it may be.
+    /// For more than twice as long as it may be, and not just driven on; of a branch, longer than its user
+    /// wants to wait.
     pub(crate) is_late: bool,
 }
 
@@ -50,6 +55,8 @@ pub(crate) enum Remedy {
     Drive,
     /// It fails, and this is why.
     Fail(&'static str),
+    /// It fails: it waited as long as it may.
+    GiveUp,
     /// Whoever has it goes on.
     Wait,
 }
@@ -65,9 +72,7 @@ pub(crate) fn remedy(state: TenantState, stage: Stage, care: Care, is_late: bool
                 (None, ..) => Remedy::Fail("its data is not there any more; delete it"),
                 (Some(_), Care::Nobody, _) => Remedy::Drive,
                 (Some(_), Care::Due, false) => Remedy::Wait,
-                (Some(_), Care::Due, true) => {
-                    Remedy::Fail("it could not be made in time; resume it to try again")
-                }
+                (Some(_), Care::Due, true) => Remedy::GiveUp,
             }
         }
         // Nothing is lost while it closes, and it can always be closed in the end.
@@ -97,33 +102,33 @@ async fn look(app: &App) -> Result<(), CatalogError> {
     let bound = app.config.limits.stuck_after;
     let mut client = app.catalog.get().await?;
     for found in store::under_way(&client, bound, LOOK_MAX).await? {
-        let UnderWay {
-            tenant,
-            pid,
-            state,
-            stage,
-            ..
-        } = &found;
-        match remedy(*state, *stage, found.care, found.is_late) {
-            Remedy::Wait => {}
+        let why = match remedy(found.state, found.stage, found.care, found.is_late) {
+            Remedy::Wait => continue,
             Remedy::Drive => {
-                store::touch(&client, pid).await?;
+                store::touch(&client, &found.pid).await?;
                 app.passes.wake();
-                tracing::warn!(tenant = %tenant, %state, ?stage, "a database was stuck; driving it on");
+                tracing::warn!(tenant = %found.tenant, state = %found.state, stage = ?found.stage, "a database was stuck; driving it on");
+                continue;
             }
-            Remedy::Fail(why) => {
-                let transaction = client.transaction().await?;
-                if !store::is_still_under_way(&transaction, tenant, bound).await? {
-                    continue;
-                }
-                let change = store::fail_tenant(&transaction, pid, why).await?;
-                transaction.commit().await?;
-                if let Some(change) = change {
-                    app.changes.announce(change);
-                    app.passes.wake();
-                    tracing::error!(tenant = %tenant, %state, ?stage, why, "a database was stuck; it failed");
-                }
-            }
+            Remedy::Fail(why) => why,
+            Remedy::GiveUp if found.is_branch => NOT_COPIED,
+            Remedy::GiveUp => "it could not be made in time; resume it to try again",
+        };
+        let transaction = client.transaction().await?;
+        if !store::is_still_under_way(&transaction, &found.tenant, bound).await? {
+            continue;
+        }
+        let change = store::fail_tenant(&transaction, &found.pid, why).await?;
+        transaction.commit().await?;
+        let Some(change) = change else { continue };
+        app.changes.announce(change);
+        app.passes.wake();
+        app.passes.changed.notify_waiters();
+        if why == NOT_COPIED {
+            // Its user is told, and may try again; nobody else has to look.
+            tracing::warn!(branch = %found.tenant, "a branch was not made: its time was over before its turn came");
+        } else {
+            tracing::error!(tenant = %found.tenant, state = %found.state, stage = ?found.stage, why, "a database was stuck; it failed");
         }
     }
     Ok(())
