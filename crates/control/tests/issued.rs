@@ -178,6 +178,7 @@ impl Issued {
             tenant_claim: "tenant".to_owned(),
             scope_claim: "scope".to_owned(),
             admin: false,
+            projects: None,
         };
         let stack = Stack::with(move |config| {
             config.sql_issuers = vec![issuer.clone()];
@@ -564,5 +565,95 @@ async fn admin_is_for_whoever_the_operator_says_and_keys_may_lie_in_a_file() {
         .ok();
     assert_eq!(made["command"], "CREATE TABLE");
     assert_eq!(issued.server.asked(), 0);
+    issued.stack.stop().await;
+}
+
+/// An issuer of some projects: a database of another one, or one that moved there, is none to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_issuer_of_some_projects_is_believed_for_those_alone() {
+    let signer = Signer::new("1", Algorithm::EdDSA);
+    let projects = Arc::new(Mutex::new(None));
+    let named = projects.clone();
+    let mut issued = Issued::start(set_of(&[&signer]), move |config| {
+        config.sql_issuers[0].projects = named.lock().unwrap().clone();
+    })
+    .await;
+    let owner = issued.stack.register().await;
+    let theirs = text(&owner["token"]);
+    let other = text(&issued.stack.create(&theirs, "a").await["id"]);
+    let me = issued.stack.get("/customer/me", &issued.token).await.ok();
+    let own: model::ProjectId = text(&me["id"]).parse().unwrap();
+
+    let sql = async |issued: &Issued, id: &str, claim: &str| {
+        let token = signer.sign(&issued.claims(json!({"tenant": claim, "scope": "read write"})));
+        let path = format!("/customer/databases/{id}/sql");
+        let ours = issued
+            .stack
+            .post(&path, &token, json!({"query": "SELECT 1"}))
+            .await;
+        let neon = issued
+            .stack
+            .request(Method::POST, "/sql", &token)
+            .header(
+                "Neon-Connection-String",
+                format!("postgresql://{id}.read@h/postgres"),
+            )
+            .json(&json!({"query": "SELECT 1"}));
+        [ours, issued.stack.send(neon).await]
+    };
+    let id = issued.id.clone();
+    // Of all, while nothing else is said.
+    for key in [&id, &other] {
+        for answer in sql(&issued, key, key).await {
+            answer.ok();
+        }
+    }
+
+    issued.stack.stop_control().await;
+    *projects.lock().unwrap() = Some(vec![own.clone()]);
+    issued.stack.start_control().await;
+    for answer in sql(&issued, &id, &id).await {
+        answer.ok();
+    }
+    // Another project's, one that is not there, and the token of one at the other: one answer.
+    let nowhere = "zzzzzzzzzzzz".to_owned();
+    let mut answers = Vec::new();
+    for (key, claim) in [
+        (&other, &other),
+        (&nowhere, &nowhere),
+        (&id, &other),
+        (&other, &id),
+    ] {
+        for answer in sql(&issued, key, claim).await {
+            let mut body = answer.error(403, "token_wrong_database");
+            body.as_object_mut().unwrap().remove("request_id");
+            answers.push(body);
+        }
+    }
+    assert!(
+        answers.iter().all(|body| body == &answers[0]),
+        "{answers:?}"
+    );
+
+    // Whose it is counts now, and not when the token was made.
+    let adopt = json!({
+        "anonymous_customer_id": owner["anonymous_id"],
+        "anonymous_secret": owner["anonymous_secret"],
+        "database_ids": [other],
+    });
+    let renamed = format!("/customer/databases/{other}");
+    let rename = issued
+        .stack
+        .request(Method::PATCH, &renamed, &theirs)
+        .json(&json!({"name": "moves"}));
+    issued.stack.send(rename).await.ok();
+    issued
+        .stack
+        .post("/customer/adopt-anonymous-databases", &issued.token, adopt)
+        .await
+        .ok();
+    for answer in sql(&issued, &other, &other).await {
+        answer.ok();
+    }
     issued.stack.stop().await;
 }

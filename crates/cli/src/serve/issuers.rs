@@ -9,10 +9,13 @@ use std::{
 };
 
 use control::{Issuer, KeySource};
+use model::ProjectId;
 use serde::Deserialize;
 
 /// Issuers in one file. Each is asked for keys of its own.
 const ISSUERS_MAX: usize = 16;
+/// Projects of one issuer. They are looked through at every request.
+const PROJECTS_MAX: usize = 100;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -31,6 +34,7 @@ struct One {
     scope_claim: Option<String>,
     #[serde(default)]
     admin: bool,
+    projects: Option<Vec<String>>,
 }
 
 /// Reads it.
@@ -82,6 +86,7 @@ fn read_one(one: One, base: &Path) -> Result<Issuer, String> {
         tenant_claim: claim(one.tenant_claim, "tenant"),
         scope_claim: claim(one.scope_claim, "scope"),
         admin: one.admin,
+        projects: one.projects.map(read_projects).transpose()?,
     };
     let texts = [
         &issuer.name,
@@ -93,6 +98,20 @@ fn read_one(one: One, base: &Path) -> Result<Issuer, String> {
         return Err("a text in it is empty".to_owned());
     }
     Ok(issuer)
+}
+
+/// An empty list is no way to say "all": that would be a mistake to notice too late.
+fn read_projects(texts: Vec<String>) -> Result<Vec<ProjectId>, String> {
+    if texts.is_empty() || texts.len() > PROJECTS_MAX {
+        return Err(format!(
+            "projects names 1 to {PROJECTS_MAX} projects; without it, the issuer is believed for all"
+        ));
+    }
+    let read = |text: String| {
+        text.parse()
+            .map_err(|error| format!("project '{text}': {error}"))
+    };
+    texts.into_iter().map(read).collect()
 }
 
 #[cfg(test)]
@@ -111,7 +130,8 @@ mod tests {
             audience = \"a\"
             jwks-url = \"http://127.0.0.1:1/\"
             tenant-claim = \"db\"
-            admin = true";
+            admin = true
+            projects = [\"prj_abcdefghijkl\", \"prj_bbcdefghijkl\"]";
         let issuers = parse(text, Path::new(".")).unwrap();
         assert_eq!(issuers.len(), 2);
         assert_eq!(
@@ -123,6 +143,9 @@ mod tests {
             ("tenant", "scope", false)
         );
         assert_eq!((&*issuers[1].tenant_claim, issuers[1].admin), ("db", true));
+        assert_eq!(issuers[0].projects, None);
+        let projects = issuers[1].projects.as_ref().unwrap();
+        assert_eq!(projects[1].as_str(), "prj_bbcdefghijkl");
     }
 
     #[test]
@@ -139,6 +162,10 @@ mod tests {
             one(&format!("{url}\njwks-file = \"x\"")),
             one(&format!("{url}\nalgorithm = \"none\"")),
             one(&format!("{url}\ntenant-claim = \"\"")),
+            one(&format!("{url}\nprojects = []")),
+            one(&format!("{url}\nprojects = \"prj_abcdefghijkl\"")),
+            one(&format!("{url}\nprojects = [\"prj_abcdefghijkl\", \"*\"]")),
+            one(&format!("{url}\nproject = [\"prj_abcdefghijkl\"]")),
             format!("{}\n{}", one(url), one(url)),
             "[[issuer]]\nname = \"a\"\njwks-url = \"https://a.example/\"".to_owned(),
         ] {

@@ -86,10 +86,7 @@ impl Caller {
             }
             Self::Issued(grant) => {
                 let role = grant.role_at(key.id.as_ref(), asked)?;
-                (
-                    tenant::http::read_any(app, grant.tenant.clone()).await?,
-                    role,
-                )
+                (granted(app, grant).await?, role)
             }
         };
         if tenant.state != TenantState::Active {
@@ -100,6 +97,23 @@ impl Caller {
             .hint("it takes SQL when it is ACTIVE"));
         }
         Ok((tenant, role))
+    }
+}
+
+/// The database that a token of an issuer is for, where that issuer speaks for its project. To one that
+/// speaks for some projects only, a database of another one is the same as none at all.
+///
+/// # Errors
+///
+/// [`ErrorCode::TokenWrongDatabase`], [`ErrorCode::DatabaseNotFound`].
+pub(super) async fn granted(app: &App, grant: &Grant) -> ApiResult<Tenant> {
+    let found = tenant::http::read_any(app, grant.tenant.clone()).await;
+    match found {
+        Ok(tenant) if !grant.is_for(&tenant.project) => Err(ErrorCode::TokenWrongDatabase.into()),
+        Err(error) if error.code == ErrorCode::DatabaseNotFound && grant.projects.is_some() => {
+            Err(ErrorCode::TokenWrongDatabase.into())
+        }
+        found => found,
     }
 }
 

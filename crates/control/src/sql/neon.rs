@@ -22,6 +22,7 @@ use url::Url;
 use utoipa::ToSchema;
 
 use super::{
+    caller,
     client::{Outcome, ServerError, SqlError},
     http::failure,
     render::{self, Types},
@@ -282,6 +283,9 @@ impl Login {
         let login: Option<LoginName> = self.user.parse().ok();
         let tenant = login.as_ref().map(|login| &login.tenant);
         grant.role_at(tenant, login.as_ref().map(|login| login.role))?;
+        if grant.projects.is_some() {
+            caller::granted(app, &grant).await?;
+        }
         Ok(login)
     }
 

@@ -13,7 +13,7 @@ use std::{path::PathBuf, time::Duration};
 
 use axum::http::{HeaderMap, header};
 use jsonwebtoken::{Algorithm, Validation, errors::ErrorKind};
-use model::{Role, TenantId};
+use model::{ProjectId, Role, TenantId};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -28,7 +28,7 @@ const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// How far two clocks may be apart.
 const LEEWAY: Duration = Duration::from_secs(30);
 
-/// Somebody whose tokens are believed. Named by the operator; for all databases.
+/// Somebody whose tokens are believed. Named by the operator.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Issuer {
     /// The claim `iss`, to the letter.
@@ -43,6 +43,8 @@ pub struct Issuer {
     pub scope_claim: String,
     /// Whether its word `admin` counts.
     pub admin: bool,
+    /// The projects for whose databases it speaks; `None`: for those of all.
+    pub projects: Option<Vec<ProjectId>>,
 }
 
 /// Where a set of keys (JWKS) is read.
@@ -82,9 +84,18 @@ pub(crate) struct Grant {
     pub(crate) tenant: TenantId,
     /// The role with the most rights that it may work as.
     pub(crate) role: Role,
+    /// The project of the database has to be one of these; `None`: it is not looked at.
+    pub(crate) projects: Option<Vec<ProjectId>>,
 }
 
 impl Grant {
+    /// Whether it counts at the databases of a project.
+    pub(crate) fn is_for(&self, project: &ProjectId) -> bool {
+        self.projects
+            .as_ref()
+            .is_none_or(|projects| projects.contains(project))
+    }
+
     /// The role to work as at a database: the one asked for, or the most that is allowed.
     ///
     /// # Errors
@@ -255,7 +266,11 @@ fn allowed(issuer: &Issuer, claims: &Value) -> Result<Grant, Refused> {
         code: ErrorCode::TokenScope,
         why: "its scope allows nothing",
     })?;
-    Ok(Grant { tenant, role })
+    Ok(Grant {
+        tenant,
+        role,
+        projects: issuer.projects.clone(),
+    })
 }
 
 #[cfg(test)]
@@ -273,6 +288,7 @@ mod tests {
             tenant_claim: "tenant".to_owned(),
             scope_claim: "scope".to_owned(),
             admin: false,
+            projects: None,
         };
         let check = |issuer: &Issuer, scope: Value| {
             let claims = json!({"tenant": "abcdefghijkl", "scope": scope});
@@ -315,6 +331,7 @@ mod tests {
         let grant = Grant {
             tenant: own.clone(),
             role: Role::Write,
+            projects: None,
         };
         assert_eq!(grant.role_at(Some(&own), None), Ok(Role::Write));
         assert_eq!(grant.role_at(Some(&own), Some(Role::Read)), Ok(Role::Read));
@@ -328,6 +345,22 @@ mod tests {
                 Err(ErrorCode::TokenWrongDatabase)
             );
         }
+    }
+
+    #[test]
+    fn a_grant_counts_in_the_projects_of_its_issuer() {
+        let [one, other]: [ProjectId; 2] =
+            ["prj_abcdefghijkl", "prj_bbcdefghijkl"].map(|id| id.parse().unwrap());
+        let mut grant = Grant {
+            tenant: "abcdefghijkl".parse().unwrap(),
+            role: Role::Read,
+            projects: None,
+        };
+        assert!(grant.is_for(&one) && grant.is_for(&other));
+        grant.projects = Some(vec![one.clone()]);
+        assert!(grant.is_for(&one) && !grant.is_for(&other));
+        grant.projects = Some(Vec::new());
+        assert!(!grant.is_for(&one));
     }
 
     #[test]
