@@ -110,7 +110,7 @@ pub struct ControlLimits {
     /// Between two attempts to read them. 10 s: a new key works soon, and tokens with made-up keys
     /// make nobody ask the issuer more often.
     pub jwks_every: Duration,
-    /// Idempotency keys remembered per project. 10,000.
+    /// Idempotency keys remembered per project, and per token that may not do everything there. 10,000.
     pub idempotency_keys_max: u32,
     /// How long one is remembered, with its encrypted answer. 1 h: longer than retries take; short,
     /// because the answer may hold a password.

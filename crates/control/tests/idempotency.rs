@@ -45,7 +45,7 @@ async fn the_same_key_gets_the_same_answer_and_another_request_none() {
     create(&stack, &token, "k2", json!({"name": "a"}))
         .await
         .ok();
-    for bad in ["", "ä", &"x".repeat(256)] {
+    for bad in ["", "ä", "a b", &"x".repeat(256)] {
         let request = stack.request(Method::POST, "/customer/databases", &token);
         let answer = stack
             .send(request.header("idempotency-key", bad).json(&json!({})))
@@ -154,6 +154,59 @@ async fn a_project_has_a_bounded_number_of_keys() {
         .await
         .error(429, "too_many_requests");
     create(&stack, OPERATOR, "c", json!({})).await.ok();
+    stack.stop().await;
+}
+
+/// Tokens that may do everything share the project's keys; one that may do less has its own, is answered
+/// nothing that others were, and takes nothing of their room.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_may_do_less_has_keys_of_its_own() {
+    let stack = Stack::with(|config| config.limits.idempotency_keys_max = 3).await;
+    let owner = stack.token().await;
+    let made = create(&stack, &owner, "k", json!({"name": "a"})).await.ok();
+    let token = async |body: Value| {
+        let made = stack.post("/customer/tokens", &owner, body).await.ok();
+        text(&made["token"])
+    };
+    let second = token(json!({})).await;
+    let again = create(&stack, &second, "k", json!({"name": "a"})).await;
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    assert_eq!(again.ok()["admin_password"], made["admin_password"]);
+
+    let readers = [
+        token(json!({"access": "ro"})).await,
+        token(json!({"access": "ro"})).await,
+    ];
+    let select = async |token: &str, key: &str, value: u32| {
+        let path = "/customer/databases/a/sql";
+        let body = json!({"query": format!("SELECT {value}")});
+        let request = stack.request(Method::POST, path, token).json(&body);
+        stack.send(request.header("idempotency-key", key)).await
+    };
+    // The same key, and other requests: each gets what it asked for.
+    for (token, value) in [(&readers[0], 1), (&readers[1], 2)] {
+        for _ in 0..2 {
+            let answer = select(token, "k", value).await.ok();
+            assert_eq!(answer["rows"], json!([[value]]));
+        }
+        select(token, "k", 7)
+            .await
+            .error(422, "idempotency_key_reused");
+    }
+    let long = "l".repeat(255);
+    for key in ["k2", &long] {
+        select(&readers[0], key, 1).await.ok();
+    }
+    select(&readers[0], "k4", 1)
+        .await
+        .error(429, "too_many_requests");
+    select(&readers[1], "k2", 1).await.ok();
+    for key in ["k2", "k3"] {
+        create(&stack, &owner, key, json!({})).await.ok();
+    }
+    create(&stack, &owner, "k4", json!({}))
+        .await
+        .error(429, "too_many_requests");
     stack.stop().await;
 }
 

@@ -6,6 +6,10 @@
 //! encrypted for an hour, because they may hold a password; errors are not kept, because nothing was
 //! done.
 //!
+//! Keys are the project's, for tokens that may do everything there: a program repeats a request after it
+//! got a new token, too. A token that may do less has keys of its own ([`Holder`]): it neither gets
+//! what others were answered, nor is in their way.
+//!
 //! What may be asked without a token does not keep answers: whoever guessed a key would get another
 //! one's token.
 
@@ -21,6 +25,7 @@ use axum::{
     middleware::Next,
     response::{IntoResponse, Response},
 };
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use deadpool_postgres::Object;
 use sha2::{Digest, Sha256};
 use tokio_postgres::types::ToSql;
@@ -65,10 +70,12 @@ async fn run(app: &Arc<App>, request: Request, next: Next) -> ApiResult<Response
         .map_err(|_| ApiError::from(ErrorCode::BadRequest))?;
     let principal = parts.extensions.get::<Principal>();
     let principal = principal.ok_or(ErrorCode::InvalidToken)?;
+    let holder = Holder::of(principal);
     let reserved = Arc::new(Reserved {
         project: principal.project.clone(),
-        key: key_of(&parts)?,
-        request_hash: hash(&parts, &body, principal),
+        key: holder.stored(&key_of(&parts)?),
+        holder,
+        request_hash: hash(&parts, &body),
         keys: app.keys.clone(),
         keep: app.config.limits.idempotency_time,
         is_settled: AtomicBool::new(false),
@@ -86,6 +93,41 @@ async fn run(app: &Arc<App>, request: Request, next: Next) -> ApiResult<Response
     keep_or_release(app, guard, response).await
 }
 
+/// Whose keys a request uses.
+#[derive(Clone, Debug, Eq, PartialEq)]
+enum Holder {
+    /// Those of the project.
+    Project,
+    /// Those of one token, that may not do everything there.
+    Token(String),
+}
+
+impl Holder {
+    fn of(principal: &Principal) -> Self {
+        match principal.may_write() {
+            Ok(()) => Self::Project,
+            Err(_) => Self::Token(principal.maker().to_owned()),
+        }
+    }
+
+    /// A key of it as the catalog has it: no key of another one is the same.
+    fn stored(&self, key: &str) -> String {
+        match self {
+            Self::Project => key.to_owned(),
+            // Hashed, so that it fits however long it is.
+            Self::Token(_) => self.prefix() + &URL_SAFE_NO_PAD.encode(Sha256::digest(key)),
+        }
+    }
+
+    /// What its keys begin with in the catalog; those of the project have no space.
+    fn prefix(&self) -> String {
+        match self {
+            Self::Project => String::new(),
+            Self::Token(id) => format!("{id} "),
+        }
+    }
+}
+
 fn key_of(parts: &Parts) -> ApiResult<String> {
     let invalid = || {
         ApiError::with(
@@ -98,23 +140,21 @@ fn key_of(parts: &Parts) -> ApiResult<String> {
         .next()
         .and_then(|value| value.to_str().ok())
         .ok_or_else(invalid)?;
-    let fits = (1..=KEY_BYTES_MAX).contains(&key.len()) && values.next().is_none();
+    // No spaces: by them the keys of a token are told from the project's.
+    let fits = (1..=KEY_BYTES_MAX).contains(&key.len())
+        && key.bytes().all(|byte| byte.is_ascii_graphic())
+        && values.next().is_none();
     fits.then(|| key.to_owned()).ok_or_else(invalid)
 }
 
-/// An answer may hold a secret: a token that may do less than everything gets only its own.
-fn hash(parts: &Parts, body: &Bytes, principal: &Principal) -> [u8; 32] {
-    let whose = match principal.may_write() {
-        Ok(()) => "",
-        Err(_) => principal.maker(),
-    };
+fn hash(parts: &Parts, body: &Bytes) -> [u8; 32] {
     let mut hash = Sha256::new();
     let target = parts
         .uri
         .path_and_query()
         .map_or("", |target| target.as_str());
     let method = parts.method.as_str().as_bytes();
-    for part in [method, target.as_bytes(), body, whose.as_bytes()] {
+    for part in [method, target.as_bytes(), body] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

@@ -16,7 +16,7 @@ use axum::{
 use deadpool_postgres::Object;
 use tokio::time::Instant;
 
-use super::ticket::Reserved;
+use super::{Holder, ticket::Reserved};
 use crate::{
     api::{
         App,
@@ -102,7 +102,7 @@ pub(super) async fn reserve(app: &Arc<App>, reserved: &Reserved) -> ApiResult<Re
         if row.is_none() && is_alone {
             // Once, it may have been given back between the two looks.
             if std::mem::replace(&mut refused, true) {
-                return Err(no_room(app));
+                return Err(no_room(app, &reserved.holder));
             }
         }
         if let Some(row) = row {
@@ -135,7 +135,9 @@ async fn insert(app: &App, client: &Object, reserved: &Reserved) -> Result<bool,
              now() + make_interval(secs => $5), now() + make_interval(secs => $6)
          WHERE EXISTS (SELECT FROM idempotency WHERE project_id = $1 AND key = $2)
              OR $7 > (SELECT count(*) FROM (SELECT FROM idempotency
-                 WHERE project_id = $1 AND expires_at > now() LIMIT $7) k)
+                 WHERE project_id = $1 AND expires_at > now()
+                     AND CASE $8::text WHEN '' THEN strpos(key, ' ') = 0 ELSE starts_with(key, $8) END
+                 LIMIT $7) k)
          ON CONFLICT (project_id, key) DO UPDATE
              SET request_hash = $3, instance = $4, status = NULL, response = NULL,
                  settled = false,
@@ -151,17 +153,22 @@ async fn insert(app: &App, client: &Object, reserved: &Reserved) -> Result<bool,
             &(limits.request_time_max * 2).as_secs_f64(),
             &limits.idempotency_time.as_secs_f64(),
             &i64::from(limits.idempotency_keys_max),
+            &reserved.holder.prefix(),
         ],
     )
     .await?;
     Ok(inserted == 1)
 }
 
-fn no_room(app: &App) -> ApiError {
+fn no_room(app: &App, holder: &Holder) -> ApiError {
     let keys_max = app.config.limits.idempotency_keys_max;
+    let whose = match holder {
+        Holder::Project => "project",
+        Holder::Token(_) => "token",
+    };
     ApiError::with(
         ErrorCode::TooManyRequests,
-        format!("the project has {keys_max} Idempotency-Keys in use"),
+        format!("the {whose} has {keys_max} Idempotency-Keys in use"),
     )
 }
 

@@ -18,6 +18,7 @@ use axum::{
 use deadpool_postgres::GenericClient;
 use model::ProjectId;
 
+use super::Holder;
 use crate::{
     api::error::ApiError,
     catalog::{self, CatalogError},
@@ -30,6 +31,8 @@ pub(crate) struct Ticket(Option<Arc<Reserved>>);
 /// A key that one request works on.
 pub(super) struct Reserved {
     pub(super) project: ProjectId,
+    pub(super) holder: Holder,
+    /// As the catalog has it.
     pub(super) key: String,
     pub(super) request_hash: [u8; 32],
     pub(super) keys: crate::Keys,
@@ -140,6 +143,7 @@ mod tests {
     fn reserved(key: &str) -> Reserved {
         Reserved {
             project: "prj_abcdefghijkl".parse().unwrap(),
+            holder: Holder::Project,
             key: key.to_owned(),
             request_hash: [1; 32],
             keys: crate::Keys::derive(&[9; 32]),
