@@ -14,6 +14,10 @@ use model::{Role, route::PoolMode};
 use proxy::Snapshot;
 use wire::{message::build, startup::Protocol};
 
+/// Where one waits in vain and another is to be served: more than a busy machine needs to close a server
+/// connection and open another.
+const WAIT_MAX: Duration = Duration::from_secs(3);
+
 fn snapshot(stack: &Stack) -> Snapshot {
     tokio::task::block_in_place(|| {
         tokio::runtime::Handle::current().block_on(stack.proxy().snapshot())
@@ -38,7 +42,7 @@ async fn idle_connections_of_others_make_room() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_waits_gets_the_first_that_becomes_free_and_waiting_has_an_end() {
     let stack = Stack::with_budget(1, |config| {
-        config.limits.budget_wait_max = Duration::from_millis(400);
+        config.limits.budget_wait_max = WAIT_MAX;
     })
     .await;
     let (a, b) = (stack.tenant(), stack.tenant());
@@ -62,7 +66,7 @@ async fn who_waits_gets_the_first_that_becomes_free_and_waiting_has_an_end() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_has_a_limit_of_its_own_and_its_roles_share_it() {
     let stack = Stack::start(|config| {
-        config.limits.budget_wait_max = Duration::from_millis(400);
+        config.limits.budget_wait_max = WAIT_MAX;
     })
     .await;
     let tenant = stack.tenant();

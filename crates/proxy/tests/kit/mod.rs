@@ -70,7 +70,8 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let until = Instant::now() + Duration::from_secs(20);
     while !done() {
         assert!(Instant::now() < until, "waited in vain until {what}");
-        std::thread::yield_now();
+        // The others have the processor.
+        std::thread::park_timeout(Duration::from_millis(1));
     }
 }
 
