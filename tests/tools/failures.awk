@@ -3,12 +3,12 @@
 # Reads what results.awk reads. Of a Rust test the panics count, and where it names its case; of anything
 # else, of a test that was ended without a word, and of a runner that named no test, the last that it said.
 # Usage: awk -f failures.awk LOG
-BEGIN { LINES_MAX = 15; PANICS_MAX = 3; WIDTH_MAX = 300 }
+BEGIN { LINES_MAX = 15; PANICS_MAX = 3; WIDTH_MAX = 500 }
 function say(line) { print "    " (length(line) > WIDTH_MAX ? substr(line, 1, WIDTH_MAX) " …" : line) }
 function forget() { name = ""; count = 0 }
 # Nothing of ours: what the runner frames a test with.
 function is_frame(line) {
-  return line ~ /^ *$/ || line ~ /^ *(stdout|stderr|output) ───/ || line ~ /^ *running [0-9]+ tests?$/ ||
+  return line ~ /^[ ─]*$/ || line ~ /^ *(stdout|stderr|output) ───/ || line ~ /^ *running [0-9]+ tests?$/ ||
     line ~ /^ *test .* \.\.\. FAILED$/ || line ~ /^ *test result: / || line ~ /^ *failures:$/ || line ~ /^ *note: run with /
 }
 function tell(    at, left, panics, seen) {
