@@ -30,18 +30,20 @@ const KEPT_LONG: &str = "24h";
 const KEPT_SHORT: &str = "1s";
 
 /// Operations on a tenant, on a stack without a pool: a create then has all its steps.
-const OF_TENANTS: [Operation; 7] = [
+const OF_TENANTS: [Operation; 6] = [
     Operation::Create,
     Operation::Delete,
     Operation::Undelete,
     Operation::ResetPassword,
-    Operation::Adopt,
     Operation::Suspend,
     Operation::Resume,
 ];
 
 /// What is said of a tenant without a touch of its database, and its end by the clock.
 const OF_LIFETIMES: [Operation; 3] = [Operation::Rename, Operation::SetExpiry, Operation::Expire];
+
+/// Whose a tenant is.
+const OF_PROJECTS: [Operation; 2] = [Operation::Adopt, Operation::Claim];
 
 /// A database that is a copy of another one.
 const OF_BRANCHES: [Operation; 2] = [Operation::Branch, Operation::Reset];
@@ -90,6 +92,11 @@ fn of_branches(postgres: Postgres, kills: &[Kill]) {
 
 fn of_lifetimes(postgres: Postgres, kills: &[Kill]) {
     let all = points(&OF_LIFETIMES, kills);
+    block_on(run_all(postgres, 0, KEPT_LONG, &all));
+}
+
+fn of_projects(postgres: Postgres, kills: &[Kill]) {
+    let all = points(&OF_PROJECTS, kills);
     block_on(run_all(postgres, 0, KEPT_LONG, &all));
 }
 
@@ -145,6 +152,11 @@ fn kills_at_every_step_of_a_rename_and_of_an_expiry_converge() {
 }
 
 #[test]
+fn kills_at_every_step_of_an_adoption_and_of_a_claim_converge() {
+    of_projects(Postgres::System, &Kill::ALL);
+}
+
+#[test]
 fn kills_at_every_step_of_the_pool_leave_complete_entries() {
     of_the_pool(Postgres::System, &Kill::ALL);
 }
@@ -165,6 +177,11 @@ fn on_18_kills_at_every_step_of_a_rename_and_of_an_expiry_converge() {
 }
 
 #[test]
+fn on_18_kills_at_every_step_of_an_adoption_and_of_a_claim_converge() {
+    of_projects(Postgres::V18, &[Kill::Both]);
+}
+
+#[test]
 fn on_18_kills_at_every_step_of_the_pool_leave_complete_entries() {
     of_the_pool(Postgres::V18, &[Kill::Both, Kill::Postgres]);
 }
@@ -179,6 +196,7 @@ fn on_18_kills_at_every_step_of_a_purge_leave_nothing() {
 fn every_step_is_killed() {
     let mut all = points(&OF_TENANTS, &[Kill::Both]);
     all.extend(points(&OF_LIFETIMES, &[Kill::Both]));
+    all.extend(points(&OF_PROJECTS, &[Kill::Both]));
     all.extend(points(&[Operation::Fill, Operation::Purge], &[Kill::Both]));
     all.extend(points(&OF_BRANCHES, &[Kill::Both]));
     for step in Step::ALL {

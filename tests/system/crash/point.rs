@@ -33,6 +33,8 @@ pub(crate) enum Operation {
     ResetPassword,
     /// A database of an anonymous project moves to the operator's.
     Adopt,
+    /// An anonymous project becomes somebody's.
+    Claim,
     Suspend,
     Resume,
     Rename,
@@ -65,6 +67,7 @@ pub(crate) fn operation(step: Step) -> Operation {
         Step::UndeleteCommit | Step::UndeleteOpen => Operation::Undelete,
         Step::ResetPasswordCommit => Operation::ResetPassword,
         Step::AdoptCommit => Operation::Adopt,
+        Step::ClaimCommit => Operation::Claim,
         Step::SuspendCommit | Step::SuspendClose => Operation::Suspend,
         Step::ResumeCommit | Step::ResumeOpen => Operation::Resume,
         Step::RenameCommit => Operation::Rename,
@@ -108,6 +111,7 @@ impl Point {
             | Step::UndeleteCommit
             | Step::ResetPasswordCommit
             | Step::AdoptCommit
+            | Step::ClaimCommit
             | Step::SuspendCommit
             | Step::ResumeCommit
             | Step::RenameCommit

@@ -17,6 +17,8 @@ pub(crate) struct Request {
     path: String,
     body: Value,
     key: String,
+    /// Of a project; otherwise it is the operator who asks.
+    token: Option<String>,
 }
 
 impl Request {
@@ -27,6 +29,15 @@ impl Request {
             path,
             body,
             key,
+            token: None,
+        }
+    }
+
+    /// The same, asked by somebody else.
+    pub(crate) fn by(self, token: &str) -> Self {
+        Self {
+            token: Some(token.to_owned()),
+            ..self
         }
     }
 
@@ -82,11 +93,13 @@ impl World {
             path,
             body,
             key,
+            token,
         } = request.clone();
+        let token = token.unwrap_or_else(|| self.stack.operator_key().to_owned());
         let request = self
             .http
             .request(method, format!("{}{path}", self.stack.api_url()))
-            .bearer_auth(self.stack.operator_key())
+            .bearer_auth(token)
             .header("idempotency-key", key)
             .json(&body);
         async move {

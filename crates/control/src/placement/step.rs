@@ -74,6 +74,8 @@ steps! {
     ResetPasswordCommit = "reset-password.commit",
     /// Databases of an anonymous project are another's now.
     AdoptCommit = "adopt.commit",
+    /// An anonymous project is its owner's, and the code is used.
+    ClaimCommit = "claim.commit",
     /// The row says it is suspended.
     SuspendCommit = "suspend.commit",
     /// Its sessions are ended.

@@ -26,6 +26,7 @@ use crate::{
         tokens::{Revoked, parse_days, parse_name},
     },
     keys::token_hash,
+    placement::step::{Moment, Step, reached},
     tenant::store::lock_project,
 };
 
@@ -189,12 +190,15 @@ pub(crate) async fn claim(
 ) -> ApiResult<axum::Json<Me>> {
     principal.may_write()?;
     let project = &principal.project;
+    reached(Step::ClaimCommit, Moment::Before).await;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     lock_project(&transaction, project).await?;
     use_code(&transaction, project, &request.code).await?;
+    reached(Step::ClaimCommit, Moment::Between).await;
     transaction.commit().await?;
     tracing::info!(project = %project, by = principal.maker(), "a project was claimed");
+    reached(Step::ClaimCommit, Moment::After).await;
     let found = super::store::list(&client, Some(project), None, 1).await?;
     let found = found.into_iter().next().ok_or(ErrorCode::InvalidToken)?;
     Ok(axum::Json(describe(&app, found)))
