@@ -77,9 +77,9 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Hash)]
 pub enum PoolMode {
     /// For a transaction, and longer while it holds what cannot be carried to another one.
+    #[default]
     Auto,
     /// From its first statement until it ends.
-    #[default]
     Session,
     /// For a transaction, whatever the session holds.
     Transaction,

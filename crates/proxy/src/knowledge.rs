@@ -128,6 +128,16 @@ impl Tenant {
         *credentials.entry(id.clone()).or_insert(next)
     }
 
+    /// Whether somebody asked for the last number of a sequence.
+    pub(crate) fn reads_sequences(&self) -> bool {
+        self.knowledge.reads_sequences.get()
+    }
+
+    /// Somebody did, before the tenant was forgotten.
+    pub(crate) fn will_read_sequences(&self) {
+        self.knowledge.reads_sequences.set(true);
+    }
+
     /// Takes note of what a session is about to do that concerns all. Returns its effects, as far as
     /// they can be kept track of.
     #[cold]

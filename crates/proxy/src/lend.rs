@@ -19,7 +19,7 @@ use crate::{
     config::LendingRule,
     error::Refusal,
     knowledge::Defining,
-    lending::{Barrier, Known, Lending, Verdict},
+    lending::{Barrier, Known, Lending, Numbers, Verdict},
     pins::{Pin, Pins},
     pool::{Tenant, Want},
     prepared::Unnamed,
@@ -179,6 +179,13 @@ impl Session {
         server.used = true;
         // Of whoever left before all was answered.
         server.queue.take_over();
+        let last = self.lending.last_server;
+        let own = server.last.map(|last| last.session);
+        if self.lending.numbers == Numbers::There
+            && (last != server.number || own != Some(self.lending.serial))
+        {
+            self.lending.numbers = Numbers::Lost;
+        }
         self.lending.last_server = server.number;
         if !self.lending.tracks() && self.lending.defining.is_none() {
             self.lending.defining = Some(Defining::new(&self.tenant));

@@ -87,8 +87,21 @@ pub(crate) struct Lending {
     pub(crate) listens: Box<[String]>,
     /// The number of the server connection it had last.
     pub(crate) last_server: u64,
+    /// It may have had numbers of sequences that it does not find any more.
+    pub(crate) numbers: Numbers,
     /// Number under which others find it while it holds a server connection that it may give up.
     pub(crate) reluctant: Option<u64>,
+}
+
+/// What became of the numbers that `currval` and `lastval` know.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Numbers {
+    /// It has written nothing.
+    None,
+    /// They are on the server connection it had last.
+    There,
+    /// Somebody else had that one meanwhile, before anybody had asked for such numbers.
+    Lost,
 }
 
 /// What happened since the session was last at rest.
@@ -170,6 +183,7 @@ impl Lending {
             taken: None,
             listens: Box::default(),
             last_server: 0,
+            numbers: Numbers::None,
             reluctant: None,
         }
     }
@@ -378,8 +392,12 @@ impl Lending {
         }
         let writes = Effects::WRITES.with(Effects::CALLS).with(Effects::RUNS);
         let reads_write = Effects::TOUCHES;
-        server.has_numbers |= cycle.effects.intersects(writes)
+        let has_written = cycle.effects.intersects(writes)
             || (cycle.effects.intersects(reads_write) && tenant.reading_writes);
+        if has_written {
+            server.has_numbers = true;
+            self.numbers = Numbers::There;
+        }
         self.prepared.rest();
         match self.mode {
             PoolMode::Session => return Verdict::Kept,
@@ -577,10 +595,12 @@ impl Lending {
                 self.sticky.remove(Pin::Settings);
                 self.sticky.remove(Pin::Sequence);
                 server.has_numbers = false;
+                self.numbers = Numbers::None;
             }
             Exact::DiscardSequences => {
                 self.sticky.remove(Pin::Sequence);
                 server.has_numbers = false;
+                self.numbers = Numbers::None;
             }
             Exact::DiscardTemp => {
                 if !self.pins().is_empty() || self.effects.intersects(Effects::TEMP) {

@@ -124,7 +124,10 @@ impl Want {
         match (self.is_blank, last.credential == self.credential) {
             (true, _) => 3,
             (false, false) => 4,
-            (false, true) if Rc::ptr_eq(&server.has, &self.state) => 1,
+            // Where somebody wrote, its numbers of sequences stay for it if they can.
+            (false, true) if Rc::ptr_eq(&server.has, &self.state) => {
+                1 + u8::from(server.has_numbers)
+            }
             (false, true) => 3,
         }
     }

@@ -5,7 +5,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher},
     panic::AssertUnwindSafe,
     rc::{Rc, Weak},
@@ -144,8 +144,14 @@ pub(crate) struct Worker {
     /// Told when the worker lets nobody in any more.
     pub(crate) draining: Notify,
     tenants: RefCell<HashMap<TenantId, Rc<Tenant>>>,
+    /// Tenants that were forgotten here, but for this: they ask for the last numbers of sequences.
+    readers: RefCell<HashSet<TenantId>>,
     this: Weak<Worker>,
 }
+
+/// Tenants of [`Worker::readers`], some 100 bytes each. With more of them it begins anew: each of them
+/// then learns again at the first question.
+const READERS_MAX: usize = 10_000;
 
 /// Where a worker is in its life.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -182,6 +188,7 @@ impl Worker {
             left: Notify::new(),
             draining: Notify::new(),
             tenants: RefCell::default(),
+            readers: RefCell::default(),
             this: this.clone(),
             config,
             shared,
@@ -205,6 +212,9 @@ impl Worker {
                 add(&self.counted.lives, 1);
                 let tenant = Tenant::new(id.clone(), &this);
                 tenant.counters.life.set(self.counted.lives.get());
+                if self.readers.borrow().contains(id) {
+                    tenant.will_read_sequences();
+                }
                 Rc::new(tenant)
             })
             .clone()
@@ -461,6 +471,13 @@ async fn sweep(worker: Rc<Worker>) {
                     tenant.was_at_rest.set(false);
                 }
                 if !keep {
+                    if tenant.reads_sequences() {
+                        let mut readers = worker.readers.borrow_mut();
+                        if readers.len() >= READERS_MAX {
+                            readers.clear();
+                        }
+                        readers.insert(tenant.id.clone());
+                    }
                     worker.counted.forget(tenant.totals());
                 }
                 keep

@@ -6,6 +6,7 @@
 use std::{borrow::Cow, rc::Rc, task::Context};
 
 use model::{Limits, route::PoolMode};
+use statement::Effects;
 use tokio::time::Instant;
 use wire::{
     frame::{self, HEADER},
@@ -16,6 +17,7 @@ use wire::{
 use super::{LOOKED_INTO_MAX, full, note::Clock, out_of_step};
 use crate::{
     error::Refusal,
+    lending::Numbers,
     limits::{self, End, Exceeded},
     session::{Ended, Session},
     stats::add,
@@ -36,6 +38,9 @@ const WAS_DONE: &str = "The statement had come to its end before it could be sto
 /// `docs/limits-of-sharing.md`.
 const OUT_OF_REACH: &str = "In pool mode auto, a statement prepared by the protocol is not found everywhere: \
     execute it in a query or a pipeline of its own, or connect with options=-c tenantry.pool_mode=session.";
+/// The same about a number of a sequence.
+const NUMBER_LOST: &str = "In pool mode auto, such numbers are kept from the first time that one is asked for, which was now. \
+    Use RETURNING, ask in the same transaction, or connect with options=-c tenantry.pool_mode=session.";
 /// `query_canceled`.
 const CANCELLED: &str = "57014";
 
@@ -219,8 +224,14 @@ impl Session {
                                     all,
                                     &server.statements,
                                 );
-                            if is_named || is_out_of_reach {
-                                let hint = is_out_of_reach.then_some(OUT_OF_REACH);
+                            let is_number_lost = report.code() == "55000"
+                                && lending.mode == PoolMode::Auto
+                                && lending.numbers == Numbers::Lost
+                                && lending.cycle.effects.intersects(Effects::READS_SEQUENCE);
+                            if is_named || is_out_of_reach || is_number_lost {
+                                let hint = is_out_of_reach
+                                    .then_some(OUT_OF_REACH)
+                                    .or(is_number_lost.then_some(NUMBER_LOST));
                                 let said = lending.prepared.as_the_client_names(&report, all, hint);
                                 renamed = Some(said);
                             }

@@ -262,3 +262,37 @@ async fn what_a_text_says_stays_with_its_session() {
 async fn what_definitions_do_stays_with_the_session() {
     check_all(hidden()).await;
 }
+
+/// Nobody had asked before, so the server connection was lent to somebody else. It is never their number, the
+/// error says what to do, and from then on who writes keeps its server connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_question_for_a_lost_number_says_what_to_do() {
+    let stack = Stack::with_budget(10, |config| {
+        config.require_tls = false;
+        config.limits.budget_wait_max = Duration::from_secs(2);
+    })
+    .await;
+    let case = Case {
+        define: "CREATE SEQUENCE q",
+        ..said().remove(0)
+    };
+    let tenant = tenant(&stack, &case);
+    tokio::task::block_in_place(|| {
+        let (mut one, mut two) = (session(&stack, &tenant), session(&stack, &tenant));
+        for raw in [&mut one, &mut two] {
+            assert_eq!(raw::code_of(&raw.query("SELECT nextval('q')")), "");
+        }
+        let seen = one.query("SELECT lastval()");
+        assert_eq!(raw::code_of(&seen), "55000");
+        assert!(words(&seen).contains("HIn pool mode auto, such numbers"));
+        assert_eq!(raw::value(&one.query("SELECT nextval('q')")), "3");
+        assert_eq!(probe(&mut two, "SELECT 1"), "53300");
+        assert_eq!(raw::value(&one.query("SELECT lastval()")), "3");
+        // What PostgreSQL itself would say has no such hint.
+        let seen = one.query("DISCARD SEQUENCES");
+        assert_eq!(raw::code_of(&seen), "");
+        let seen = one.query("SELECT lastval()");
+        assert_eq!(raw::code_of(&seen), "55000");
+        assert!(!words(&seen).contains("pool mode"));
+    });
+}
