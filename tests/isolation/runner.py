@@ -121,8 +121,10 @@ class World:
             server.adopt(self.p, self.a, "p")
         self.platform = server.platform()
         self.inside = server.platform(self.b.database)
-        # The sessions that what follows is compared with.
-        self.b_session = self.login(self.b, "admin")
+        # The sessions that what follows is compared with. This one stays with the server process that others
+        # look at by its number; the others are in the mode that customers get.
+        keeps = {"options": "-c tenantry.pool_mode=session"} if self.way == "proxy" else {}
+        self.b_session = self.login(self.b, "admin", **keeps)
         self.b_session.query(f"select '{self.canary}'")
         self.b_pid = self.b_session.value("select pg_backend_pid()")
         self.words = {"platform": self.server.user,
