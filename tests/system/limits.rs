@@ -46,3 +46,39 @@ fn a_limit_holds_for_what_runs_already() {
         .ok();
     run(psql(address).args(["-c", "SELECT pg_sleep(0.5)"])).ok();
 }
+
+/// Of one database by its limit, of all of them by a setting; whichever is less.
+#[test]
+fn a_statement_has_the_memory_of_its_database_and_of_the_server() {
+    let config = StackConfig::on(Postgres::V18);
+    let stack = Stack::start_with(config.arg("--process-memory-max").arg("256MB"));
+    let made = stack.create("one");
+    let address = made["connection_string"].as_str().unwrap();
+    // PostgreSQL holds it twice for a moment.
+    let takes = |megabytes: u32| {
+        let query = format!("SELECT length(repeat('x', {megabytes} * 1000000))");
+        run(psql(address).args(["-v", "VERBOSITY=verbose", "-c", &query]))
+    };
+    let says = |megabytes: u32, words: &[&str]| {
+        wait_for("it is known", Duration::from_secs(20), || {
+            let said = takes(megabytes).stderr;
+            words.iter().all(|word| said.contains(word)).then_some(said)
+        })
+    };
+    let set = |limit: &str| {
+        let limit = format!("memory_bytes_max={limit}");
+        stack.cli(&["db", "limits", "set", "one", &limit]).ok();
+    };
+    takes(90).ok();
+    assert!(!says(400, &["53200"]).contains("memory_bytes_max"));
+    set("134217728");
+    let words = "53200: out of memory: memory_bytes_max is 134217728";
+    says(90, &[words, "tenantry db limits"]);
+    takes(9).ok();
+    // More than the server gives is not to be had.
+    set("1000000000");
+    wait_for("there is more", Duration::from_secs(20), || {
+        (takes(90).code == Some(0)).then_some(())
+    });
+    assert!(!says(400, &["53200"]).contains("memory_bytes_max"));
+}

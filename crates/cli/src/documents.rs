@@ -144,7 +144,7 @@ fn the_page_of_the_settings_is_up_to_date() {
             setting.name, setting.default, setting.help
         );
     }
-    page += "\nTimes are written like `30s`, `15m`, `24h`, `7d`.\n\n\
+    page += "\nTimes are written like `30s`, `15m`, `24h`, `7d`, sizes like `512MB`, `2GB` (units of 1,024).\n\n\
          When an address is not a loopback one, the API over plain HTTP is refused unless `api-tls` or \
          `allow-plain-http` is set, and anonymous registration is off unless `allow-anonymous` is.\n\n\
          ## What lies in the data directory\n\n\

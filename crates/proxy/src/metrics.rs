@@ -101,6 +101,7 @@ pub(crate) struct Counted {
     pub(crate) sessions_ended: Tally,
     pub(crate) statements_refused: Tally,
     pub(crate) limits_reached: Tally,
+    pub(crate) memory_unlimited: Tally,
     pub(crate) pins: Tally,
     pub(crate) opens_failed: Tally,
     pub(crate) opened: Cell<u64>,
@@ -128,6 +129,8 @@ pub struct WorkerCounts {
     pub statements_refused: Words,
     /// Limits of tenants that ended a statement or a session, by the name of the limit.
     pub limits_reached: Words,
+    /// Server connections on which a limit of memory does not hold: `elsewhere` or `refused`.
+    pub memory_unlimited: Words,
     /// Times that a session had something that kept it on its server connection, by what it was.
     pub pins: Words,
     /// Server connections that could not be opened: `refused`, `full` or `down`.
@@ -157,6 +160,7 @@ impl Counted {
             sessions_ended: self.sessions_ended.0.borrow().clone(),
             statements_refused: self.statements_refused.0.borrow().clone(),
             limits_reached: self.limits_reached.0.borrow().clone(),
+            memory_unlimited: self.memory_unlimited.0.borrow().clone(),
             pins: self.pins.0.borrow().clone(),
             opens_failed: self.opens_failed.0.borrow().clone(),
             opened: self.opened.get(),
@@ -184,6 +188,7 @@ impl WorkerCounts {
             (&mut self.sessions_ended, &other.sessions_ended),
             (&mut self.statements_refused, &other.statements_refused),
             (&mut self.limits_reached, &other.limits_reached),
+            (&mut self.memory_unlimited, &other.memory_unlimited),
             (&mut self.pins, &other.pins),
             (&mut self.opens_failed, &other.opens_failed),
         ] {

@@ -29,7 +29,7 @@ use crate::{
     hold::Held,
     insight::Insight,
     knowledge::{Custom, Knowledge},
-    limits::{self, Bucket, Exceeded, Moment},
+    limits::{self, Bucket, Exceeded, Moment, Postmaster, Processes, Unlimited},
     login::refusal_of,
     metrics::micros,
     pause::Pause,
@@ -63,6 +63,10 @@ pub(crate) struct Tenant {
     pub(crate) bucket: Bucket,
     /// Whether it has room on disk, as was heard last.
     pub(crate) storage: Cell<Storage>,
+    /// Those that work for it.
+    pub(crate) processes: Processes,
+    /// Whether it was said that its limit of memory does not hold.
+    is_unlimited: Cell<bool>,
     /// Clients logged in.
     pub(crate) clients: Cell<u32>,
     /// Whether it was at rest when the worker last looked.
@@ -162,6 +166,8 @@ enum Grant {
 pub(crate) struct Lease {
     permit: Option<Permit>,
     tenant: Rc<Tenant>,
+    /// The server process that has it now.
+    process: Option<i32>,
 }
 
 impl Lease {
@@ -170,7 +176,18 @@ impl Lease {
         Self {
             permit: Some(permit),
             tenant: tenant.clone(),
+            process: None,
         }
+    }
+
+    /// A server process has it now, which the tenant's limits hold for.
+    pub(crate) fn is_used_by(&mut self, id: i32, postmaster: Option<Postmaster>, worker: &Worker) {
+        let tenant = &self.tenant;
+        if let Some(before) = self.process.replace(id) {
+            tenant.processes.remove(before);
+        }
+        let bytes = tenant.limits().memory_bytes_max;
+        tenant.note_unlimited(worker, tenant.processes.add(id, postmaster, bytes));
     }
 
     /// A name for a statement of ours that is gone at once.
@@ -198,6 +215,9 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.tenant.servers.set(self.tenant.servers.get() - 1);
+        if let Some(process) = self.process {
+            self.tenant.processes.remove(process);
+        }
         // First the others in the round, then we: whoever had it goes to the end.
         self.permit = None;
         self.tenant.seek();
@@ -215,6 +235,8 @@ impl Tenant {
             limits: RefCell::default(),
             bucket: Bucket::default(),
             storage: Cell::default(),
+            processes: Processes::default(),
+            is_unlimited: Cell::new(false),
             clients: Cell::new(0),
             was_at_rest: Cell::new(false),
             reviews: Cell::new(0),
@@ -285,10 +307,29 @@ impl Tenant {
         if **self.limits.borrow() == *limits {
             return;
         }
+        let bytes = limits.memory_bytes_max;
+        let has_other_memory = self.limits.borrow().memory_bytes_max != bytes;
         *self.limits.borrow_mut() = Rc::new(limits.clone());
+        if has_other_memory {
+            self.is_unlimited.set(false);
+            self.note_unlimited(worker, self.processes.limit_all(bytes));
+        }
         let now = Moment::now();
         for handle in self.sessions.borrow().values() {
             worker.alarms.set(worker, handle, now);
+        }
+    }
+
+    /// Tells the operator where the limit of memory does not hold: in the log once, until there is another.
+    fn note_unlimited(&self, worker: &Worker, result: Result<(), Unlimited>) {
+        let Err(error) = result else { return };
+        worker.counted.memory_unlimited.add(error.word());
+        if !self.is_unlimited.replace(true) {
+            tracing::warn!(
+                tenant = %self.id,
+                error = &error as &dyn std::error::Error,
+                "memory_bytes_max does not hold"
+            );
         }
     }
 

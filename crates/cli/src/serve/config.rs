@@ -67,6 +67,8 @@ pub(crate) struct Config {
     pub(crate) drain_limit: Duration,
     /// Entries of the lock table.
     pub(crate) connection_locks_max: u32,
+    /// Bytes, of each process of a PostgreSQL that we run.
+    pub(crate) process_memory_max: Option<u64>,
     /// Percent.
     pub(crate) notify_queue_max: u32,
     /// Tenants with series of their own.
@@ -140,6 +142,10 @@ const NETWORKS_MAX: usize = 64;
 const LOCKS_MIN: u32 = 100;
 /// More takes gigabytes of PostgreSQL's shared memory.
 const LOCKS_MAX: u32 = 100_000;
+/// Less, and PostgreSQL's own work, autovacuum for one, does not come to its end.
+const PROCESS_MEMORY_MIN: u64 = 128 << 20;
+/// More than any machine has is a typing error.
+const PROCESS_MEMORY_MAX: u64 = 64 << 40;
 /// A table of 10 MB for each database that is full.
 const INSIGHT_STATEMENTS_MAX: u32 = 10_000;
 /// Thirteen series each: more than a Prometheus server likes to get from one process.
@@ -260,6 +266,9 @@ impl Reader {
         let connection_locks_max = self.or("connection-locks-max", 1000, |text| {
             count(text, LOCKS_MIN, LOCKS_MAX)
         });
+        let process_memory_max = self.optional("process-memory-max", |text| {
+            size(text, PROCESS_MEMORY_MIN, PROCESS_MEMORY_MAX)
+        });
         let metrics_tenants_max = self.or("metrics-tenants-max", 200, |text| {
             count(text, 0, METRICS_TENANTS_MAX)
         });
@@ -293,6 +302,7 @@ impl Reader {
             warm_pool: warm_pool?,
             drain_limit: drain_limit?,
             connection_locks_max: connection_locks_max?,
+            process_memory_max,
             notify_queue_max: notify_queue_max?,
             metrics_tenants_max: metrics_tenants_max?,
             insight_statements_max: insight_statements_max?,
@@ -410,7 +420,7 @@ impl Reader {
             .iter()
             .any(|name| self.raw.values.contains_key(name))
         {
-            for name in ["pg-bin", "pg-user"] {
+            for name in ["pg-bin", "pg-user", "process-memory-max"] {
                 if self.raw.values.contains_key(name) {
                     self.mistake(
                         name,
@@ -571,6 +581,23 @@ fn count(text: &str, min: u32, max: u32) -> Result<u32, String> {
         .ok_or_else(|| format!("'{text}' is not a number from {min} to {max}"))
 }
 
+/// As PostgreSQL writes memory: a whole number and a unit, of which each is 1,024 of the one before.
+fn size(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    const UNITS: [(&str, u32); 4] = [("kB", 10), ("MB", 20), ("GB", 30), ("TB", 40)];
+    let bytes = UNITS.into_iter().find_map(|(unit, bits)| {
+        let number: u64 = text.strip_suffix(unit)?.trim_end().parse().ok()?;
+        number.checked_mul(1 << bits)
+    });
+    let bytes = bytes.ok_or_else(|| format!("'{text}' is not a size like 512MB or 2GB"))?;
+    if bytes < min {
+        return Err(format!("'{text}' is less than {}MB", min >> 20));
+    }
+    if bytes > max {
+        return Err(format!("'{text}' is more than {}TB", max >> 40));
+    }
+    Ok(bytes)
+}
+
 fn time_between(text: &str, min: Duration, max: Duration) -> Result<Duration, String> {
     let time = time(text, max)?;
     if time < min {
@@ -669,6 +696,41 @@ mod tests {
         let told = |text| idle(text).unwrap_err().concat();
         assert!(told("999ms").contains("--server-idle-max: '999ms' is less than 1s"));
         assert!(told("25h").contains("--server-idle-max: '25h' is more than 1day"));
+    }
+
+    #[test]
+    fn memory_is_written_as_postgresql_writes_it() {
+        let read = |text| validate(&[("process-memory-max", text)]);
+        assert_eq!(validate(&[]).unwrap().process_memory_max, None);
+        for (text, bytes) in [
+            ("128MB", 128 << 20),
+            ("131072kB", 128 << 20),
+            ("2 GB", 2 << 30),
+            ("64TB", 64 << 40),
+        ] {
+            assert_eq!(read(text).unwrap().process_memory_max, Some(bytes));
+        }
+        for (text, why) in [
+            ("512", "'512' is not a size like 512MB or 2GB"),
+            ("512mb", "is not a size"),
+            ("1.5GB", "is not a size"),
+            ("-1GB", "is not a size"),
+            ("99999999999999TB", "is not a size"),
+            ("127MB", "'127MB' is less than 128MB"),
+            ("65TB", "'65TB' is more than 64TB"),
+        ] {
+            let told = read(text).unwrap_err().concat();
+            assert!(
+                told.contains("--process-memory-max: ") && told.contains(why),
+                "{told}"
+            );
+        }
+        let attached = [
+            ("attach", "postgresql://me@h"),
+            ("process-memory-max", "1GB"),
+        ];
+        let told = validate(&attached).unwrap_err().concat();
+        assert!(told.contains("--process-memory-max: has no use with --attach"));
     }
 
     #[test]

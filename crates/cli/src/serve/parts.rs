@@ -62,6 +62,7 @@ impl Server {
                 let mut wanted = ManagedConfig::new(&config.data_dir);
                 wanted.bin.clone_from(&config.pg_bin);
                 wanted.user.clone_from(&config.pg_user);
+                wanted.process_bytes_max = config.process_memory_max;
                 wanted.budget = config.server_connections_max;
                 wanted.tenant_locks_max = config
                     .connection_locks_max

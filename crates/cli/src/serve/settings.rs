@@ -245,6 +245,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
          sequence. A managed PostgreSQL gets a table that fits",
     ),
     setting(
+        "process-memory-max",
+        "SIZE",
+        "an eighth of the machine's, 512MB at least",
+        "Private memory of each process of a managed PostgreSQL; a statement that wants more fails with 53200. \
+         A database can have less (memory_bytes_max)",
+    ),
+    setting(
         "notify-queue-max",
         "PERCENT",
         "50",

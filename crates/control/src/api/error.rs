@@ -135,6 +135,9 @@ codes! {
     /// All minimums together would leave too little to others.
     MinimumsTooHigh = "minimums_too_high", CONFLICT, "too much of the budget of server connections would be kept by minimums",
         "ask for less, lower the minimum of another database, or raise the budget";
+    /// Nobody could keep it on the server of this database.
+    LimitImpossible = "limit_impossible", CONFLICT, "this limit cannot be kept where the database is",
+        "see the page on limits for what can";
     /// The same key is being worked on.
     IdempotencyInProgress = "idempotency_in_progress", CONFLICT, "a request with this Idempotency-Key is still running",
         "send the same request again after the time in Retry-After";

@@ -62,6 +62,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "claims",
         sql: include_str!("../../migrations/0010_claims.sql"),
     },
+    Migration {
+        version: 11,
+        name: "memory",
+        sql: include_str!("../../migrations/0011_memory.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -7,6 +7,7 @@ use deadpool_postgres::Transaction;
 use model::{
     Limits, TenantId,
     limits::{self, ALLOWED_ADDRESSES, LimitError, LimitSet, Number, POOL_MODE},
+    route::NodeAddress,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -61,6 +62,9 @@ pub(crate) struct LimitValues {
     /// Bytes of the database on disk, from 1,048,576. Above it, what makes it larger is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     storage_bytes_max: Option<u64>,
+    /// Bytes of private memory of each server process, from 67,108,864. A statement that wants more fails.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory_bytes_max: Option<u64>,
     /// Milliseconds of one statement, 10 to a week.
     #[serde(skip_serializing_if = "Option::is_none")]
     statement_ms_max: Option<u64>,
@@ -199,6 +203,7 @@ async fn change(
         apply(set, name, value)?;
         apply(&mut named, name, value)?;
     }
+    can_be_kept(&named, &app.node.target().address)?;
     let is_news = *set != before;
     if party == Party::Owner {
         // What it said before, the operator may have overruled since; that is no reason to refuse
@@ -224,6 +229,25 @@ async fn change(
         tracing::info!(tenant = %tenant.id, ?party, ?names, "limits were changed");
     }
     Ok(axum::Json(answer))
+}
+
+/// Refuses what nobody could keep. A limit of memory is kept by the operating system of the server, where that
+/// is ours, too.
+fn can_be_kept(named: &LimitSet, address: &NodeAddress) -> ApiResult<()> {
+    let memory = named.number(Number::Memory).unwrap_or(0);
+    if memory == 0 || matches!(address, NodeAddress::Unix(_)) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} cannot be kept here: the PostgreSQL of this database is reached over TCP",
+        Number::Memory.name()
+    );
+    Err(
+        ApiError::with(ErrorCode::LimitImpossible, message).hint(
+            "the operator can attach it by its unix socket, if it is on the same machine, or bound all its processes \
+             with LimitDATA= of its systemd unit",
+        ),
+    )
 }
 
 /// Refuses a minimum that would leave too little of the budget to all who have none.
@@ -309,6 +333,8 @@ fn refused(error: LimitError) -> ApiError {
 
 #[cfg(test)]
 mod tests {
+    use model::route::NodeTls;
+
     use super::*;
 
     /// The document speaks of the limits that there are, by their names.
@@ -324,6 +350,7 @@ mod tests {
             result_rows_max: Some(1),
             result_bytes_max: Some(1),
             storage_bytes_max: Some(1),
+            memory_bytes_max: Some(1),
             statement_ms_max: Some(1),
             transaction_ms_max: Some(1),
             idle_in_transaction_ms_max: Some(1),
@@ -337,6 +364,32 @@ mod tests {
         known.extend([POOL_MODE, ALLOWED_ADDRESSES]);
         known.sort_unstable();
         assert_eq!(documented, known);
+    }
+
+    #[test]
+    fn memory_is_limited_only_where_the_system_of_the_server_is_ours() {
+        let near = NodeAddress::Unix("/run/.s.PGSQL.5432".into());
+        let far = NodeAddress::Tcp {
+            host: "db.example".to_owned(),
+            port: 5432,
+            tls: NodeTls::Require,
+        };
+        for (number, value, refused) in [
+            (Number::Memory, Some(1 << 28), true),
+            (Number::Memory, Some(0), false),
+            (Number::Memory, None, false),
+            (Number::Storage, Some(1 << 28), false),
+        ] {
+            let mut set = LimitSet::default();
+            set.set_number(number, value).unwrap();
+            assert!(can_be_kept(&set, &near).is_ok());
+            let result = can_be_kept(&set, &far);
+            assert_eq!(result.is_err(), refused, "{number:?} {value:?}");
+            if let Err(error) = result {
+                assert_eq!(error.code, ErrorCode::LimitImpossible);
+                assert!(!error.message.contains("db.example"), "nobody's address");
+            }
+        }
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Limits {
     pub result_bytes_max: Option<u64>,
     /// Bytes of its database on disk. Above it, nothing that makes it larger: see [`Storage`](crate::route::Storage).
     pub storage_bytes_max: Option<u64>,
+    /// Bytes of private memory that each of its server processes may have. A statement that wants more fails.
+    pub memory_bytes_max: Option<u64>,
     /// Time of one statement.
     pub statement_time_max: Option<Duration>,
     /// Time of one transaction, from its first statement to its end.
@@ -119,6 +121,7 @@ impl Limits {
             result_rows_max: limit(Number::ResultRows),
             result_bytes_max: limit(Number::ResultBytes),
             storage_bytes_max: limit(Number::Storage),
+            memory_bytes_max: limit(Number::Memory),
             statement_time_max: time(Number::Statement),
             transaction_time_max: time(Number::Transaction),
             idle_in_transaction_time_max: time(Number::IdleInTransaction),
@@ -187,6 +190,7 @@ mod tests {
                 result_rows_max: None,
                 result_bytes_max: None,
                 storage_bytes_max: None,
+                memory_bytes_max: None,
                 statement_time_max: None,
                 transaction_time_max: None,
                 idle_in_transaction_time_max: None,

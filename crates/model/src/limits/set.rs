@@ -69,6 +69,8 @@ numbers! {
     ResultBytes = "result_bytes_max", 1024..=1_000_000_000_000_000, 0, Optional;
     /// Bytes of the database on disk.
     Storage = "storage_bytes_max", 1_048_576..=1_000_000_000_000_000, 0, Optional;
+    /// Bytes of private memory of one server process.
+    Memory = "memory_bytes_max", 67_108_864..=1_000_000_000_000_000, 0, Optional;
     /// Milliseconds of one statement.
     Statement = "statement_ms_max", 10..=WEEK_MS, 0, Optional;
     /// Milliseconds of one transaction.

@@ -68,6 +68,9 @@ pub struct ManagedConfig {
     /// Entries of the lock table that all connections of one tenant may hold together. The table, which
     /// all tenants share, is made a third larger.
     pub tenant_locks_max: u32,
+    /// Private memory that each process of the server may have, in bytes, those of the platform and of
+    /// autovacuum too; an eighth of `memory_bytes` and 512 MiB at least when `None`.
+    pub process_bytes_max: Option<u64>,
 }
 
 impl ManagedConfig {
@@ -82,6 +85,7 @@ impl ManagedConfig {
             memory_bytes: None,
             fallback_root: ELSEWHERE.into(),
             tenant_locks_max: 12_000,
+            process_bytes_max: None,
         }
     }
 }
@@ -338,6 +342,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         budget: config.budget,
         reserved: config.reserved,
         tenant_locks_max: config.tenant_locks_max,
+        process_bytes_max: config.process_bytes_max,
         databases: machine::databases(&place.cluster()),
         reflink: probe_reflink(&place.base).unwrap_or(false),
     };

@@ -18,6 +18,8 @@ pub(crate) struct Sizes {
     pub(crate) reserved: u32,
     /// Entries of the lock table that one tenant may hold.
     pub(crate) tenant_locks_max: u32,
+    /// Private memory of a process, as the operator wants it.
+    pub(crate) process_bytes_max: Option<u64>,
     /// Databases there are, for the pace of autovacuum.
     pub(crate) databases: u32,
     /// Whether files can share blocks.
@@ -50,17 +52,26 @@ impl Sizes {
 
     /// Memory for one sort or hash. Half of the memory, were every connection to run one.
     fn work_mem_mb(&self) -> u64 {
-        (self.memory_bytes / MB / 2 / u64::from(self.budget.max(1))).clamp(2, 32)
+        let share = (self.memory_bytes / MB / 2 / u64::from(self.budget.max(1))).clamp(2, 32);
+        share.min(self.one_use_mb_max())
     }
 
     fn maintenance_work_mem_mb(&self) -> u64 {
-        (self.memory_bytes / MB / 32).clamp(32, 512)
+        let share = (self.memory_bytes / MB / 32).clamp(32, 512);
+        share.min(self.one_use_mb_max())
+    }
+
+    /// What PostgreSQL takes for one thing by itself leaves room for the rest of its process: it would
+    /// fail where it could do with less.
+    fn one_use_mb_max(&self) -> u64 {
+        self.process_bytes_max() / MB / 4
     }
 
     /// Private memory one server process may have: enough for any honest statement, too little to
     /// take the machine down with it. A statement that wants more fails with 53200.
     pub(crate) fn process_bytes_max(&self) -> u64 {
-        (self.memory_bytes / 8).max(512 * MB)
+        self.process_bytes_max
+            .unwrap_or_else(|| (self.memory_bytes / 8).max(512 * MB))
     }
 
     /// Seconds between two visits of autovacuum to the same database.
@@ -244,6 +255,7 @@ mod tests {
             budget: 100,
             reserved: 24,
             tenant_locks_max: 12_000,
+            process_bytes_max: None,
             databases,
             reflink: false,
         }
@@ -257,6 +269,26 @@ mod tests {
             let sizes = sizes(memory_gb, 0);
             assert_eq!(sizes.shared_buffers_mb(), buffers, "{memory_gb} GB");
             assert_eq!(sizes.work_mem_mb(), work, "{memory_gb} GB");
+        }
+    }
+
+    #[test]
+    fn a_process_has_room_beside_what_it_takes_by_itself() {
+        for (memory_gb, wanted_mb, holds_mb, maintenance_mb) in [
+            (0, None, 512, 32),
+            (4, None, 512, 128),
+            (64, None, 8192, 512),
+            (64, Some(128), 128, 32),
+            (64, Some(1024), 1024, 256),
+            (4, Some(65_536), 65_536, 128),
+        ] {
+            let sizes = Sizes {
+                process_bytes_max: wanted_mb.map(|wanted: u64| wanted * MB),
+                ..sizes(memory_gb, 0)
+            };
+            assert_eq!(sizes.process_bytes_max(), holds_mb * MB);
+            assert_eq!(sizes.maintenance_work_mem_mb(), maintenance_mb);
+            assert!(sizes.work_mem_mb() * 4 <= holds_mb);
         }
     }
 

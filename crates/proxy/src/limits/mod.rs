@@ -1,15 +1,17 @@
 //! What one tenant may use, kept on its open sessions.
 //!
 //! Owns: what is said when a limit is reached ([`Exceeded`]); how often statements may begin
-//! (`rate`), how large a result may be (`result`), how long things may take (`clock`) and what makes a
-//! database larger (`growing`) are next door. Does not own: which limits there are and who sets them (`model::limits`), counts of
+//! (`rate`), how large a result may be (`result`), how long things may take (`clock`), what makes a
+//! database larger (`growing`) and how much memory a server process has (`memory`) are next door. Does not own: which limits there are and who sets them (`model::limits`), counts of
 //! connections (`pool`, `session`), or what is done to a session (`handle`, `relay`).
 //!
-//! All of it is kept here and not by settings of the server, since a tenant can change those. What a
+//! Nothing of it is kept by settings of the server, since a tenant can change those; memory is kept by
+//! the server's operating system, the rest here. What a
 //! limit is now is looked up when it matters, so a change holds for sessions that are open.
 
 mod clock;
 mod growing;
+mod memory;
 mod rate;
 mod result;
 
@@ -18,6 +20,7 @@ use wire::message::build::{self, Report, Severity};
 
 pub(crate) use clock::{Alarms, Doing, Moment, Pulse, expire, ring, watch, watch_stop};
 pub(crate) use growing::{Growing, Growth};
+pub(crate) use memory::{Postmaster, Processes, Unlimited};
 pub(crate) use rate::Bucket;
 pub(crate) use result::{End, Meter};
 
@@ -44,6 +47,7 @@ impl std::fmt::Display for Exceeded {
             Number::ResultBytes => "the result is too large",
             Number::Statements => "too many statements",
             Number::Storage => "the database is full",
+            Number::Memory => "out of memory",
             Number::StatementsBurst
             | Number::ClientConnections
             | Number::ServerConnections
@@ -64,6 +68,7 @@ impl Exceeded {
             Number::ClientIdle => "57P05",        // idle_session_timeout
             Number::ResultRows | Number::ResultBytes => "54000", // program_limit_exceeded
             Number::Storage => "53100",           // disk_full
+            Number::Memory => "53200",            // out_of_memory
             Number::Statements
             | Number::StatementsBurst
             | Number::ClientConnections
@@ -84,6 +89,9 @@ impl Exceeded {
             }
             Number::Storage => {
                 "DELETE, TRUNCATE, DROP and VACUUM FULL are allowed, and end it within seconds; or raise the limit: its owner can, up to what the operator allows (tenantry db limits)."
+            }
+            Number::Memory => {
+                "Lower work_mem, or have the statement hold less at once; or raise the limit: its owner can, up to what the operator allows (tenantry db limits)."
             }
             _ => {
                 "The owner of the database can raise the limit, up to what the operator allows (tenantry db limits)."
@@ -112,6 +120,7 @@ impl Exceeded {
                 | Number::ResultBytes
                 | Number::Statements
                 | Number::Storage
+                | Number::Memory
         )
     }
 
@@ -126,6 +135,7 @@ impl Exceeded {
             (Number::ResultBytes, 1_048_576),
             (Number::Statements, 100),
             (Number::Storage, 1_073_741_824),
+            (Number::Memory, 268_435_456),
         ]
         .into_iter()
         .map(|(limit, value)| Self { limit, value })

@@ -130,6 +130,13 @@ fn statements(page: &mut Page, now: &Snapshot) {
     );
     words(
         page,
+        "tenantry_memory_unlimited_total",
+        "Times that memory_bytes_max could not be set on server processes of a database: elsewhere: they are not on this machine; refused: the system does not let us.",
+        "why",
+        &now.counts.memory_unlimited,
+    );
+    words(
+        page,
         "tenantry_pins_total",
         "Times that a session had something that kept it on its server connection, by what it was.",
         "reason",

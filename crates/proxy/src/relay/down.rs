@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, rc::Rc, task::Context};
 
-use model::{Limits, route::PoolMode};
+use model::{Limits, limits::Number, route::PoolMode};
 use statement::Effects;
 use tokio::time::Instant;
 use wire::{
@@ -43,6 +43,12 @@ const NUMBER_LOST: &str = "In pool mode auto, such numbers are kept from the fir
     Use RETURNING, ask in the same transaction, or connect with options=-c tenantry.pool_mode=session.";
 /// `query_canceled`.
 const CANCELLED: &str = "57014";
+
+/// Not of memory that servers share, which has the same code.
+fn is_out_of_memory(report: &parse::Report<'_>) -> bool {
+    let message = report.field(b'M').unwrap_or_default();
+    report.code() == "53200" && message.starts_with(b"out of memory")
+}
 
 /// What was in the messages that were read at once.
 #[derive(Default)]
@@ -211,6 +217,17 @@ impl Session {
                             worker.counted.limits_reached.add(why.limit.name());
                             code = Some(why.sqlstate());
                             instead = Some((why, detail));
+                        }
+                        if let Some(value) = limits.memory_bytes_max
+                            && self.tenant.processes.are_limited()
+                            && let Some(report) = report.filter(|_| !is_fatal)
+                            && is_out_of_memory(&report)
+                        {
+                            let limit = Number::Memory;
+                            worker.counted.limits_reached.add(limit.name());
+                            let why = Exceeded { limit, value };
+                            let detail = report.field(b'D').unwrap_or_default();
+                            instead = Some((why, String::from_utf8_lossy(detail)));
                         }
                         self.watch.error(&self.tenant.insight, code);
                         if let Some(report) = report {

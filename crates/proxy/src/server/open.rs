@@ -26,7 +26,10 @@ use wire::{
 };
 
 use super::{CancelTarget, Parameters, Server, context_of};
-use crate::{budget::Budget, pool::Lease, statements::Has, stream::Stream, worker::Worker};
+use crate::{
+    budget::Budget, limits::Postmaster, pool::Lease, statements::Has, stream::Stream,
+    worker::Worker,
+};
 
 /// A node that is silent that long is asked whether it is still there. Shorter than what firewalls
 /// forget an idle connection after.
@@ -133,7 +136,7 @@ async fn connect_and_log_in(
         node: node.name.clone(),
         source,
     };
-    let mut stream = connect(&node.address).await.map_err(down)?;
+    let (mut stream, postmaster) = connect_seeing(&node.address).await.map_err(down)?;
     let route = &opening.resolved.route;
     let credentials = Credentials {
         user: route.server.user.clone(),
@@ -159,6 +162,10 @@ async fn connect_and_log_in(
         .map(|(name, value)| (name.into(), value.into()))
         .collect();
     let context = context_of(&parameters);
+    let mut lease = lease;
+    if let Some(key) = &session.cancel_key {
+        lease.is_used_by(key.process_id(), postmaster, worker);
+    }
     let server = Box::new(Server {
         stream,
         queue: Queue::default(),
@@ -198,10 +205,17 @@ async fn connect_and_log_in(
 ///
 /// Whatever the system or TLS says.
 pub(crate) async fn connect(address: &NodeAddress) -> io::Result<Stream> {
+    let (stream, _) = connect_seeing(address).await?;
+    Ok(stream)
+}
+
+/// The same, and who is there, if it is on this machine.
+async fn connect_seeing(address: &NodeAddress) -> io::Result<(Stream, Option<Postmaster>)> {
     match address {
         NodeAddress::Unix(path) => {
             let socket = tokio::net::UnixStream::connect(path).await?;
-            Stream::quiet(socket.into_std()?)
+            let postmaster = Postmaster::behind(&socket);
+            Ok((Stream::quiet(socket.into_std()?)?, postmaster))
         }
         NodeAddress::Tcp { host, port, tls } => {
             let socket = TcpStream::connect((host.as_str(), *port)).await?;
@@ -222,7 +236,7 @@ pub(crate) async fn connect(address: &NodeAddress) -> io::Result<Stream> {
                     None => return Err(io::ErrorKind::UnexpectedEof.into()),
                 }
             }
-            Ok(stream)
+            Ok((stream, None))
         }
     }
 }
