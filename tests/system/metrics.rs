@@ -1,8 +1,12 @@
 //! `/metrics` and the log of sessions, as whoever operates an installation finds them.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use kit::{Stack, StackConfig, api::Api, program::psql, program::run, program::wait_for};
+use serde_json::json;
 
 /// Samples by name and labels. Every line is one, or a comment of the format.
 fn samples(page: &str) -> BTreeMap<String, f64> {
@@ -89,6 +93,58 @@ async fn the_operator_reads_numbers_and_sessions() {
         (&lines[0]["rows"], &lines[0]["ended"]),
         (&5.into(), &"left".into())
     );
+}
+
+/// What was done for a user beside sessions: a copy, the hold that it took, requests.
+#[tokio::test(flavor = "multi_thread")]
+async fn branches_holds_and_sql_over_http_are_counted() {
+    let stack = Stack::start();
+    let made = stack.create("one");
+    let path = format!("/customer/databases/{}/sql", made["id"].as_str().unwrap());
+    let token = stack.cli(&["token", "show"]).ok().to_owned();
+    let owner = Api::new(stack.api_url(), Some(token));
+    for sql in [
+        "CREATE TABLE t AS SELECT n FROM generate_series(1, 5) n",
+        "TABLE t",
+        "SELECT nonsense",
+    ] {
+        owner.post(&path, json!({"query": sql})).await.ok();
+    }
+    let refused = owner.post(&path, json!({"query": "SELECT 1", "role": "nobody"}));
+    refused.await.code(400);
+    let path = path.replace("/sql", "/branch");
+    owner.post(&path, json!({"name": "copy"})).await.ok();
+
+    let seen = wait_for_page(&stack.operator(), "tenantry_branch_copied_bytes_total").await;
+    let counts = |result: &str| {
+        seen[&format!("tenantry_sql_http_requests_total{{endpoint=\"api\",result=\"{result}\"}}")]
+    };
+    assert_eq!(["done", "error", "refused"].map(counts), [2.0, 1.0, 1.0]);
+    let of_api = |name: &str| seen[&format!("tenantry_sql_http_{name}{{endpoint=\"api\"}}")];
+    assert_eq!(of_api("seconds_count"), 4.0);
+    assert_eq!(of_api("rows_total"), 5.0);
+    assert_eq!(seen["tenantry_holds_total{how=\"held\"}"], 1.0);
+    assert_eq!(seen["tenantry_hold_seconds_count"], 1.0);
+    assert!(seen["tenantry_hold_seconds_sum"] > 0.0);
+    let family = |name: &str| {
+        let all = seen.iter().filter(|(own, _)| own.starts_with(name));
+        all.map(|(_, value)| value).sum::<f64>()
+    };
+    assert_eq!(family("tenantry_branch_copy_seconds_count"), 1.0);
+    assert!(family("tenantry_branch_copied_bytes_total") > 1e6);
+    assert_eq!(family("tenantry_branch_copies_failed_total"), 0.0);
+}
+
+/// The page, once it has a sample of this name.
+async fn wait_for_page(api: &Api, name: &str) -> BTreeMap<String, f64> {
+    let until = Instant::now() + Duration::from_secs(60);
+    loop {
+        let seen = read(api).await;
+        if seen.keys().any(|own| own.starts_with(name)) {
+            return seen;
+        }
+        assert!(Instant::now() < until, "no {name}");
+    }
 }
 
 /// For a scraper that cannot hold a secret; and numbers of the proxy do not need the catalog.

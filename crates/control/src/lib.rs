@@ -8,6 +8,7 @@ mod api;
 mod branch;
 mod catalog;
 mod config;
+mod counted;
 mod credential;
 mod hold;
 mod housekeeping;
@@ -122,6 +123,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         pages: parts.pages,
         metrics: api::metrics::Last::default(),
         passes: placement::passes::Passes::default(),
+        counted: counted::Counted::default(),
         process: process::Process::new(),
         holds: holds.clone(),
         one_use: routes::one_use::OneUse::default(),

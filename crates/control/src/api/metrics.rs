@@ -1,7 +1,8 @@
 //! `/metrics`: numbers for Prometheus, of this process and of the catalog.
 //!
-//! Owns: who may read them, the numbers of the control plane, and that reading them often costs
-//! little. Does not own: the numbers of the proxy, which come as a page of their own.
+//! Owns: who may read them, the numbers of the catalog and of passes, and that reading them often costs
+//! little. Does not own: what else the control plane counts (`counted`), or the numbers of the proxy, which
+//! come as a page of their own.
 
 use std::{sync::Arc, time::Duration};
 
@@ -78,6 +79,7 @@ async fn read(app: &App) -> String {
         write(&mut page, seen);
     }
     passes(&mut page, app);
+    app.counted.write(&mut page);
     let (reply, proxy) = oneshot::channel();
     let proxy = match app.pages.send(reply).await {
         Ok(()) => proxy.await.unwrap_or_default(),

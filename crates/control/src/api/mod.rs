@@ -32,6 +32,7 @@ pub use error::{ErrorCode, errors_document};
 use crate::{
     Config, Keys, branch,
     catalog::{Catalog, changes::Changes},
+    counted::Counted,
     credential::{self, used::Used},
     limits,
     placement::passes::Passes,
@@ -55,6 +56,7 @@ pub(crate) struct App {
     pub(crate) pages: Pages,
     pub(crate) metrics: metrics::Last,
     pub(crate) passes: Passes,
+    pub(crate) counted: Counted,
     pub(crate) holds: Arc<crate::hold::Ways>,
     pub(crate) process: Process,
     pub(crate) one_use: routes::one_use::OneUse,

@@ -62,6 +62,18 @@ impl CopyError {
         }
     }
 
+    /// For metrics.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::ParentGone => "parent_gone",
+            Self::ParentNotReady => "parent_not_ready",
+            Self::InUse(_) => "in_use",
+            Self::TooLong => "too_long",
+            Self::Catalog(_) => "catalog",
+            Self::Node(_) => "node",
+        }
+    }
+
     /// For the user: what happened and what to do. Names no node.
     pub(crate) fn reason(&self) -> String {
         match self {
@@ -155,10 +167,18 @@ pub(crate) async fn run(
             Err(NotQuiet::Catalog(error)) => Err(error.into()),
         }
     };
-    match timeout(wanted.left, copy).await {
-        Ok(result) => result,
-        Err(_) => Err(CopyError::TooLong),
+    let result = timeout(wanted.left, copy).await;
+    let result = result.unwrap_or(Err(CopyError::TooLong));
+    match &result {
+        // An earlier attempt made it.
+        Ok(copied) if copied.path == ClonePath::Existing => {}
+        Ok(copied) => {
+            let path = copied.path.as_str();
+            app.counted.copy(path, copied.took, copied.size_bytes);
+        }
+        Err(error) => app.counted.copy_failed(error.word()),
     }
+    result
 }
 
 /// Where the parent's data is. A deleted parent's is there until its retention ends.

@@ -65,7 +65,8 @@ pub(crate) async fn run(app: Arc<App>, tasks: Tasks, mut followed: Followed) {
 
 async fn sweep(app: &App) -> Result<(), CatalogError> {
     let client = app.catalog.get().await?;
-    if store::sweep(&client, REST).await? > 0 {
+    for _ in 0..store::sweep(&client, REST).await? {
+        app.counted.hold("abandoned", None);
         tracing::info!("a hold that nobody let go of was removed");
     }
     Ok(())

@@ -108,11 +108,26 @@ pub enum HoldError {
     Node(#[from] node::NodeError),
 }
 
+impl HoldError {
+    /// For metrics.
+    fn word(&self) -> &'static str {
+        match self {
+            Self::Kept(_) => "kept",
+            Self::Taken => "taken",
+            Self::Silent { .. } => "silent",
+            Self::Connected { .. } => "connected",
+            Self::Over => "expired",
+            Self::Catalog(_) | Self::Node(_) => "failed",
+        }
+    }
+}
+
 /// A tenant that is held. Dropped, it is let go of soon.
 #[must_use = "it is let go of when this is dropped"]
 pub struct Held {
     app: Arc<App>,
     id: HoldId,
+    began: Instant,
     until: Instant,
     /// Processes were told to close their server connections.
     has_closed: bool,
@@ -135,10 +150,12 @@ pub(crate) async fn take(
     let id = HoldId::random(&mut rand::rng());
     let life = bound + WORD_TIME_MAX + CLOSE_TIME_MAX + LEAVE_TIME_MAX + HOLD_TIME_MAX;
     // From before anybody else counts.
-    let until = Instant::now() + life;
-    let held = Held {
+    let began = Instant::now();
+    let until = began + life;
+    let mut held = Held {
         app: app.clone(),
         id,
+        began,
         until,
         has_closed: false,
         is_over: false,
@@ -147,6 +164,9 @@ pub(crate) async fn take(
     let times = (bound, life, REST);
     let own = &app.process.id;
     if !store::insert(&client, &held.id, tenant, own, times).await? {
+        // There is nothing to let go of.
+        held.is_over = true;
+        app.counted.hold(HoldError::Taken.word(), None);
         return Err(HoldError::Taken);
     }
     drop(client);
@@ -197,7 +217,16 @@ impl Held {
     pub async fn release(mut self) -> Result<(), CatalogError> {
         let told = self.let_go().await;
         self.is_over = true;
+        self.count(if self.left().is_zero() {
+            "expired"
+        } else {
+            "held"
+        });
         told
+    }
+
+    fn count(&self, how: &'static str) {
+        self.app.counted.hold(how, Some(self.began.elapsed()));
     }
 
     async fn let_go(&self) -> Result<(), CatalogError> {
@@ -218,6 +247,7 @@ impl Held {
             self.is_over = true;
             // When that fails: at the deadline.
             let _ = self.let_go().await;
+            self.count(error.word());
             return Err(error);
         }
         Ok(self)
@@ -301,6 +331,7 @@ impl Drop for Held {
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 let _ = held.let_go().await;
+                held.count("dropped");
             });
         }
     }

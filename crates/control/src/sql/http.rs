@@ -1,6 +1,6 @@
 //! `POST /customer/databases/{database}/sql`.
 
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{fmt::Write, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
     extract::State,
@@ -135,11 +135,29 @@ pub(crate) async fn run(
     key: DatabaseKey,
     Json(request): Json<SqlRequest>,
 ) -> ApiResult<Response> {
+    let mut counted = app.counted.request("api");
+    let result = work(&app, &caller, address, &key, request).await;
+    match &result {
+        Ok((_, Ok(done))) => counted.done(done.rows()),
+        Ok((_, Err(failed))) if failed.is_of_postgres() => counted.failed(),
+        Ok((_, Err(_))) | Err(_) => counted.refused(),
+    }
+    let (work, result) = result?;
+    answer(&work, result)
+}
+
+async fn work(
+    app: &App,
+    caller: &Caller,
+    address: SocketAddr,
+    key: &DatabaseKey,
+    request: SqlRequest,
+) -> ApiResult<(Work, Result<Done, Failed>)> {
     let most = app.config.limits.sql_time_max;
     let time_max = request.time_max(most)?;
     let role = request.role()?;
     let work = request.work().map_err(invalid)?;
-    let (tenant, role) = caller.database(&app, &key, role).await?;
+    let (tenant, role) = caller.database(app, key, role).await?;
     let _place = app
         .sql_places
         .take(tenant.id.to_string())
@@ -162,11 +180,11 @@ pub(crate) async fn run(
         is_typed: true,
         has_names: false,
     };
-    let result = match visit::open(&app, visitor, time_max).await {
-        Ok(session) => visit::run(&app, session, errand).await,
+    let result = match visit::open(app, visitor, time_max).await {
+        Ok(session) => visit::run(app, session, errand).await,
         Err(failed) => Err(failed),
     };
-    answer(&work, result)
+    Ok((work, result))
 }
 
 fn invalid(message: Invalid) -> ApiError {

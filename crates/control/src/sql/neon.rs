@@ -99,8 +99,15 @@ pub(crate) struct NeonQuery {
         (status = 429, body = ErrorBody), (status = 502, body = ErrorBody),
         (status = 504, body = ErrorBody)))]
 pub(crate) async fn run(State(app): State<Arc<App>>, request: Request) -> Response {
-    match handle(&app, request).await {
-        Ok(body) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
+    let mut counted = app.counted.request("neon");
+    let result = handle(&app, request).await;
+    match &result {
+        Ok((_, rows)) => counted.done(*rows),
+        Err(Refused::Server(_)) => counted.failed(),
+        Err(Refused::Api(_)) => counted.refused(),
+    }
+    match result {
+        Ok((body, _)) => ([(header::CONTENT_TYPE, "application/json")], body).into_response(),
         Err(Refused::Api(error)) => error.into_response(),
         Err(Refused::Server(error)) => refused(&error),
     }
@@ -141,7 +148,8 @@ impl From<Failed> for Refused {
     }
 }
 
-async fn handle(app: &App, request: Request) -> Result<String, Refused> {
+/// The answer, and how many rows are in it.
+async fn handle(app: &App, request: Request) -> Result<(String, usize), Refused> {
     let (parts, body) = request.into_parts();
     let from = client_address(&parts, &app.config.forwarded_from)?;
     let wanted = Wanted::read(&parts.headers)?;
@@ -176,7 +184,8 @@ async fn handle(app: &App, request: Request) -> Result<String, Refused> {
         has_names: modes.contains(&false),
     };
     let done = visit::run(app, session, errand).await?;
-    Ok(answer(&work, &done, &modes, wanted.is_raw))
+    let body = answer(&work, &done, &modes, wanted.is_raw);
+    Ok((body, done.rows()))
 }
 
 /// What the headers say.

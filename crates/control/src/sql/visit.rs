@@ -63,6 +63,12 @@ pub(super) struct Done {
     pub(super) types: Types,
 }
 
+impl Done {
+    pub(super) fn rows(&self) -> usize {
+        self.outcomes.iter().map(|outcome| outcome.rows.len()).sum()
+    }
+}
+
 /// Why there are none.
 pub(super) enum Failed {
     /// Before the first statement began.
@@ -75,6 +81,17 @@ pub(super) enum Failed {
     NoDoor,
     /// It took longer than everything may take together.
     Late,
+}
+
+impl Failed {
+    /// Whether these are PostgreSQL's own words about a statement.
+    pub(super) fn is_of_postgres(&self) -> bool {
+        let error = match self {
+            Self::Work(Stopped { error, .. }) => error,
+            _ => return false,
+        };
+        matches!(error, SqlError::Server(_))
+    }
 }
 
 /// Sessions at once: of all databases, and of each, so that one with slow statements leaves room.
