@@ -308,16 +308,24 @@ async fn a_transaction_is_not_left_idle() {
 async fn a_client_that_does_nothing_is_ended() {
     let stack = Stack::start(|_| {}).await;
     for mode in MODES {
-        let tenant = limited(&stack, mode, |limits| limits.client_idle_max = ms(400));
+        let tenant = limited(&stack, mode, |limits| limits.client_idle_max = None);
         let working = stack.connect(&tenant, Role::Admin).await;
         let holding = stack.connect(&tenant, Role::Admin).await;
         holding.batch_execute("BEGIN").await.unwrap();
-        let work = working.batch_execute("SELECT pg_sleep(1.2)");
-        let mut fresh = raw(&stack, &tenant);
-        let mut used = raw(&stack, &tenant);
-        used.query("SELECT 1");
+        let work = working.batch_execute("SELECT pg_sleep(2.5)");
         let (worked, said) = tokio::join!(work, async {
-            tokio::task::block_in_place(|| [fresh.rest(), used.rest()].map(|said| code_of(&said)))
+            tokio::task::block_in_place(|| {
+                // These two do something already, however long it took them to begin.
+                wait_until("it works", || {
+                    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";
+                    stack.postgres.sql("postgres", sql) == "1"
+                });
+                limit(&stack, &tenant, |limits| limits.client_idle_max = ms(1000));
+                let mut fresh = raw(&stack, &tenant);
+                let mut used = raw(&stack, &tenant);
+                used.query("SELECT 1");
+                [fresh.rest(), used.rest()].map(|said| code_of(&said))
+            })
         });
         assert_eq!(said, ["57P05"; 2]);
         worked.unwrap();
@@ -327,7 +335,7 @@ async fn a_client_that_does_nothing_is_ended() {
         limit(&stack, &tenant, |limits| limits.client_idle_max = None);
         let quiet = stack.connect(&tenant, Role::Admin).await;
         let other = stack.connect(&tenant, Role::Admin).await;
-        other.batch_execute("SELECT pg_sleep(0.9)").await.unwrap();
+        other.batch_execute("SELECT pg_sleep(1.5)").await.unwrap();
         quiet.batch_execute("SELECT 1").await.unwrap();
     }
 }
@@ -525,10 +533,11 @@ async fn statements_begin_no_more_often_than_their_rate() {
             "{:?}",
             began.elapsed()
         );
-        // Several statements in one text are as many as they are.
+        // Several statements in one text are as many as they are: two seconds' worth.
+        let several = "SELECT 1;".repeat(40);
         wait_until("there is one again", || {
             tokio::task::block_in_place(|| {
-                let ask = client.simple_query("SELECT 1; SELECT 2; SELECT 3; SELECT 4");
+                let ask = client.simple_query(&several);
                 tokio::runtime::Handle::current().block_on(ask).is_ok()
             })
         });
