@@ -4,6 +4,10 @@
 -- {database}: the copy, `x_<pid>`. {source}: the database it was copied from.
 -- {verifier}: of the password of `{database}_fill`. {until}: a timestamp.
 
+-- step: let_in | postgres | transaction
+-- Before `adopt`, for a copy that was closed altogether.
+ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true;
+
 -- step: adopt | {database} | transaction
 -- Ownership and grants name groups, which all tenants share; but a tenant can name its own logins in a
 -- GRANT, in default privileges and in a policy. A copy has these of its source: here they are made out to

@@ -109,6 +109,8 @@ async fn data(node: &Node, pid: &Pid) -> Vec<String> {
 
 async fn finish(node: &Node, pid: &Pid, source: &Pid) {
     for _ in 0..2 {
+        // As of a branch that was deleted meanwhile, and taken back.
+        node.close(pid).await.unwrap();
         node.adopt(pid, source).await.unwrap();
     }
     for _ in 0..2 {
