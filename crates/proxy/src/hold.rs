@@ -225,8 +225,8 @@ impl Tenant {
 
     /// Waits until no transaction runs and nothing but LISTEN keeps a server connection.
     ///
-    /// A transaction whose client has said nothing for longer than that is not waited for: everybody else
-    /// would, in vain.
+    /// Two things are not waited for, because everybody else would, in vain: a transaction whose client has
+    /// said nothing for longer than that, and a session at rest that keeps more than LISTEN.
     async fn drain(&self, hold: &HoldId, within: Duration) -> Result<(), Kept> {
         let until = Instant::now() + within;
         let left = self.left();
@@ -243,7 +243,7 @@ impl Tenant {
                 return Err(over());
             } else if left.is_drained() {
                 return Ok(());
-            } else if Instant::now() >= until {
+            } else if Instant::now() >= until || !left.pinned.is_empty() {
                 return Err(left.kept());
             }
             sleep(LOOK_EVERY).await;
