@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 
 async fn patch(stack: &Stack, key: &str, token: &str, body: Value) -> Answer {
     let path = format!("/customer/databases/{key}");
-    let request = stack.request(Method::PATCH, &path, token).json(&body);
-    stack.send(request).await
+    stack.patch(&path, token, body).await
 }
 
 async fn act(stack: &Stack, key: &str, what: &str, token: &str, body: Value) -> Answer {
@@ -277,6 +276,29 @@ async fn a_name_is_given_once() {
         statuses == [200, 409] || statuses == [409, 200],
         "{statuses:?}"
     );
+    stack.stop().await;
+}
+
+/// Who gives it another name means the deleted one, although the name is another's by now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_database_whose_name_was_taken_comes_back_under_another() {
+    let stack = Stack::start().await;
+    let old = stack.create(OPERATOR, "app").await;
+    stack.delete("/customer/databases/app", OPERATOR).await.ok();
+    let new = stack.create(OPERATOR, "app").await;
+    let listed = stack
+        .get("/customer/databases?state=DISABLING,DISABLED", OPERATOR)
+        .await
+        .ok();
+    assert_eq!(listed[0]["id"], old["id"]);
+    let refused = act(&stack, "app", "undelete", OPERATOR, json!({})).await;
+    refused.error(409, "wrong_state");
+    let body = json!({"name": "before"});
+    let back = act(&stack, "app", "undelete", OPERATOR, body).await.ok();
+    assert_eq!((&back["id"], &back["name"]), (&old["id"], &json!("before")));
+    let now = stack.get("/customer/databases/app", OPERATOR).await.ok();
+    assert_eq!(now["id"], new["id"]);
+    stack.assert_clean().await;
     stack.stop().await;
 }
 

@@ -214,6 +214,61 @@ async fn adopted_databases_keep_ids_passwords_and_data() {
     stack.stop().await;
 }
 
+/// Its parent stays another project's, whose data is none of the new owner's.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_branch_adopted_alone_has_no_parent() {
+    let stack = Stack::start().await;
+    let project = stack.register().await;
+    let old = text(&project["token"]);
+    let parent = stack.create(&old, "main").await;
+    let body = json!({ "name": "copy" });
+    let path = "/customer/databases/main/branch?wait=60";
+    let branch = stack.post(path, &old, body).await;
+    assert_eq!(branch.body["state"], "ACTIVE", "{}", branch.body);
+    assert_eq!(branch.body["parent_database_id"], parent["id"]);
+    let new = stack.token().await;
+    let ask = adopt(&project, &[&branch.body["id"]]);
+    stack.post(ADOPT, &new, ask).await.ok();
+
+    let own = stack.get("/customer/databases/copy", &new).await.ok();
+    assert!(own["parent_database_id"].is_null(), "{own}");
+    for (what, path) in [("reset", "reset"), ("diff", "diff")] {
+        let path = format!("/customer/databases/copy/{path}");
+        let refused = match what {
+            "diff" => stack.get(&path, &new).await,
+            _ => stack.post(&path, &new, json!({})).await,
+        };
+        let error = refused.error(409, "wrong_state");
+        assert!(error.to_string().contains("is gone"), "{error}");
+    }
+    // Nor is one copied that failed before.
+    let client = stack.login(&parent).await.unwrap();
+    let lock = "CREATE TABLE t (); BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE";
+    client.batch_execute(lock).await.unwrap();
+    let body = json!({ "name": "late", "timeout_seconds": 4 });
+    let path = "/customer/databases/main/branch";
+    let late = stack.post(path, &old, body).await;
+    let late = text(&late.body["id"]);
+    stack.wait_state(&late, "CREATE_FAILED").await;
+    let ask = adopt(&project, &[&json!(late)]);
+    stack.post(ADOPT, &new, ask).await.ok();
+    drop(client);
+    let resume = "/customer/databases/late/resume?wait=60";
+    let again = stack.post(resume, &new, json!({})).await.ok();
+    assert_eq!(again["state"], "CREATE_FAILED", "{again}");
+    assert!(
+        text(&again["state_reason"]).contains("the parent was deleted"),
+        "{again}"
+    );
+
+    // With its parent, it has one again.
+    let ask = adopt(&project, &[&parent["id"]]);
+    stack.post(ADOPT, &new, ask).await.ok();
+    let own = stack.get("/customer/databases/copy", &new).await.ok();
+    assert_eq!(own["parent_database_id"], parent["id"]);
+    stack.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn only_who_knows_the_secret_adopts_and_only_within_bounds() {
     let stack = Stack::start().await;

@@ -147,6 +147,13 @@ async fn statements_scripts_and_errors() {
         .ok();
     assert_eq!(failed["error"]["code"], "23505");
     assert!(text(&failed["error"]["detail"]).contains("(id)=(1)"));
+    // One statement, and nothing of it when its answer is too large, also without values.
+    let body = json!({"query": "INSERT INTO t (id) SELECT g FROM generate_series(5000, 5200) g RETURNING id", "params": []});
+    sql.run(body).await.error(422, "result_too_large");
+    let none = sql.query("SELECT count(*) FROM t WHERE id >= 5000").await;
+    assert_eq!(none["rows"], json!([["0"]]));
+    let several = json!({"query": "SELECT 1; SELECT 2", "params": []});
+    assert_eq!(sql.run(several).await.ok()["error"]["code"], "42601");
     let several = json!({"query": "SELECT $1::int; SELECT 2", "params": [1]});
     assert_eq!(sql.run(several).await.ok()["error"]["code"], "42601");
     assert_eq!(

@@ -28,6 +28,9 @@ const HOLD_DRAIN_MAX: Duration = Duration::from_secs(2);
 const HOLD_ATTEMPTS: u32 = 2;
 /// Between the two.
 const HOLD_PAUSE: Duration = Duration::from_secs(1);
+/// Between two branches of one parent its clients go on for as long as they were held, and at most for so
+/// long: 20 branches at once are no standstill.
+const REST_MAX: Duration = Duration::from_secs(2);
 
 /// Why a branch has no data yet.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +91,7 @@ impl CopyError {
                 "{self}; disconnect the parent's clients and resume this branch, or ask your operator"
             ),
             Self::TooLong => {
-                "the copy took longer than it may; delete this branch and create it again with a longer timeout_seconds, or resume it when less is going on"
+                "the copy took longer than it may; resume this branch when less is going on, or give it more time (--timeout; in the API timeout_seconds): reset it again, or, if it has no data yet, delete it and create it again"
                     .to_owned()
             }
             Self::Catalog(_) => "the catalog did not answer; resume this branch".to_owned(),
@@ -147,20 +150,33 @@ pub(crate) async fn run(
                 took: Duration::ZERO,
             });
         }
-        let _turn = app.sources.turn(&wanted.parent).await;
-        let source = source(app, &wanted.parent).await?;
+        let turn = app.sources.turn(&wanted.parent).await;
+        let source = source(app, id, &wanted.parent).await?;
         {
             let client = app.catalog.get().await?;
             store::set_source(&client, id, &source).await?;
         }
         if wanted.schema_only {
-            return stream(app, pid, &source, Content::SchemaOnly, wanted.left, None).await;
+            return stream(app, pid, &source, Content::SchemaOnly, wanted.left).await;
         }
-        match files(app, pid, &source, wanted).await {
-            Ok(copied) => Ok(copied),
+        let mut held = Duration::ZERO;
+        let copied = files(app, pid, &source, wanted, &mut held).await;
+        match copied {
+            Ok(copied) => {
+                tokio::spawn(async move {
+                    sleep(held.min(REST_MAX)).await;
+                    drop(turn);
+                });
+                Ok(Copied { held, ..copied })
+            }
             Err(NotQuiet::InUse(why)) if app.node.can_stream() => {
                 tracing::info!(branch = %id, parent = %wanted.parent, why, "a parent is in use; it is copied through a dump");
-                stream(app, pid, &source, Content::All, wanted.left, Some(why)).await
+                let copied = stream(app, pid, &source, Content::All, wanted.left).await?;
+                Ok(Copied {
+                    reason: Some(why),
+                    held,
+                    ..copied
+                })
             }
             Err(NotQuiet::InUse(why)) => Err(CopyError::InUse(why)),
             Err(NotQuiet::Node(error)) => Err(error.into()),
@@ -182,9 +198,9 @@ pub(crate) async fn run(
 }
 
 /// Where the parent's data is. A deleted parent's is there until its retention ends.
-async fn source(app: &App, parent: &TenantId) -> Result<Pid, CopyError> {
+async fn source(app: &App, branch: &TenantId, parent: &TenantId) -> Result<Pid, CopyError> {
     let client = app.catalog.get().await?;
-    let source = store::source(&client, parent)
+    let source = store::source(&client, branch, parent)
         .await?
         .ok_or(CopyError::ParentGone)?;
     match (source.state, source.stage) {
@@ -229,45 +245,57 @@ impl From<NodeError> for NotQuiet {
     }
 }
 
+/// `waited` grows by the time for which the parent's clients were kept waiting, also in vain.
 async fn files(
     app: &Arc<App>,
     pid: &Pid,
     source: &Pid,
     wanted: &Wanted,
+    waited: &mut Duration,
 ) -> Result<Copied, NotQuiet> {
     // A checkpoint, where the way begins with one: nobody waits for it yet.
     app.node
         .prepare_copy(&Template::Copy(source.clone()))
         .await?;
-    let began = Instant::now();
-    let held = hold(app, &wanted.parent).await?;
+    let (held, began) = hold(app, &wanted.parent, waited).await?;
     let within = held.left().min(wanted.left);
     // While PostgreSQL copies, whoever connects waits: a hold that ends early spoils nothing.
     let report = app.node.copy_database(pid, source, within).await;
     if let Err(error) = held.release().await {
         tracing::warn!(parent = %wanted.parent, error = %chain(&error), "a hold ends by itself");
     }
-    let held = began.elapsed();
+    *waited += began.elapsed();
     let report = report?;
     Ok(Copied {
         path: report.path,
         reason: None,
         size_bytes: app.node.database_bytes(pid).await?,
-        held,
+        held: Duration::ZERO,
         took: report.took,
     })
 }
 
-/// Keeps the parent's clients waiting. Who has a session that cannot be carried over keeps the parent in
-/// use: waiting for that again would only stall the others once more.
-async fn hold(app: &Arc<App>, parent: &TenantId) -> Result<hold::Held, NotQuiet> {
+/// Keeps the parent's clients waiting; says also since when. What kept the parent in use for the whole bound
+/// is not waited for again where there is another way: that would only stall its clients once more.
+async fn hold(
+    app: &Arc<App>,
+    parent: &TenantId,
+    waited: &mut Duration,
+) -> Result<(hold::Held, Instant), NotQuiet> {
     let mut attempt = 1;
     loop {
-        match hold::take(app, parent, HOLD_DRAIN_MAX).await {
-            Ok(held) => return Ok(held),
+        let began = Instant::now();
+        let held = hold::take(app, parent, HOLD_DRAIN_MAX).await;
+        if held.is_err() {
+            *waited += began.elapsed();
+        }
+        match held {
+            Ok(held) => return Ok((held, began)),
             Err(HoldError::Catalog(error)) => return Err(NotQuiet::Catalog(error)),
             Err(HoldError::Node(error)) => return Err(error.into()),
-            Err(HoldError::Kept(kept)) if kept.may_pass && attempt < HOLD_ATTEMPTS => {
+            Err(HoldError::Kept(kept))
+                if kept.may_pass && attempt < HOLD_ATTEMPTS && !app.node.can_stream() =>
+            {
                 attempt += 1;
                 sleep(HOLD_PAUSE).await;
             }
@@ -297,13 +325,12 @@ async fn stream(
     source: &Pid,
     content: Content,
     left: Duration,
-    reason: Option<String>,
 ) -> Result<Copied, CopyError> {
     let began = Instant::now();
     app.node.stream_copy(pid, source, content, left).await?;
     Ok(Copied {
         path: ClonePath::Stream,
-        reason,
+        reason: None,
         size_bytes: app.node.database_bytes(pid).await?,
         held: Duration::ZERO,
         took: began.elapsed(),

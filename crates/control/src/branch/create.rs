@@ -15,6 +15,7 @@ use crate::{
         idempotency::{Kept, Ticket},
     },
     credential,
+    limits::{self, store::Party},
     placement::step::{Moment, Step, reached},
     tenant::{
         change,
@@ -56,6 +57,7 @@ pub(super) async fn create(
     let transaction = client.transaction().await?;
     let parent = change::find(&transaction, principal, key, Purpose::Change).await?;
     may_be_copied(&parent)?;
+    refuse_suspended(&parent, principal)?;
     if let Some(quota) = quota {
         lock_project(&transaction, &parent.project).await?;
         if count(&transaction, &parent.project).await? >= i64::from(quota) {
@@ -78,6 +80,7 @@ pub(super) async fn create(
     store::insert(&transaction, new)
         .await
         .map_err(|error| not_made(&wanted.name, error))?;
+    limits::store::carry(&transaction, &parent.id, &id).await?;
     let tenant = read(&transaction, &id)
         .await?
         .ok_or(ErrorCode::DatabaseNotFound)?;
@@ -121,4 +124,16 @@ pub(super) fn may_be_copied(parent: &Tenant) -> ApiResult<()> {
         ),
     )
     .hint(hint))
+}
+
+/// A copy of what the operator suspended would be a way around that.
+///
+/// # Errors
+///
+/// [`ErrorCode::SuspendedByOperator`], unless the operator asks.
+pub(super) fn refuse_suspended(parent: &Tenant, principal: &Principal) -> ApiResult<()> {
+    match (parent.suspended_by, principal.party()) {
+        (Some(Party::Operator), Party::Owner) => Err(ErrorCode::SuspendedByOperator.into()),
+        (Some(Party::Operator), Party::Operator) | (Some(Party::Owner) | None, _) => Ok(()),
+    }
 }

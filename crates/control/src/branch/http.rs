@@ -242,22 +242,23 @@ pub(crate) async fn diff(
     // The parent is another database.
     principal.may_see_project()?;
     let branch = tenant::http::read(&app, &principal, &key).await?;
-    let Some(parent) = branch.parent.clone() else {
+    let client = app.catalog.get().await?;
+    if store::known(&client, &branch.id).await?.is_none() {
         return Err(ApiError::with(
             ErrorCode::WrongState,
             format!("database {} is no branch", branch.name),
         )
         .hint("only a branch has a parent to be compared with"));
+    }
+    let parent = match &branch.parent {
+        Some(parent) => tenant::store::read(&client, parent).await?,
+        None => None,
     };
-    let client = app.catalog.get().await?;
-    let parent = tenant::store::read(&client, &parent).await?;
     drop(client);
-    let parent = parent
-        .filter(|parent| parent.project == branch.project)
-        .ok_or_else(|| {
-            ApiError::with(ErrorCode::WrongState, "the parent of this branch is gone")
-                .hint("there is nothing left to compare it with")
-        })?;
+    let parent = parent.ok_or_else(|| {
+        ApiError::with(ErrorCode::WrongState, "the parent of this branch is gone")
+            .hint("there is nothing left to compare it with")
+    })?;
     for tenant in [&parent, &branch] {
         if tenant.state != TenantState::Active {
             return Err(ApiError::with(

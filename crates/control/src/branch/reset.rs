@@ -6,7 +6,10 @@ use std::{sync::Arc, time::Duration};
 use axum::http::StatusCode;
 use model::lifecycle::{TenantEvent, TenantState};
 
-use super::{create::is_settled, store};
+use super::{
+    create::{is_settled, refuse_suspended},
+    store,
+};
 use crate::{
     api::{
         App,
@@ -37,10 +40,7 @@ pub(super) async fn reset(
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let mut tenant = change::find(&transaction, principal, key, Purpose::Change).await?;
-    let (Some(parent), Some(_)) = (
-        tenant.parent.clone(),
-        store::known(&transaction, &tenant.id).await?,
-    ) else {
+    if store::known(&transaction, &tenant.id).await?.is_none() {
         return Err(ApiError::with(
             ErrorCode::WrongState,
             format!("database {} is no branch", tenant.name),
@@ -66,10 +66,12 @@ pub(super) async fn reset(
         ApiError::with(ErrorCode::WrongState, "the parent of this branch is gone")
             .hint("undelete the parent first, or create a branch of another database")
     };
-    let parent = read(&transaction, &parent).await?.ok_or_else(gone)?;
+    let parent = tenant.parent.as_ref().ok_or_else(gone)?;
+    let parent = read(&transaction, parent).await?.ok_or_else(gone)?;
     if matches!(parent.state, TenantState::Disabling | TenantState::Disabled) {
         return Err(gone());
     }
+    refuse_suspended(&parent, principal)?;
     tenant.pid = store::begin_reset(&transaction, &tenant.id, app.node.name(), time_max).await?;
     tenant.state = next;
     tenant.state_reason = None;

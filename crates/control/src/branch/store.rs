@@ -259,15 +259,17 @@ pub(super) struct Source {
     pub(super) stage: Stage,
 }
 
-/// `None`: the parent is gone.
+/// `None`: the parent is gone, or another project's: one of the two was adopted without the other.
 pub(super) async fn source(
     client: &impl GenericClient,
+    branch: &TenantId,
     parent: &TenantId,
 ) -> Result<Option<Source>, CatalogError> {
     let row = catalog::query_opt(
         client,
-        "SELECT t.state, t.pid, p.stage FROM tenant t JOIN placement p ON p.pid = t.pid WHERE t.id = $1",
-        &[&parent.as_str()],
+        "SELECT t.state, t.pid, p.stage FROM tenant t JOIN placement p ON p.pid = t.pid
+         WHERE t.id = $1 AND t.project_id = (SELECT project_id FROM tenant WHERE id = $2)",
+        &[&parent.as_str(), &branch.as_str()],
     )
     .await?;
     Ok(row.map(|row| Source {

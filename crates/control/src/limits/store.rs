@@ -134,6 +134,21 @@ pub(crate) async fn write(
     Ok(())
 }
 
+/// Gives `to`, which has none, the limits that `from` has: a copy is no way around them. Server
+/// connections kept for it are not among them: those are promised to one database.
+pub(crate) async fn carry(
+    client: &impl GenericClient,
+    from: &TenantId,
+    to: &TenantId,
+) -> Result<(), CatalogError> {
+    let sql = "INSERT INTO tenant_limits
+        SELECT (jsonb_populate_record(l, jsonb_build_object(
+            'tenant_id', $2::text, 'server_connections_min', NULL))).*
+        FROM tenant_limits l WHERE tenant_id = $1";
+    catalog::execute(client, sql, &[&from.as_str(), &to.as_str()]).await?;
+    Ok(())
+}
+
 /// Sum of the minimums of all other tenants of a node, also deleted ones: they may come back. Nobody
 /// else changes one until the end of the transaction.
 pub(crate) async fn minimums_of_others(

@@ -287,7 +287,14 @@ async fn adopt_in(
         }
         tenants::set_project(transaction, id, target)
             .await
-            .map_err(|error| crate::tenant::create::not_made(&tenant.name, error))?;
+            .map_err(
+                |error| match crate::tenant::create::not_made(&tenant.name, error) {
+                    taken if taken.code == ErrorCode::NameTaken => {
+                        taken.hint("rename the database in one of the two projects, then adopt it")
+                    }
+                    other => other,
+                },
+            )?;
         tenant.project = target.clone();
         let secret = if reissue {
             Some(reissue_secrets(app, transaction, principal, &tenant).await?)

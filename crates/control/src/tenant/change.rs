@@ -99,6 +99,9 @@ fn after(tenant: &Tenant, event: TenantEvent) -> ApiResult<TenantState> {
             TenantState::Disabled => "it was deleted; undelete it first",
             TenantState::CreateFailed => "resume it to try again, or delete it",
             TenantState::Suspended => "resume it first",
+            TenantState::Active if event == TenantEvent::Undelete => {
+                "it is in use; to take back a deleted one that had this name, say by which other name"
+            }
             TenantState::Active => "it is in use; nothing is left to do",
         };
         ApiError::with(
@@ -226,7 +229,10 @@ pub(super) async fn undelete(
     reached(Step::UndeleteCommit, Moment::Before).await;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
-    let old = find(&transaction, principal, key, Purpose::Undelete).await?;
+    let purpose = Purpose::Undelete {
+        is_renamed: back.name.is_some(),
+    };
+    let old = find(&transaction, principal, key, purpose).await?;
     let event = match old.suspended_by {
         Some(Party::Operator) => TenantEvent::UndeleteSuspended,
         Some(Party::Owner) | None => TenantEvent::Undelete,

@@ -29,11 +29,14 @@ pub(crate) struct Tenant {
     pub(crate) expires_at: Option<DateTime<Utc>>,
     /// Who keeps it suspended. Also of a deleted one.
     pub(crate) suspended_by: Option<Party>,
+    /// What it was copied from, while both are of one project: adopted alone, a branch has no parent.
     pub(crate) parent: Option<TenantId>,
 }
 
 const COLUMNS: &str = "id, project_id, name, state, state_reason, pid, created_at, deleted_at,
-    purge_after, expires_at, suspended_by, parent_id";
+    purge_after, expires_at, suspended_by,
+    (SELECT parent.id FROM tenant parent
+        WHERE parent.id = tenant.parent_id AND parent.project_id = tenant.project_id) AS parent_id";
 
 impl Tenant {
     fn read(row: &Row) -> Self {
@@ -71,8 +74,9 @@ pub(crate) enum Purpose {
     Read,
     /// Changing it in this transaction: its row is locked.
     Change,
-    /// The same, and the name may be one that a deleted tenant had; the last one deleted is meant.
-    Undelete,
+    /// The same, and the name may be one that a deleted tenant had; the last one deleted is meant. Whoever
+    /// gives it another name means that one also when the name is held again.
+    Undelete { is_renamed: bool },
 }
 
 /// Finds a tenant by id, or else by the name that it holds. `scope` is what the asker may find; names are
@@ -86,14 +90,19 @@ pub(crate) async fn find(
 ) -> Result<Option<Tenant>, CatalogError> {
     let lock = match purpose {
         Purpose::Read => "",
-        Purpose::Change | Purpose::Undelete => "FOR UPDATE",
+        Purpose::Change | Purpose::Undelete { .. } => "FOR UPDATE",
+    };
+    let (may_be_deleted, is_renamed) = match purpose {
+        Purpose::Read | Purpose::Change => (false, false),
+        Purpose::Undelete { is_renamed } => (true, is_renamed),
     };
     let sql = format!(
         "SELECT {COLUMNS} FROM tenant
          WHERE ((id = $1 AND ($2::text IS NULL OR project_id = $2))
                 OR (project_id = $3 AND name = $4 AND ($5 OR deleted_at IS NULL)))
             AND ($6::text[] IS NULL OR id = ANY($6))
-         ORDER BY id = $1 DESC NULLS LAST, deleted_at DESC NULLS FIRST, created_at DESC
+         ORDER BY id = $1 DESC NULLS LAST, $7 AND deleted_at IS NULL,
+            deleted_at DESC NULLS FIRST, created_at DESC
          LIMIT 1 {lock}"
     );
     let row = catalog::query_opt(
@@ -104,8 +113,9 @@ pub(crate) async fn find(
             &scope.project.map(ProjectId::as_str),
             &own.as_str(),
             &key.name.as_ref().map(TenantName::as_str),
-            &(purpose == Purpose::Undelete),
+            &may_be_deleted,
             &scope.databases,
+            &is_renamed,
         ],
     )
     .await?;

@@ -251,6 +251,11 @@ impl Stack {
         Answer::read(request.send().await.unwrap()).await
     }
 
+    pub async fn patch(&self, path: &str, token: &str, body: Value) -> Answer {
+        self.send(self.request(Method::PATCH, path, token).json(&body))
+            .await
+    }
+
     pub async fn post(&self, path: &str, token: &str, body: Value) -> Answer {
         self.send(self.request(Method::POST, path, token).json(&body))
             .await
