@@ -76,7 +76,7 @@ pub(crate) enum Command {
     /// Make a database.
     Create(CreateArgs),
     /// List databases.
-    List,
+    List(ListArgs),
     /// Delete a database, or many by name and age. The data is kept until the retention ends; see `undelete`.
     Delete(DeleteArgs),
     /// Take a delete back, also that of a database that expired.
@@ -128,6 +128,13 @@ pub(crate) enum Command {
 pub(crate) struct NamedArgs {
     /// Name or id.
     pub(crate) db: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArgs {
+    /// Those that were deleted and can be undeleted, with the time until when.
+    #[arg(long)]
+    pub(crate) deleted: bool,
 }
 
 #[derive(Debug, Args)]

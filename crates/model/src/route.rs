@@ -65,6 +65,8 @@ pub enum Access {
     Open,
     /// Not until its database is there.
     NotReady,
+    /// Making its database failed.
+    Failed,
     /// Not until it is resumed.
     Suspended,
     /// It was deleted.

@@ -92,6 +92,9 @@ pub enum Refusal {
     /// The tenant's database is being made.
     #[error("the database is not ready yet")]
     NotReady,
+    /// The tenant's database could not be made.
+    #[error("the database could not be made")]
+    NotMade,
     /// The tenant is suspended.
     #[error("the database is suspended")]
     Suspended,
@@ -104,6 +107,9 @@ pub enum Refusal {
     /// `allowed_addresses` of the tenant.
     #[error("connections from this address are not allowed")]
     Address,
+    /// The credential is good, but not for where the client comes from.
+    #[error("this credential may not be used from your address")]
+    CredentialAddress,
     /// No server connection became free in time.
     #[error("no server connection became free within {waited_ms} ms")]
     Busy {
@@ -177,8 +183,10 @@ impl Public for Refusal {
         match self {
             Self::Startup(error) => error.sqlstate(),
             Self::Login(error) => error.sqlstate(),
-            Self::LoginName(_) | Self::TlsRequired | Self::Address => "28000", // invalid_authorization_specification
-            Self::WrongPassword { .. } => "28P01",                             // invalid_password
+            Self::LoginName(_) | Self::TlsRequired | Self::Address | Self::CredentialAddress => {
+                "28000"
+            } // invalid_authorization_specification
+            Self::WrongPassword { .. } => "28P01", // invalid_password
             Self::LoginTimeout | Self::Cancelled => "57014", // query_canceled, as PostgreSQL
             Self::TooManyClients
             | Self::TooManyOfAddress
@@ -193,9 +201,13 @@ impl Public for Refusal {
             Self::Options(_) => "42601",     // syntax_error
             Self::Setting { .. } => "42501", // insufficient_privilege
             Self::PoolMode => "22023",       // invalid_parameter_value
-            Self::CannotCheck | Self::NotReady | Self::Paused | Self::ServerLogin => "57P03", // cannot_connect_now
-            Self::Suspended => "55000", // object_not_in_prerequisite_state
-            Self::ServerDown => "08006", // connection_failure
+            Self::CannotCheck
+            | Self::NotReady
+            | Self::NotMade
+            | Self::Paused
+            | Self::ServerLogin => "57P03", // cannot_connect_now
+            Self::Suspended => "55000",      // object_not_in_prerequisite_state
+            Self::ServerDown => "08006",     // connection_failure
             Self::ServerLost
             | Self::StateLost
             | Self::Revoked
@@ -248,8 +260,14 @@ impl Public for Refusal {
             Self::Setting { .. } => "Log in with a role that has the rights you need.",
             Self::PoolMode => "It is auto, session or transaction.",
             Self::NotReady => "Try again in a few seconds.",
+            Self::NotMade => {
+                "Its status says why (tenantry db status). Resume it to try again, or delete it."
+            }
             Self::Suspended => "Resume the database first.",
             Self::Deleted => "Undelete the database within its retention.",
+            Self::CredentialAddress => {
+                "Connect from an address that it was made for, or ask for one for this address."
+            }
             Self::Address => {
                 "Connect from a network that is in the database's allowed_addresses (tenantry db limits)."
             }
@@ -328,10 +346,12 @@ impl Refusal {
             },
             Self::PoolMode,
             Self::NotReady,
+            Self::NotMade,
             Self::Suspended,
             Self::Deleted,
             Self::Expired,
             Self::Address,
+            Self::CredentialAddress,
             Self::Busy { waited_ms: 10_000 },
             Self::Nested { waited_ms: 10_000 },
             Self::QueueFull,

@@ -370,7 +370,7 @@ impl Login<'_> {
         asked: Instant,
     ) -> Result<Entered, Failed> {
         if !self.peer.may_use(&candidate) {
-            return Err(Refusal::Address.into());
+            return Err(Refusal::CredentialAddress.into());
         }
         let client = self.worker.routes.client();
         if candidate.one_use && !client.consume(candidate.id.clone()).await {
@@ -524,6 +524,7 @@ pub(crate) fn refusal_of(route: &Route, asked: Instant) -> Option<Refusal> {
         }
         Access::Expired => Some(Refusal::Expired),
         Access::NotReady => Some(Refusal::NotReady),
+        Access::Failed => Some(Refusal::NotMade),
         Access::Suspended => Some(Refusal::Suspended),
         Access::Deleted => Some(Refusal::Deleted),
     }

@@ -328,6 +328,9 @@ fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role, resolved: Option<
         }
         let why = if route.access == Access::Expired {
             Refusal::Ended
+        } else if route.access == Access::NotReady {
+            // A branch that is being reset: it comes back with other data.
+            Refusal::Replaced
         } else if route.access != Access::Open {
             Refusal::Closed
         } else if handle.pid != *pid {

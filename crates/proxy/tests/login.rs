@@ -136,6 +136,7 @@ async fn what_is_told_only_after_the_proof() {
     let user = user(&stack, &tenant);
     for (access, code) in [
         (Access::NotReady, "57P03"),
+        (Access::Failed, "57P03"),
         (Access::Suspended, "55000"),
         (Access::Deleted, "3D000"),
         (Access::Expired, "3D000"),

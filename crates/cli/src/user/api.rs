@@ -217,7 +217,10 @@ impl Api {
             let answer = self.call(Method::GET, &page, None).await?;
             all.extend(answer.body.as_array().cloned().unwrap_or_default());
             match answer.next_after {
-                Some(after) => page = format!("{path}?after={after}"),
+                Some(after) => {
+                    let sign = if path.contains('?') { '&' } else { '?' };
+                    page = format!("{path}{sign}after={after}");
+                }
                 None => return Ok(all),
             }
         }

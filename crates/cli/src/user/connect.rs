@@ -141,7 +141,8 @@ pub(super) async fn connect(context: &Context, args: ConnectArgs) -> Result<(), 
     }
     if !address.has_password() {
         eprintln!(
-            "its password is not known here; set PGPASSWORD, or `tenantry db reset-password {db}` makes a new one"
+            "its password is not known here; set PGPASSWORD, or `{}` makes a new one",
+            reset(&db, &address)
         );
     }
     print(context, &args, &address)
@@ -205,6 +206,16 @@ fn stdin_is_given() -> bool {
     })
 }
 
+/// What makes a new password for the role of `address`, and for no other.
+fn reset(db: &str, address: &Address) -> String {
+    match address.0.username().split_once('.') {
+        Some((_, role)) if role != model::Role::Admin.as_str() => {
+            format!("tenantry db reset-password {db} --role {role}")
+        }
+        _ => format!("tenantry db reset-password {db}"),
+    }
+}
+
 /// Runs psql to its end. Statements stop at the first error.
 fn psql(db: &str, address: &Address, input: Input<'_>) -> Result<(), Failure> {
     let password = address
@@ -214,7 +225,10 @@ fn psql(db: &str, address: &Address, input: Input<'_>) -> Result<(), Failure> {
             Failure::new(
                 Exit::NotAllowed,
                 format!("the password of '{db}' is not known here"),
-                format!("set PGPASSWORD, or `tenantry db reset-password {db}` makes a new one"),
+                format!(
+                    "set PGPASSWORD, or `{}` makes a new one",
+                    reset(db, address)
+                ),
             )
         })?;
     let mut arguments: Vec<OsString> = [

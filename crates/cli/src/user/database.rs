@@ -5,7 +5,10 @@ use std::io::{IsTerminal as _, Write as _};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{CreateArgs, DeleteArgs, ExpiresArgs, NamedArgs, RenameArgs, ResetArgs, UndeleteArgs},
+    args::{
+        CreateArgs, DeleteArgs, ExpiresArgs, ListArgs, NamedArgs, RenameArgs, ResetArgs,
+        UndeleteArgs,
+    },
     exit::{Exit, Failure},
     output::{self, Format, Rows},
     user::{Context, connect::Address, sweep},
@@ -72,8 +75,14 @@ pub(super) async fn create(context: &Context, args: CreateArgs) -> Result<(), Fa
 }
 
 /// `tenantry list`.
-pub(super) async fn list(context: &Context) -> Result<(), Failure> {
-    let databases = context.api.list("/customer/databases").await?;
+pub(super) async fn list(context: &Context, args: &ListArgs) -> Result<(), Failure> {
+    let states = if args.deleted {
+        "DISABLING,DISABLED"
+    } else {
+        "CREATING,CLONING,ACTIVE,SUSPENDED,CREATE_FAILED"
+    };
+    let path = format!("/customer/databases?state={states}");
+    let databases = context.api.list(&path).await?;
     if context.format == Format::Json {
         return output::json(&Value::Array(databases));
     }
@@ -96,8 +105,13 @@ pub(super) async fn list(context: &Context) -> Result<(), Failure> {
             field(db, "name").to_owned()
         }
     };
+    let end = if args.deleted {
+        "purge_after"
+    } else {
+        "expires_at"
+    };
     Rows {
-        columns: ["id", "name", "state", "created_at", "expires_at"]
+        columns: ["id", "name", "state", "created_at", end]
             .map(|name| match context.format {
                 Format::Table => name.to_uppercase(),
                 _ => name.to_owned(),
@@ -111,7 +125,7 @@ pub(super) async fn list(context: &Context) -> Result<(), Failure> {
                     Some(mark(db)),
                     Some(field(db, "state").to_owned()),
                     Some(field(db, "created_at").to_owned()),
-                    db["expires_at"].as_str().map(str::to_owned),
+                    db[end].as_str().map(str::to_owned),
                 ]
             })
             .collect(),
@@ -130,7 +144,16 @@ pub(super) async fn delete(context: &Context, args: DeleteArgs) -> Result<(), Fa
             "give --prefix, --older-than or both",
         ));
     }
-    let db = context.database(args.db.as_deref())?;
+    // Never the chosen one: what is deleted has been named.
+    let db = args
+        .db
+        .or_else(|| context.database.clone())
+        .ok_or_else(|| {
+            Failure::usage(
+                "which database is to be deleted?",
+                "name it: tenantry delete DB",
+            )
+        })?;
     let path = path(&db, "")?;
     if !args.yes {
         confirm(
@@ -215,6 +238,16 @@ pub(super) async fn act(context: &Context, args: NamedArgs, what: &str) -> Resul
     let path = path(&db, &format!("/{what}"))?;
     let mut database = context.api.post(&path, &json!({})).await?;
     hide(&mut database, false, false)?;
+    if what == "resume" && field(&database, "state") == "CREATE_FAILED" {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "the database could not be made: {}",
+                field(&database, "state_reason")
+            ),
+            format!("its id is {}", field(&database, "id")),
+        ));
+    }
     print(context, &database)
 }
 

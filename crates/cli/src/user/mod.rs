@@ -77,7 +77,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
         match command {
             Command::Serve(_) => unreachable!("main runs it"),
             Command::Create(args) => database::create(&context()?, args).await,
-            Command::List => database::list(&context()?).await,
+            Command::List(args) => database::list(&context()?, &args).await,
             Command::Delete(args) => database::delete(&context()?, args).await,
             Command::Undelete(args) => database::undelete(&context()?, args).await,
             Command::Rename(args) => database::rename(&context()?, args).await,

@@ -123,9 +123,8 @@ fn candidate(row: &tokio_postgres::Row) -> Option<Candidate> {
 fn access(state: TenantState) -> Access {
     match state {
         TenantState::Active => Access::Open,
-        TenantState::Creating | TenantState::Cloning | TenantState::CreateFailed => {
-            Access::NotReady
-        }
+        TenantState::Creating | TenantState::Cloning => Access::NotReady,
+        TenantState::CreateFailed => Access::Failed,
         TenantState::Suspended => Access::Suspended,
         TenantState::Disabling | TenantState::Disabled => Access::Deleted,
     }

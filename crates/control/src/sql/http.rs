@@ -213,10 +213,11 @@ impl SqlRequest {
             return Err("isolation and read_only go with statements only".to_owned());
         }
         match (self.query, self.file_content, self.statements, self.params) {
-            (Some(query), None, None, params) => match params {
-                Some(params) if !params.is_empty() => Ok(Work::One(Statement::new(query, params)?)),
-                _ => Work::script(query),
-            },
+            // With `params`, also none of them, it is one statement, and all or nothing of it.
+            (Some(query), None, None, Some(params)) => {
+                Ok(Work::One(Statement::new(query, params)?))
+            }
+            (Some(query), None, None, None) => Work::script(query),
             (None, Some(script), None, None) => Work::script(script),
             (None, None, Some(statements), None) => {
                 let statements: Result<Vec<_>, _> = statements

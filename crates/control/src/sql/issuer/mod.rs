@@ -168,7 +168,12 @@ impl Issuers {
                 code = refused.code.as_str(),
                 "token refused"
             );
-            refused.code.into()
+            match refused.code {
+                ErrorCode::ExpiredToken => {
+                    ApiError::from(refused.code).hint("get a new one from its issuer")
+                }
+                code => code.into(),
+            }
         })
     }
 
