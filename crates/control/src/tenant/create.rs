@@ -208,7 +208,6 @@ pub(crate) fn quota_exceeded(quota: u32) -> ApiError {
         ErrorCode::QuotaExceeded,
         format!("anonymous account limit ({quota} databases)"),
     )
-    .hint("delete one that is not needed, or claim the project: tenantry claim, with a code from your operator")
 }
 
 /// # Errors
