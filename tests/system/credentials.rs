@@ -16,7 +16,7 @@ use kit::{
 use serde_json::Value;
 
 /// For a change to be heard of, and for what was used to be written down.
-const HEARD_MAX: Duration = Duration::from_secs(30);
+pub(super) const HEARD_MAX: Duration = Duration::from_secs(30);
 
 /// Another process with the same catalog, the same PostgreSQL and the same keys.
 fn beside(first: &Stack) -> Stack {
@@ -49,21 +49,21 @@ fn at(stack: &Stack, address: &str) -> String {
     format!("{before}@{}/{path}", stack.pg_address())
 }
 
-fn with_password(address: &str, user: &str, password: &str) -> String {
+pub(super) fn with_password(address: &str, user: &str, password: &str) -> String {
     let (_, rest) = address.rsplit_once('@').unwrap();
     format!("postgresql://{user}:{password}@{rest}")
 }
 
-fn try_login(address: &str) -> Ran {
+pub(super) fn try_login(address: &str) -> Ran {
     run(psql(address).args(["-c", "select 'in'"]))
 }
 
 #[track_caller]
-fn is_in(address: &str) {
+pub(super) fn is_in(address: &str) {
     assert_eq!(try_login(address).ok(), "in");
 }
 
-fn wait_refused(address: &str) {
+pub(super) fn wait_refused(address: &str) {
     wait_for("the login is refused", HEARD_MAX, || {
         let ran = try_login(address);
         let why = "password authentication failed";
@@ -72,14 +72,14 @@ fn wait_refused(address: &str) {
 }
 
 /// A session that stays open.
-struct Session {
+pub(super) struct Session {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
 }
 
 impl Session {
-    fn open(address: &str) -> Self {
+    pub(super) fn open(address: &str) -> Self {
         let mut command = psql(address);
         command
             .stdin(Stdio::piped())
@@ -98,14 +98,14 @@ impl Session {
     }
 
     /// `None`: it has ended.
-    fn ask(&mut self) -> Option<String> {
+    pub(super) fn ask(&mut self) -> Option<String> {
         self.input.write_all(b"select 'here';\n").ok()?;
         let mut line = String::new();
         let size = self.output.read_line(&mut line).ok()?;
         (size > 0).then(|| line.trim().to_owned())
     }
 
-    fn wait_ended(mut self) {
+    pub(super) fn wait_ended(mut self) {
         wait_for("the session ends", HEARD_MAX, || {
             self.ask().is_none().then_some(())
         });
@@ -119,7 +119,7 @@ impl Drop for Session {
     }
 }
 
-fn field(value: &Value, name: &str) -> String {
+pub(super) fn field(value: &Value, name: &str) -> String {
     value[name]
         .as_str()
         .unwrap_or_else(|| panic!("{name}: {value}"))

@@ -14,3 +14,4 @@ mod limits;
 mod metrics;
 mod processes;
 mod settings;
+mod users;

@@ -226,6 +226,9 @@ pub(crate) enum DbCommand {
     /// See and revoke what opens it.
     #[command(subcommand)]
     Access(crate::user::access::AccessCommand),
+    /// Make, see and delete its users: logins with a role and a limit of their own.
+    #[command(subcommand)]
+    Users(crate::user::users::UsersCommand),
     /// Ask the server for the password. It keeps none, and says so.
     Credentials(NamedArgs),
     /// See and set what it may use at once.

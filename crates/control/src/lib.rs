@@ -22,6 +22,7 @@ mod sql;
 mod storage;
 mod tasks;
 mod tenant;
+mod user;
 mod watch;
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -153,6 +154,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     tasks.spawn("lifetimes", tenant::lifetime::run(app.clone()));
     tasks.spawn("holds", hold::run(app.clone(), tasks.clone(), followed));
     tasks.spawn("housekeeping", housekeeping::run(app.clone()));
+    tasks.spawn("users", user::job::run(app.clone()));
     tasks.spawn("watch", watch::hogs(app.clone()));
     tasks.spawn("care", watch::care(app.clone()));
     tasks.spawn("storage", storage::run(app.clone()));

@@ -154,6 +154,36 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         "",
     ),
     (
+        "GET",
+        "/customer/databases/{database}/users",
+        For::WholeProject,
+        "",
+    ),
+    (
+        "POST",
+        "/customer/databases/{database}/users",
+        For::Owner,
+        r#"{"username": "eve"}"#,
+    ),
+    (
+        "PATCH",
+        "/customer/databases/{database}/users/{username}",
+        For::Owner,
+        r#"{"client_connections_max": 1}"#,
+    ),
+    (
+        "POST",
+        "/customer/databases/{database}/users/{username}/reset-password",
+        For::Owner,
+        "{}",
+    ),
+    (
+        "DELETE",
+        "/customer/databases/{database}/users/{username}",
+        For::Owner,
+        "",
+    ),
+    (
         "POST",
         "/customer/databases/{database}/branch",
         For::Owner,
@@ -212,6 +242,9 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
     ("GET", "/metrics", For::Operator, ""),
 ];
 
+/// A user that every database of this test has.
+const USER: &str = "ann";
+
 fn document() -> Value {
     serde_json::from_str(&control::openapi_document()).unwrap()
 }
@@ -241,6 +274,7 @@ impl Target {
         };
         let filled = path
             .replace("{database}", &self.database)
+            .replace("{username}", USER)
             .replace("{credential}", credential);
         assert!(
             !filled.contains('{'),
@@ -295,6 +329,9 @@ async fn target(stack: &Stack, owner: &str, name: &str) -> Target {
     let database = text(&stack.create(owner, name).await["id"]);
     let path = format!("/customer/databases/{database}/connect-keys");
     let key = text(&stack.post(&path, owner, json!({})).await.ok()["id"]);
+    let users = format!("/customer/databases/{database}/users");
+    let user = json!({ "username": USER });
+    stack.post(&users, owner, user).await.ok();
     let token = stack.post("/customer/tokens", owner, json!({})).await.ok();
     let code = stack.post("/operator/claim-codes", OPERATOR, json!({}));
     let code = code.await.ok();
@@ -393,6 +430,7 @@ async fn nobody_reaches_what_is_not_theirs() {
             (SELECT json_agg(c ORDER BY id) FROM claim_code c),
             (SELECT json_agg(l ORDER BY tenant_id, set_by) FROM tenant_limits l),
             (SELECT json_agg(s ORDER BY credential_id, tenant_id) FROM credential_scope s),
+            (SELECT json_agg(u ORDER BY tenant_id, id) FROM tenant_user u),
             (SELECT json_agg(to_jsonb(c) - 'last_used_at' - 'last_used_from' ORDER BY id)
              FROM credential c))::text";
         catalog

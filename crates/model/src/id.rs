@@ -97,6 +97,12 @@ id! {
     HoldId, "hld_", "hld_ and 12 characters of a-z and 0-9, the first a letter"
 }
 
+id! {
+    /// Names a user of a database inside PostgreSQL, where the user's own name never stands. A branch
+    /// has its parent's users under the same ids.
+    UserId, "", "12 characters of a-z and 0-9, the first a letter"
+}
+
 impl Pid {
     /// Name of the database, and of the role whose members are its logins.
     pub fn database(&self) -> String {

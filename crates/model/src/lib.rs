@@ -17,11 +17,13 @@ pub mod route;
 mod secret;
 mod sql;
 
-pub use id::{CredentialId, HoldId, IdError, Pid, ProcessId, ProjectId, TenantId};
+pub use id::{CredentialId, HoldId, IdError, Pid, ProcessId, ProjectId, TenantId, UserId};
 pub use limits::Limits;
 pub use name::{NameError, TenantName};
 pub use network::{Network, NetworkError};
 pub use public::Public;
-pub use role::{Group, LoginName, LoginNameError, Role};
+pub use role::{
+    Group, Login, LoginName, LoginNameError, Role, USER_NAME_MAX, UserName, UserNameError,
+};
 pub use secret::Secret;
 pub use sql::{Ident, IdentError, Literal};

@@ -16,7 +16,7 @@ use std::{
 
 use tokio::sync::{broadcast, mpsc, oneshot};
 
-use crate::{CredentialId, Group, Limits, LoginName, Network, Pid, Role, Secret, TenantId};
+use crate::{CredentialId, Group, Limits, Login, LoginName, Network, Pid, Role, Secret, TenantId};
 
 /// A PostgreSQL server as the proxy reaches it.
 #[derive(Debug)]
@@ -164,14 +164,19 @@ impl Storage {
     }
 }
 
-/// All there is to know to serve one role of one tenant. Shared, never changed: a change makes a
-/// new one.
+/// All there is to know to serve one role, or one user, of one tenant. Shared, never changed: a change
+/// makes a new one.
 #[derive(Debug)]
 pub struct Route {
     /// Whose it is.
     pub tenant: TenantId,
-    /// Which role.
+    /// As whom.
+    pub login: Login,
+    /// What it may do there.
     pub role: Role,
+    /// Clients that may be logged in to one proxy as this user at once; those of the tenant as a whole are in
+    /// `limits`. `None`: no limit of its own.
+    pub clients_max: Option<u32>,
     /// Whether sessions may begin. Told only to those who proved a secret.
     pub access: Access,
     /// How long that lasts, from when it was asked, by the catalog's clock; then it is
@@ -306,7 +311,7 @@ pub enum Report {
         /// Whose.
         tenant: TenantId,
         /// Which login.
-        role: Role,
+        login: Login,
     },
 }
 

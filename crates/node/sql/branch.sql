@@ -22,7 +22,9 @@ DECLARE
   kind text;
   words text;
 BEGIN
-  FOREACH suffix IN ARRAY ARRAY['', '_admin', '_write', '_read'] LOOP
+  FOREACH suffix IN ARRAY ARRAY['', '_admin', '_write', '_read'] || ARRAY(
+      SELECT substr(rolname::text, length('{source}') + 1) FROM pg_roles
+      WHERE rolname ~ '^{source}_(admin|write|read)_[a-z0-9]+$') LOOP
     SELECT oid INTO old FROM pg_roles WHERE rolname = '{source}' || suffix;
     CONTINUE WHEN old IS NULL;
     new := '{database}' || suffix;

@@ -1,7 +1,8 @@
 -- The life of one tenant database. Markers and rules: bootstrap.sql.
 --
 -- {database}: `x_<pid>`. Names the database and its wall role; logins are `{database}_admin`,
---   `{database}_write`, `{database}_read` and, while needed, `{database}_deploy`, `{database}_dump`.
+--   `{database}_write`, `{database}_read` and, while needed, `{database}_deploy`, `{database}_dump`. A user of the
+--   tenant has a login `{database}_<role>_<id>`: {login}, which acts as {group}.
 -- {source}: the database to copy: {template}, or another tenant's for a branch.
 -- {strategy}: `WAL_LOG` or `FILE_COPY`.
 -- {admin_verifier}, {write_verifier}, {read_verifier}, {verifier}:
@@ -61,6 +62,14 @@ CREATE DATABASE {database} TEMPLATE {source} STRATEGY {strategy} CONNECTION LIMI
 -- CREATE lets the admin make schemas and install extensions that are marked trusted.
 REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 GRANT CONNECT ON DATABASE {database} TO {database}_admin, {database}_write, {database}_read;
+DO $$
+DECLARE
+  login name;
+BEGIN
+  FOR login IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname ~ '^{database}_(admin|write|read)_[a-z0-9]+$' LOOP
+    EXECUTE pg_catalog.format('GRANT CONNECT ON DATABASE {database} TO %I', login);
+  END LOOP;
+END $$;
 GRANT CREATE, TEMPORARY ON DATABASE {database} TO tenantry_admin;
 GRANT TEMPORARY ON DATABASE {database} TO tenantry_write;
 ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;
@@ -69,6 +78,14 @@ ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;
 -- As `open`, but only a deployment (tenantry_owner) may make schemas and install extensions.
 REVOKE ALL ON DATABASE {database} FROM PUBLIC;
 GRANT CONNECT ON DATABASE {database} TO {database}_admin, {database}_write, {database}_read;
+DO $$
+DECLARE
+  login name;
+BEGIN
+  FOR login IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname ~ '^{database}_(admin|write|read)_[a-z0-9]+$' LOOP
+    EXECUTE pg_catalog.format('GRANT CONNECT ON DATABASE {database} TO %I', login);
+  END LOOP;
+END $$;
 GRANT CREATE, TEMPORARY ON DATABASE {database} TO tenantry_owner;
 REVOKE CREATE ON DATABASE {database} FROM tenantry_admin;
 GRANT TEMPORARY ON DATABASE {database} TO tenantry_admin, tenantry_write;
@@ -97,9 +114,7 @@ DROP DATABASE IF EXISTS {database} WITH (FORCE);
 -- with connections closed has to be opened for the platform first (limit 0 stays).
 SELECT DISTINCT d.datname FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_database d ON d.oid = s.dbid
 WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass
-  AND s.refobjid IN (SELECT oid FROM pg_catalog.pg_roles WHERE rolname IN
-    ('{database}', '{database}_admin', '{database}_write', '{database}_read', '{database}_deploy', '{database}_dump',
-      '{database}_fill'));
+  AND s.refobjid IN (SELECT oid FROM pg_catalog.pg_roles WHERE rolname ~ '^{database}(_[a-z0-9_]+)?$');
 
 -- step: forget | each of `dependents` | transaction
 -- Takes the roles out of ACLs, default privileges and policies there. They own nothing, so it drops
@@ -109,9 +124,7 @@ DO $$
 DECLARE
   name text;
 BEGIN
-  FOR name IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname IN
-    ('{database}', '{database}_admin', '{database}_write', '{database}_read', '{database}_deploy', '{database}_dump',
-      '{database}_fill')
+  FOR name IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname ~ '^{database}(_[a-z0-9_]+)?$'
   LOOP
     IF EXISTS (SELECT FROM pg_catalog.pg_shdepend WHERE refclassid = 'pg_catalog.pg_authid'::regclass
         AND refobjid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = name) AND deptype = 'o') THEN
@@ -123,6 +136,14 @@ END $$;
 
 -- step: drop_roles | postgres | transaction
 -- After `drop`, and `forget` where `dependents` names databases.
+DO $$
+DECLARE
+  login name;
+BEGIN
+  FOR login IN SELECT rolname FROM pg_catalog.pg_roles WHERE rolname ~ '^{database}_(admin|write|read)_[a-z0-9]+$' LOOP
+    EXECUTE pg_catalog.format('DROP ROLE %I', login);
+  END LOOP;
+END $$;
 DROP ROLE IF EXISTS {database}_fill, {database}_dump, {database}_deploy, {database}_read, {database}_write, {database}_admin;
 DROP ROLE IF EXISTS {database};
 
@@ -177,13 +198,84 @@ BEGIN
   END IF;
 END $$;
 
+-- step: user | postgres | transaction
+-- A login of a user, as `roles` makes the others: NOINHERIT, owns nothing, may do nothing until it acts as
+-- its group. CONNECT comes with `open`; where that was before, here. A second run repairs it.
+DO $$
+DECLARE
+  inherit_set text := '';
+  inherit_only text := '';
+BEGIN
+  IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
+    inherit_set := ' WITH INHERIT FALSE, SET TRUE';
+    inherit_only := ' WITH INHERIT FALSE, SET FALSE';
+  END IF;
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{login}') THEN
+    CREATE ROLE {login} NOLOGIN;
+  END IF;
+  ALTER ROLE {login} LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS
+    CONNECTION LIMIT -1 PASSWORD '{verifier}';
+  ALTER ROLE {login} RESET ALL;
+  EXECUTE 'GRANT {group} TO {login}' || inherit_set;
+  EXECUTE 'GRANT {database} TO {login}' || inherit_only;
+  IF EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = '{database}' AND datacl IS NOT NULL) THEN
+    GRANT CONNECT ON DATABASE {database} TO {login};
+  END IF;
+END $$;
+
+-- step: user_close | postgres | transaction
+-- Deleting a user, first step: nobody comes in under its login any more.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{login}') THEN
+    ALTER ROLE {login} NOLOGIN PASSWORD NULL;
+    IF EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = '{database}') THEN
+      REVOKE ALL ON DATABASE {database} FROM {login};
+    END IF;
+  END IF;
+END $$;
+
+-- step: user_sessions | postgres | transaction
+-- Whoever is still there.
+SELECT pid FROM pg_catalog.pg_stat_activity WHERE usename = '{login}';
+
+-- step: user_disconnect | postgres | transaction
+-- Repeat until it returns no row.
+SELECT pid, pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = '{login}';
+
+-- step: user_dependents | postgres | transaction
+-- Databases where something names it: its own, and those whose tenant granted it something.
+SELECT DISTINCT d.datname FROM pg_catalog.pg_shdepend s JOIN pg_catalog.pg_database d ON d.oid = s.dbid
+WHERE s.refclassid = 'pg_catalog.pg_authid'::regclass
+  AND s.refobjid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = '{login}');
+
+-- step: user_forget | each of `user_dependents` | transaction
+-- It owns something only where the admin let its login itself create, and it left its group to do so. That
+-- goes to the group that it acted as, not to the admin: what the user wrote (functions, views, expressions of
+-- indexes) runs with rights of the owner, and must not gain any by this. Then grants and policies.
+DO $$
+BEGIN
+  IF EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{login}') THEN
+    IF pg_catalog.current_database() = '{database}' THEN
+      REASSIGN OWNED BY {login} TO {group};
+    ELSIF EXISTS (SELECT FROM pg_catalog.pg_shdepend WHERE refclassid = 'pg_catalog.pg_authid'::regclass
+        AND refobjid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = '{login}') AND deptype = 'o') THEN
+      RAISE 'role {login} owns objects elsewhere';
+    END IF;
+    DROP OWNED BY {login};
+  END IF;
+END $$;
+
+-- step: user_drop | postgres | transaction
+DROP ROLE IF EXISTS {login};
+
 -- step: stored_settings | postgres | transaction
 -- What tenants stored as defaults on roles of ours. Nothing relies on it: the proxy's startup options come
 -- last. Not empty: report it, then `forget_settings`.
 SELECT r.rolname, d.datname, s.setconfig FROM pg_catalog.pg_db_role_setting s
 JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
 LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
-WHERE r.rolname ~ '^(x_[a-z0-9]{12}(_admin|_write|_read|_deploy)?|tenantry_(owner|admin|write|read))$';
+WHERE r.rolname ~ '^(x_[a-z0-9]{12}((_admin|_write|_read)(_[a-z0-9]+)?|_deploy)?|tenantry_(owner|admin|write|read))$';
 
 -- step: forget_settings | postgres | transaction
 -- With lock_timeout: an open transaction that stores one holds the row.
@@ -195,7 +287,7 @@ BEGIN
     SELECT r.rolname, d.datname FROM pg_catalog.pg_db_role_setting s
     JOIN pg_catalog.pg_roles r ON r.oid = s.setrole
     LEFT JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase
-    WHERE r.rolname ~ '^(x_[a-z0-9]{12}(_admin|_write|_read|_deploy)?|tenantry_(owner|admin|write|read))$'
+    WHERE r.rolname ~ '^(x_[a-z0-9]{12}((_admin|_write|_read)(_[a-z0-9]+)?|_deploy)?|tenantry_(owner|admin|write|read))$'
   LOOP
     IF stored.datname IS NULL THEN
       EXECUTE pg_catalog.format('ALTER ROLE %I RESET ALL', stored.rolname);

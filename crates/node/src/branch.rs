@@ -72,6 +72,10 @@ impl Node {
         // It may have been closed since: deleted, and taken back. Its limit of 0 stays: only superusers
         // come in.
         self.run(STEP, &BRANCH.fill("let_in", &values)).await?;
+        // Whoever is a user there is one here, as far as grants go: nobody has a secret for it.
+        for (role, user) in self.users(source).await? {
+            self.create_user(pid, role, &user).await?;
+        }
         let inside = self.visit(STEP, &database).await?;
         let sent = inside.batch_execute(&BRANCH.fill("adopt", &values)).await;
         sent.map_err(|error| self.error(STEP, error))?;

@@ -25,6 +25,7 @@ mod stream;
 mod template;
 mod tenant;
 mod tls;
+mod user;
 
 pub use care::{Care, Cared, LockHog};
 pub use error::NodeError;

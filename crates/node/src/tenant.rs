@@ -82,12 +82,12 @@ const WAL_LOG_BYTES_MAX: i64 = 64 << 20;
 const COPY_MAX: Duration = Duration::from_secs(3600);
 /// How long ended sessions may take to go away. A session that is cancelled rolls back at once;
 /// only the disk can hold it up.
-const CLOSE_MAX: Duration = Duration::from_secs(30);
+pub(crate) const CLOSE_MAX: Duration = Duration::from_secs(30);
 /// How long sessions may take to leave by themselves before they are ended. The proxy ends those of its
 /// clients in milliseconds and tells them why; PostgreSQL would only say that an administrator did. 1 s:
 /// for a machine that is busy; nobody waits for it where nobody is left.
-const LEAVE_MAX: Duration = Duration::from_secs(1);
-const CLOSE_POLL: Duration = Duration::from_millis(10);
+pub(crate) const LEAVE_MAX: Duration = Duration::from_secs(1);
+pub(crate) const CLOSE_POLL: Duration = Duration::from_millis(10);
 
 impl Node {
     /// Which epoch of passwords is in use. One, until rotation has an issue of its own.
@@ -96,7 +96,10 @@ impl Node {
     /// How the proxy logs in to the server in the name of `role`. Pure: asks nobody. The caller
     /// adds timeouts and `search_path` to the settings.
     pub fn server_login(&self, pid: &Pid, role: Role) -> ServerLogin {
-        let user = role.login(pid);
+        self.login_as(pid, role, role.login(pid))
+    }
+
+    pub(crate) fn login_as(&self, pid: &Pid, role: Role, user: String) -> ServerLogin {
         ServerLogin {
             pid: pid.clone(),
             database: pid.database(),
@@ -413,7 +416,7 @@ impl Node {
     }
 
     /// Runs `forget` inside `database`, also when that one is closed.
-    async fn forget(&self, database: &str, forget: &str) -> Result<(), NodeError> {
+    pub(crate) async fn forget(&self, database: &str, forget: &str) -> Result<(), NodeError> {
         const STEP: &str = "forget logins";
         let name = model::Ident::new(database).map_err(|_| NodeError::Conflict {
             step: STEP,

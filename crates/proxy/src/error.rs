@@ -3,7 +3,7 @@
 //! Owns: the one list of refusals with their codes, words and hints. Texts of PostgreSQL itself
 //! pass through elsewhere and are not in it.
 
-use model::{LoginNameError, Public};
+use model::{LoginNameError, Public, UserName};
 use wire::{
     forwarded::ForwardedError,
     login::client::LoginError,
@@ -59,6 +59,14 @@ pub enum Refusal {
     /// `client_connections_max` of the tenant.
     #[error("too many clients of this database")]
     TooManyClientsOfTenant,
+    /// `client_connections_max` of the user.
+    #[error("too many clients of user \"{user}\": it may have {max} at once")]
+    TooManyClientsOfUser {
+        /// Its name inside the database.
+        user: UserName,
+        /// Its limit.
+        max: u32,
+    },
     /// No such login, or no such secret: the answer is the same.
     #[error("password authentication failed for user \"{user}\"")]
     WrongPassword {
@@ -193,6 +201,7 @@ impl Public for Refusal {
             | Self::TooManyAttempts
             | Self::Banned { .. }
             | Self::TooManyClientsOfTenant
+            | Self::TooManyClientsOfUser { .. }
             | Self::Busy { .. }
             | Self::Nested { .. }
             | Self::QueueFull => "53300", // too_many_connections
@@ -240,7 +249,7 @@ impl Public for Refusal {
             }
             Self::Forwarded(_) => "Let the load balancer send version 2 over TCP.",
             Self::LoginName(_) => {
-                "The user name is <database id>.<role>, where the role is admin, write or read."
+                "The user name is <database id>.<role>, where the role is admin, write or read, or <database id>.<user>."
             }
             Self::TlsRequired => "Connect with sslmode=require.",
             Self::Alpn => "Update the client, or use sslnegotiation=postgres.",
@@ -251,6 +260,9 @@ impl Public for Refusal {
             Self::Banned { .. } => "Look at the user name and the password before you try again.",
             Self::TooManyClientsOfTenant => {
                 "Close unused connections, or raise the database's client_connections_max (tenantry db limits)."
+            }
+            Self::TooManyClientsOfUser { .. } => {
+                "Close unused connections of this user, or raise its limit (tenantry db users set)."
             }
             Self::WrongPassword { .. } => "",
             Self::CannotCheck => "Try again in a few seconds.",
@@ -332,6 +344,10 @@ impl Refusal {
             Self::TooManyAttempts,
             Self::Banned { seconds: 47 },
             Self::TooManyClientsOfTenant,
+            Self::TooManyClientsOfUser {
+                user: "ann".parse().expect("a name of a user"),
+                max: 10,
+            },
             Self::WrongPassword {
                 user: "abcdefghijkl.admin".to_owned(),
             },

@@ -11,7 +11,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use model::{CredentialId, Pid, Role, route::Candidate};
+use model::{CredentialId, Login, Pid, route::Candidate};
 
 use crate::{
     cancel::{self},
@@ -77,7 +77,7 @@ pub(crate) struct Handle {
     pub(crate) id: i32,
     /// Whose it is. It knows its sessions until they end.
     pub(crate) tenant: Rc<Tenant>,
-    pub(crate) role: Role,
+    pub(crate) login: Login,
     pub(crate) credential: CredentialId,
     /// Its sessions stay when its credential is gone.
     pub(crate) outlives: bool,
@@ -118,7 +118,7 @@ impl Handle {
     pub(crate) fn new(
         id: i32,
         tenant: Rc<Tenant>,
-        role: Role,
+        login: Login,
         candidate: &Candidate,
         pid: Pid,
         about: About,
@@ -126,7 +126,7 @@ impl Handle {
         Self {
             id,
             tenant,
-            role,
+            login,
             credential: candidate.id.clone(),
             outlives: candidate.one_use || candidate.outlived,
             expires: Cell::default(),

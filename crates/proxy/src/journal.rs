@@ -81,7 +81,7 @@ pub(crate) fn ended(tenant: &Tenant, handle: &Handle, ended: &Ended) {
     tracing::info!(
         from = %about.peer,
         tenant = %tenant.id,
-        role = %handle.role,
+        role = %handle.login,
         credential = %handle.credential,
         placement = %handle.pid,
         tls = about.tls.unwrap_or("none"),

@@ -5,7 +5,7 @@
 
 use std::{cell::RefCell, collections::HashMap, rc::Rc};
 
-use model::{LoginName, Role};
+use model::{Login, LoginName};
 use tokio::sync::watch;
 
 use crate::{error::Refusal, pool::Tenant, server::Parameters, worker::Worker};
@@ -25,13 +25,13 @@ pub(crate) struct Learning(RefCell<HashMap<LoginName, watch::Receiver<Option<Lea
 /// # Errors
 ///
 /// As [`Tenant::server`].
-pub(crate) async fn parameters(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role) -> Learned {
-    if let Some(values) = tenant.seen(role) {
+pub(crate) async fn parameters(worker: &Rc<Worker>, tenant: &Rc<Tenant>, login: Login) -> Learned {
+    if let Some(values) = tenant.seen(login) {
         return Ok(values);
     }
     let login = LoginName {
         tenant: tenant.id.clone(),
-        role,
+        login,
     };
     let under_way = worker.learning.0.borrow().get(&login).cloned();
     let mut learned = under_way.unwrap_or_else(|| begin(worker, tenant, &login));
@@ -57,11 +57,11 @@ fn begin(
     let (tenant, login) = (tenant.clone(), login.clone());
     // Its login hashes a password, which is as much work as ten handshakes.
     tokio::task::spawn_local(pace.paced(Box::pin(async move {
-        let opened = tenant.server(&worker, login.role).await;
+        let opened = tenant.server(&worker, login.login).await;
         worker.learning.0.borrow_mut().remove(&login);
         let learned = opened.map(|server| {
             let values = server.parameters.clone();
-            tenant.give_back(&worker, login.role, server, false);
+            tenant.give_back(&worker, login.login, server, false);
             values
         });
         let _ = done.send(Some(learned));

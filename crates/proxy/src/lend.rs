@@ -108,7 +108,7 @@ fn handover(
 impl Session {
     pub(crate) fn want(&self) -> Want {
         Want {
-            role: self.handle.role,
+            login: self.handle.login,
             session: self.lending.serial,
             credential: self.lending.credential,
             state: self.lending.wanted.clone(),
@@ -322,14 +322,14 @@ impl Session {
                 self.count_pins(worker);
                 if self.handle.is_recalled() {
                     self.handle.answer_recall();
-                    self.tenant.recall(worker, self.handle.role);
+                    self.tenant.recall(worker, self.handle.login);
                 }
                 Ok(None)
             }
             Verdict::Unclear { now } => {
                 if lending.reluctant.is_none() {
-                    let role = self.handle.role;
-                    let idle = worker.idle.add_session(&self.tenant, role, &self.handle);
+                    let login = self.handle.login;
+                    let idle = worker.idle.add_session(&self.tenant, login, &self.handle);
                     lending.reluctant = Some(idle);
                 }
                 let is_wanted = now || self.handle.is_recalled() || self.tenant.is_wanted();
@@ -352,7 +352,7 @@ impl Session {
             session: self.lending.serial,
             credential: self.lending.credential,
         });
-        self.tenant.release(worker, self.handle.role, server);
+        self.tenant.release(worker, self.handle.login, server);
     }
 
     /// It no longer has a server connection that it may give up.
@@ -412,7 +412,7 @@ impl Session {
         } else {
             self.count_pins(worker);
             // Somebody else may be able to.
-            self.tenant.recall(worker, self.handle.role);
+            self.tenant.recall(worker, self.handle.login);
         }
         self.say(&out).await
     }

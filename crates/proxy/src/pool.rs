@@ -13,7 +13,7 @@ use std::{
 };
 
 use model::{
-    CredentialId, Limits, LoginName, Role, TenantId,
+    CredentialId, Limits, Login, LoginName, TenantId,
     limits::Number,
     route::{Access, Report, Resolved, Storage},
 };
@@ -75,7 +75,7 @@ pub(crate) struct Tenant {
     pub(crate) reviews: Cell<u64>,
     pub(crate) sessions: RefCell<HashMap<i32, Rc<Handle>>>,
     worker: Weak<Worker>,
-    pools: RefCell<HashMap<Role, Pool>>,
+    pools: RefCell<HashMap<Login, Pool>>,
     /// Server connections opened or being opened.
     servers: Cell<u32>,
     servers_max: Cell<u32>,
@@ -98,7 +98,7 @@ pub(crate) struct Tenant {
 /// What a session that needs a server connection would like best.
 #[derive(Clone, Debug)]
 pub(crate) struct Want {
-    pub(crate) role: Role,
+    pub(crate) login: Login,
     pub(crate) session: u64,
     pub(crate) credential: u32,
     pub(crate) state: Rc<State>,
@@ -142,7 +142,7 @@ struct Pool {
     resolved: Resolved,
     /// For logging in without hashing.
     keys: Option<Arc<ClientKeys>>,
-    /// What servers of this tenant and role report at login.
+    /// What servers of this tenant and login report.
     seen: Option<Rc<Parameters>>,
     /// Last one back is first out, so that the others can grow old.
     idle: Vec<(u64, Box<Server>)>,
@@ -150,7 +150,7 @@ struct Pool {
 
 #[derive(Debug)]
 struct Waiting {
-    role: Role,
+    login: Login,
     grant: oneshot::Sender<Grant>,
 }
 
@@ -275,23 +275,27 @@ impl Tenant {
         self.clients.get() == 0 && self.servers.get() == 0 && !self.pause.is_on()
     }
 
-    pub(crate) fn roles_in_use(&self) -> Vec<Role> {
-        let pools = self.pools.borrow();
-        Role::ALL
-            .into_iter()
-            .filter(|role| pools.contains_key(role))
-            .collect()
+    pub(crate) fn logins_in_use(&self) -> Vec<Login> {
+        let mut logins: Vec<Login> = self.pools.borrow().keys().copied().collect();
+        logins.sort_unstable();
+        logins
     }
 
-    /// Its roles in use, where they lead, and their idle connections.
-    pub(crate) fn look(&self) -> Vec<(Role, Resolved, Vec<Rc<CancelTarget>>)> {
+    /// Clients logged in as `login`.
+    pub(crate) fn clients_of(&self, login: Login) -> usize {
+        let sessions = self.sessions.borrow();
+        sessions.values().filter(|own| own.login == login).count()
+    }
+
+    /// Its roles and users in use, where they lead, and their idle connections.
+    pub(crate) fn look(&self) -> Vec<(Login, Resolved, Vec<Rc<CancelTarget>>)> {
         let pools = self.pools.borrow();
-        let look = pools.iter().map(|(role, pool)| {
+        let look = pools.iter().map(|(login, pool)| {
             let idle = pool.idle.iter().map(|(_, server)| server.cancel.clone());
-            (*role, pool.resolved.clone(), idle.collect())
+            (*login, pool.resolved.clone(), idle.collect())
         });
         let mut look: Vec<_> = look.collect();
-        look.sort_by_key(|(role, ..)| *role);
+        look.sort_by_key(|(login, ..)| *login);
         look
     }
 
@@ -348,13 +352,18 @@ impl Tenant {
         }
     }
 
-    /// What servers of a role report at login, once one was there.
-    pub(crate) fn seen(&self, role: Role) -> Option<Rc<Parameters>> {
-        self.pools.borrow().get(&role)?.seen.clone()
+    /// What servers of a login report, once one was there.
+    pub(crate) fn seen(&self, login: Login) -> Option<Rc<Parameters>> {
+        self.pools.borrow().get(&login)?.seen.clone()
     }
 
     /// Uses another route from now on. Idle connections made by another login are closed.
-    pub(crate) fn set_route(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, resolved: Resolved) {
+    pub(crate) fn set_route(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        login: Login,
+        resolved: Resolved,
+    ) {
         let limits = &resolved.route.limits;
         self.share.set(Share {
             weight: limits.server_connections_weight,
@@ -364,7 +373,7 @@ impl Tenant {
         self.set_storage(worker, resolved.route.storage, limits.storage_bytes_max);
         *self.budget.borrow_mut() = Some(worker.shared.budgets.of(&resolved.node));
         let mut stale = Vec::new();
-        match self.pools.borrow_mut().entry(role) {
+        match self.pools.borrow_mut().entry(login) {
             std::collections::hash_map::Entry::Vacant(entry) => {
                 entry.insert(Pool {
                     resolved,
@@ -389,9 +398,9 @@ impl Tenant {
         self.seek();
     }
 
-    /// Forgets a role that no longer exists.
-    pub(crate) fn drop_pool(self: &Rc<Self>, worker: &Rc<Worker>, role: Role) {
-        let pool = self.pools.borrow_mut().remove(&role);
+    /// Forgets a login that no longer exists.
+    pub(crate) fn drop_pool(self: &Rc<Self>, worker: &Rc<Worker>, login: Login) {
+        let pool = self.pools.borrow_mut().remove(&login);
         self.close_idle(worker, pool.map(|pool| pool.idle).unwrap_or_default());
     }
 
@@ -404,7 +413,7 @@ impl Tenant {
         }
     }
 
-    /// A server connection of `role` in the state of a new one: an idle one, or one that is
+    /// A server connection of `login` in the state of a new one: an idle one, or one that is
     /// opened, or, when the tenant or the node has no more, the first that becomes free.
     ///
     /// First come first served within the tenant; tenants in a fair round. Safe to drop.
@@ -416,10 +425,10 @@ impl Tenant {
     pub(crate) async fn server(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        role: Role,
+        login: Login,
     ) -> Result<Box<Server>, Refusal> {
         let want = Want {
-            role,
+            login,
             session: 0,
             credential: u32::MAX,
             state: self.states.nothing().clone(),
@@ -446,7 +455,7 @@ impl Tenant {
                 return Ok(server);
             }
             // While it waited for this one, somebody has said that it is to wait.
-            self.release(worker, want.role, server);
+            self.release(worker, want.login, server);
         }
     }
 
@@ -465,7 +474,7 @@ impl Tenant {
             {
                 return Ok(server);
             }
-            None => match self.wait(worker, want.role).await? {
+            None => match self.wait(worker, want.login).await? {
                 Grant::Lease(lease) => lease,
                 Grant::Server(mut server) => {
                     if server.stream.is_quiet() {
@@ -475,7 +484,7 @@ impl Tenant {
                 }
             },
         };
-        self.open(worker, want.role, lease).await
+        self.open(worker, want.login, lease).await
     }
 
     /// The idle server connection that fits best; `again`: be it one that it must not have.
@@ -490,7 +499,7 @@ impl Tenant {
         loop {
             let (number, mut server) = {
                 let mut pools = self.pools.borrow_mut();
-                let idle = &mut pools.get_mut(&want.role)?.idle;
+                let idle = &mut pools.get_mut(&want.login)?.idle;
                 // Of equal ones the last one back, so that the others can grow old.
                 let mut best = None;
                 for (at, (_, server)) in idle.iter().enumerate().rev() {
@@ -527,21 +536,23 @@ impl Tenant {
         None
     }
 
-    async fn wait(self: &Rc<Self>, worker: &Rc<Worker>, role: Role) -> Result<Grant, Refusal> {
+    async fn wait(self: &Rc<Self>, worker: &Rc<Worker>, login: Login) -> Result<Grant, Refusal> {
         let limits = &worker.config.limits;
         if self.waiting.borrow().len() >= limits.waiting_max {
             return Err(Refusal::QueueFull);
         }
         let (grant, granted) = oneshot::channel();
-        self.waiting.borrow_mut().push_back(Waiting { role, grant });
+        self.waiting
+            .borrow_mut()
+            .push_back(Waiting { login, grant });
         if self.servers.get() >= self.servers_max.get() && !self.evict_own(worker) {
             // An idle connection of another role makes room, or one that a session keeps.
-            self.recall(worker, role);
+            self.recall(worker, login);
         }
         let stands_in_round = self.queued.get();
         self.seek();
         if !self.waiting.borrow().is_empty() {
-            self.recall(worker, role);
+            self.recall(worker, login);
             // Since it began to stand there, one of another role may have become idle.
             if stands_in_round && let Some(budget) = self.budget() {
                 worker.make_room(&budget);
@@ -557,15 +568,18 @@ impl Tenant {
 
     /// Why the server lets nobody in, when that is because of a change that this worker has not heard of
     /// yet: it was suspended or deleted a moment ago.
-    async fn unheard(&self, worker: &Rc<Worker>, role: Role) -> Option<Refusal> {
+    async fn unheard(&self, worker: &Rc<Worker>, login: Login) -> Option<Refusal> {
         let login = LoginName {
             tenant: self.id.clone(),
-            role,
+            login,
         };
         let answer = timeout(UNHEARD_WAIT_MAX, worker.routes.ask(&login)).await;
         let answer = answer.ok()?.ok()?;
         match answer.resolved {
-            None => Some(Refusal::Deleted),
+            None => Some(match login.login {
+                Login::Role(_) => Refusal::Deleted,
+                Login::User(_) => Refusal::Revoked,
+            }),
             Some(resolved) => refusal_of(&resolved.route, answer.asked),
         }
     }
@@ -573,12 +587,12 @@ impl Tenant {
     async fn open(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        role: Role,
+        login: Login,
         lease: Lease,
     ) -> Result<Box<Server>, Refusal> {
         let (resolved, cached) = {
             let pools = self.pools.borrow();
-            let pool = pools.get(&role).ok_or(Refusal::Closed)?;
+            let pool = pools.get(&login).ok_or(Refusal::Closed)?;
             (pool.resolved.clone(), pool.keys.clone())
         };
         let budget = worker.shared.budgets.of(&resolved.node);
@@ -592,7 +606,7 @@ impl Tenant {
             Ok((server, keys)) => {
                 worker.counted.open_time.note(micros(started.elapsed()));
                 add(&worker.counted.opened, 1);
-                if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
+                if let Some(pool) = self.pools.borrow_mut().get_mut(&login) {
                     pool.keys = keys;
                     pool.seen = Some(server.parameters.clone());
                 }
@@ -607,14 +621,14 @@ impl Tenant {
                 match look.await {
                     Ok(Ok(_)) => Ok(server),
                     _ => Err(self
-                        .unheard(worker, role)
+                        .unheard(worker, login)
                         .await
                         .unwrap_or(Refusal::ServerDown)),
                 }
             }
             Err(error) => {
                 if error.is_of_login()
-                    && let Some(refusal) = self.unheard(worker, role).await
+                    && let Some(refusal) = self.unheard(worker, login).await
                 {
                     return Err(refusal);
                 }
@@ -627,7 +641,7 @@ impl Tenant {
                 if error.is_refused() {
                     worker.routes.client().report(Report::ServerLoginRefused {
                         tenant: self.id.clone(),
-                        role,
+                        login,
                     });
                     return Err(Refusal::ServerLogin);
                 }
@@ -711,7 +725,7 @@ impl Tenant {
     pub(crate) fn give_back(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
-        role: Role,
+        login: Login,
         server: Box<Server>,
         in_message: bool,
     ) {
@@ -721,7 +735,7 @@ impl Tenant {
             return;
         }
         if !server.used && server.cancel.in_flight.get() == 0 {
-            tenant.put(&worker, role, server);
+            tenant.put(&worker, login, server);
             return;
         }
         tokio::task::spawn_local(async move {
@@ -734,7 +748,7 @@ impl Tenant {
             })
             .await;
             match clean {
-                Ok(Ok(())) => tenant.put(&worker, role, server),
+                Ok(Ok(())) => tenant.put(&worker, login, server),
                 _ => {
                     tracing::info!(tenant = %tenant.id, "a server connection could not be reset");
                     close(server).await;
@@ -744,9 +758,9 @@ impl Tenant {
     }
 
     /// Takes a server connection back at the end of a transaction, with what it holds.
-    pub(crate) fn release(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, server: Box<Server>) {
+    pub(crate) fn release(self: &Rc<Self>, worker: &Rc<Worker>, login: Login, server: Box<Server>) {
         if server.cancel.in_flight.get() == 0 {
-            self.put(worker, role, server);
+            self.put(worker, login, server);
             return;
         }
         // Until the cancel has reached its end it could hit whoever comes next.
@@ -758,7 +772,7 @@ impl Tenant {
                 }
             });
             match settled.await {
-                Ok(()) => tenant.put(&worker, role, server),
+                Ok(()) => tenant.put(&worker, login, server),
                 Err(_) => close(server).await,
             }
         });
@@ -780,23 +794,23 @@ impl Tenant {
 
     /// Asks the session that has kept a server connection for longest to give it up, if somebody of
     /// this tenant waits: first one of the same role.
-    pub(crate) fn recall(&self, worker: &Worker, role: Role) {
+    pub(crate) fn recall(&self, worker: &Worker, login: Login) {
         if self
             .waiting
             .borrow()
             .iter()
             .any(|waiting| !waiting.grant.is_closed())
         {
-            worker.idle.recall(&self.id, role);
+            worker.idle.recall(&self.id, login);
         }
     }
 
     /// Lends a clean connection on, or keeps it idle, or closes it for a tenant that waits, when that
     /// one's turn has come: a crowd of our own clients does not keep others out.
-    fn put(self: &Rc<Self>, worker: &Rc<Worker>, role: Role, server: Box<Server>) {
+    fn put(self: &Rc<Self>, worker: &Rc<Worker>, login: Login, server: Box<Server>) {
         self.forget_who_left();
         let mut server = server;
-        let fits = self.pools.borrow().get(&role).is_some_and(|pool| {
+        let fits = self.pools.borrow().get(&login).is_some_and(|pool| {
             let (route, node) = (&pool.resolved.route, &pool.resolved.node);
             if route.access != Access::Open {
                 return false;
@@ -820,7 +834,7 @@ impl Tenant {
         }
         loop {
             let is_mine = match self.waiting.borrow().front() {
-                Some(first) => first.role == role,
+                Some(first) => first.login == login,
                 None => break,
             };
             if !is_mine {
@@ -837,8 +851,8 @@ impl Tenant {
                 Err(Grant::Lease(_)) => return,
             }
         }
-        if let Some(pool) = self.pools.borrow_mut().get_mut(&role) {
-            let (number, since) = worker.idle.add(self, role);
+        if let Some(pool) = self.pools.borrow_mut().get_mut(&login) {
+            let (number, since) = worker.idle.add(self, login);
             server.idle_since = since;
             pool.idle.push((number, server));
         }
@@ -854,8 +868,8 @@ impl Tenant {
     }
 
     /// Closes the idle connection with this number.
-    pub(crate) fn evict(self: &Rc<Self>, role: Role, number: u64) {
-        let server = self.pools.borrow_mut().get_mut(&role).and_then(|pool| {
+    pub(crate) fn evict(self: &Rc<Self>, login: Login, number: u64) {
+        let server = self.pools.borrow_mut().get_mut(&login).and_then(|pool| {
             let at = pool.idle.iter().position(|(own, _)| *own == number)?;
             Some(pool.idle.remove(at).1)
         });
@@ -880,13 +894,13 @@ impl Tenant {
             .pools
             .borrow()
             .iter()
-            .filter_map(|(role, pool)| Some((pool.idle.first()?.0, *role)))
+            .filter_map(|(login, pool)| Some((pool.idle.first()?.0, *login)))
             .min();
-        let Some((number, role)) = oldest else {
+        let Some((number, login)) = oldest else {
             return false;
         };
         worker.idle.remove(number);
-        self.evict(role, number);
+        self.evict(login, number);
         true
     }
 

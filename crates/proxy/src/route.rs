@@ -14,7 +14,7 @@ use std::{
 };
 
 use model::{
-    CredentialId, LoginName, Role, TenantId,
+    CredentialId, Login, LoginName, Role, TenantId,
     route::{Access, Candidate, Change, Report, Resolved, RouteClient, Unavailable},
 };
 use tokio::{
@@ -178,6 +178,8 @@ impl Routes {
         for map in [&self.known, &self.unknown] {
             if let Some(answer) = map.borrow().get(login)
                 && answer.asked.elapsed() <= age_max
+                && !(matches!(login.login, Login::User(_))
+                    && self.is_stale(&login.tenant, answer.asked))
             {
                 return Some(answer.clone());
             }
@@ -204,10 +206,11 @@ impl Routes {
     }
 
     fn forget(&self, tenant: &TenantId) {
+        // What is known of users counts as old by the time at which it was asked: `cached`.
         for role in Role::ALL {
             let login = LoginName {
                 tenant: tenant.clone(),
-                role,
+                login: role.into(),
             };
             self.known.borrow_mut().remove(&login);
             self.unknown.borrow_mut().remove(&login);
@@ -289,13 +292,13 @@ pub(crate) fn review(worker: &Rc<Worker>, tenant: &Rc<Tenant>) {
         loop {
             let began = tenant.reviews.get();
             let mut known = true;
-            for role in tenant.roles_in_use() {
+            for login in tenant.logins_in_use() {
                 let login = LoginName {
                     tenant: tenant.id.clone(),
-                    role,
+                    login,
                 };
                 match worker.routes.ask(&login).await {
-                    Ok(answer) => apply(&worker, tenant, role, answer.resolved),
+                    Ok(answer) => apply(&worker, tenant, login.login, answer.resolved),
                     Err(Unavailable) => known = false,
                 }
             }
@@ -309,16 +312,21 @@ pub(crate) fn review(worker: &Rc<Worker>, tenant: &Rc<Tenant>) {
     });
 }
 
-fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role, resolved: Option<Resolved>) {
+fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, login: Login, resolved: Option<Resolved>) {
     let Some(resolved) = resolved else {
-        tenant.end_sessions(|handle| (handle.role == role).then_some((When::Now, Refusal::Closed)));
-        tenant.drop_pool(worker, role);
+        // Of a user this says that it was deleted, of a role that the whole tenant is gone.
+        let why = match login {
+            Login::Role(_) => Refusal::Closed,
+            Login::User(_) => Refusal::Revoked,
+        };
+        tenant.end_sessions(|handle| (handle.login == login).then_some((When::Now, why.clone())));
+        tenant.drop_pool(worker, login);
         return;
     };
     let route = &resolved.route;
     let pid = &route.server.pid;
     tenant.end_sessions(|handle| {
-        if handle.role != role {
+        if handle.login != login {
             return None;
         }
         let mut candidates = route.candidates.iter();
@@ -348,5 +356,5 @@ fn apply(worker: &Rc<Worker>, tenant: &Rc<Tenant>, role: Role, resolved: Option<
         // Whoever closes the database waits for those who leave by themselves.
         tenant.close_all(worker);
     }
-    tenant.set_route(worker, role, resolved);
+    tenant.set_route(worker, login, resolved);
 }

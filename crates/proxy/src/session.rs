@@ -13,7 +13,7 @@ use std::{
 };
 
 use model::{
-    LoginName, Pid, Public,
+    Login, LoginName, Pid, Public,
     route::{Candidate, Resolved},
 };
 use tokio::time::{Instant, timeout};
@@ -274,7 +274,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
         Err(refusal) => refusal,
     };
     worker.counted.logins_refused.add(refusal.sqlstate());
-    tracing::info!(from = %peer, tenant = %name.tenant, role = %name.role, credential = %candidate.id,
+    tracing::info!(from = %peer, tenant = %name.tenant, role = %name.login, credential = %candidate.id,
         code = refusal.sqlstate(), reason = %refusal, "login refused");
     let mut out = Vec::new();
     write_fatal(&refusal, &mut out);
@@ -330,11 +330,17 @@ impl Entry<'_> {
         if tenant.clients.get() >= resolved.route.limits.client_connections_max {
             return Err(Refusal::TooManyClientsOfTenant);
         }
+        let of_user = resolved.route.clients_max;
+        if let (Login::User(user), Some(max)) = (self.name.login, of_user)
+            && tenant.clients_of(self.name.login) >= max as usize
+        {
+            return Err(Refusal::TooManyClientsOfUser { user, max });
+        }
         let pid = resolved.route.server.pid.clone();
         let mut candidates = resolved.route.candidates.iter();
         let candidate = candidates.find(|own| own.id == self.candidate.id);
         let candidate = candidate.unwrap_or(self.candidate).clone();
-        tenant.set_route(worker, self.name.role, resolved);
+        tenant.set_route(worker, self.name.login, resolved);
         Ok(Admitted {
             tenant,
             candidate,
@@ -381,7 +387,7 @@ fn register(
     let handle = Rc::new(Handle::new(
         id,
         tenant.clone(),
-        entry.name.role,
+        entry.name.login,
         &admitted.candidate,
         admitted.pid,
         about,
@@ -408,7 +414,7 @@ impl Session {
             .counted
             .login_time
             .note(micros(about.began.elapsed()));
-        tracing::debug!(from = %about.peer, tenant = %self.tenant.id, role = %self.handle.role, "session began");
+        tracing::debug!(from = %about.peer, tenant = %self.tenant.id, role = %self.handle.login, "session began");
     }
 
     /// Does what the relay stopped for. Returns how the session ended, if it did.
@@ -440,9 +446,9 @@ impl Session {
     /// Tells the client all that PostgreSQL tells after login. Opens a server first where its
     /// values are not known, or where a setting has to be tried.
     async fn greet(&mut self, worker: &Rc<Worker>, mut settings: Settings) -> Result<(), Ended> {
-        let role = self.handle.role;
+        let login = self.handle.login;
         let tenant = self.tenant.clone();
-        let learned = learn::parameters(worker, &tenant, role);
+        let learned = learn::parameters(worker, &tenant, login);
         let mut values = self.unless_gone(learned).await?;
         settings.subtract(&values);
         if !settings.are_surely_valid() {
@@ -602,7 +608,7 @@ impl Session {
         self.unlist(worker);
         self.watch.lost(&self.tenant.insight);
         if let Some(server) = self.lending.taken.take() {
-            self.tenant.release(worker, self.handle.role, server);
+            self.tenant.release(worker, self.handle.login, server);
         }
         // Between two messages of the server, ours can stand; inside one it would be read as data.
         let mut can_speak = true;
@@ -613,7 +619,7 @@ impl Session {
                 drop(server);
             } else {
                 self.tenant
-                    .give_back(worker, self.handle.role, server, in_message);
+                    .give_back(worker, self.handle.login, server, in_message);
             }
         }
         let mut out = Vec::new();

@@ -16,7 +16,7 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use model::{Role, TenantId, hold::Order, route::RouteClient};
+use model::{Login, TenantId, hold::Order, route::RouteClient};
 use tokio::{
     net::TcpListener,
     sync::{Notify, Semaphore, mpsc, oneshot},
@@ -296,7 +296,7 @@ pub(crate) struct IdleList {
 #[derive(Debug)]
 struct Idle {
     tenant: Rc<Tenant>,
-    role: Role,
+    login: Login,
     since: Instant,
     /// Who keeps it.
     session: Option<Rc<Handle>>,
@@ -314,20 +314,25 @@ impl IdleList {
     }
 
     /// Adds one; returns the number it is known by, and when.
-    pub(crate) fn add(&self, tenant: &Rc<Tenant>, role: Role) -> (u64, Instant) {
+    pub(crate) fn add(&self, tenant: &Rc<Tenant>, login: Login) -> (u64, Instant) {
         self.shared.idle[self.worker].fetch_add(1, Ordering::Relaxed);
-        self.insert(tenant, role, None)
+        self.insert(tenant, login, None)
     }
 
     /// Adds one that `session` keeps.
-    pub(crate) fn add_session(&self, tenant: &Rc<Tenant>, role: Role, session: &Rc<Handle>) -> u64 {
-        self.insert(tenant, role, Some(session.clone())).0
+    pub(crate) fn add_session(
+        &self,
+        tenant: &Rc<Tenant>,
+        login: Login,
+        session: &Rc<Handle>,
+    ) -> u64 {
+        self.insert(tenant, login, Some(session.clone())).0
     }
 
     fn insert(
         &self,
         tenant: &Rc<Tenant>,
-        role: Role,
+        login: Login,
         session: Option<Rc<Handle>>,
     ) -> (u64, Instant) {
         let number = self.next.get();
@@ -335,7 +340,7 @@ impl IdleList {
         let since = Instant::now();
         let idle = Idle {
             tenant: tenant.clone(),
-            role,
+            login,
             since,
             session,
         };
@@ -361,27 +366,27 @@ impl IdleList {
         let found = {
             let list = self.list.borrow();
             let found = list.get(&number);
-            found.map(|idle| (idle.tenant.clone(), idle.role, idle.session.clone()))
+            found.map(|idle| (idle.tenant.clone(), idle.login, idle.session.clone()))
         };
         self.remove(number);
         match found {
             Some((_, _, Some(session))) => session.recall(),
-            Some((tenant, role, None)) => tenant.evict(role, number),
+            Some((tenant, login, None)) => tenant.evict(login, number),
             None => {}
         }
     }
 
     /// Asks the session of a tenant that has kept a server connection for longest to give it up, one
     /// of `role` if there is one.
-    pub(crate) fn recall(&self, tenant: &TenantId, role: Role) {
+    pub(crate) fn recall(&self, tenant: &TenantId, login: Login) {
         let number = {
             let list = self.list.borrow();
             let kept = || {
                 list.iter()
                     .filter(|(_, idle)| idle.session.is_some() && idle.tenant.id == *tenant)
             };
-            let same_role = kept().find(|(_, idle)| idle.role == role);
-            same_role
+            let same_login = kept().find(|(_, idle)| idle.login == login);
+            same_login
                 .or_else(|| kept().next())
                 .map(|(number, _)| *number)
         };

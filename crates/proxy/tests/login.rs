@@ -49,7 +49,7 @@ async fn an_unknown_login_and_a_wrong_password_cannot_be_told_apart() {
     let known = tenant.login(Role::Admin);
     let unknown = LoginName {
         tenant: TenantId::random(&mut rand::rng()),
-        role: Role::Admin,
+        login: Role::Admin.into(),
     };
     let count = |login: &LoginName| {
         let table = stack.table.lock().unwrap();
@@ -188,7 +188,8 @@ async fn user_names_that_route_nowhere_are_explained() {
     for user in [
         "postgres",
         "../etc.admin",
-        "abcdefghijkl.root",
+        "abcdefghijkl.Root",
+        "abcdefghijkl.postgres",
         "a'b\"c.admin",
         "ünï.admin",
         &"x".repeat(64),
@@ -426,6 +427,86 @@ async fn too_many_clients_are_told_so() {
         .err()
         .unwrap();
     assert_eq!(kit::code(&refused), "53300");
+}
+
+/// A user has a login, a limit and a server connection of its own, and its secret opens nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_a_login_of_its_own() {
+    let stack = Stack::start(|_| {}).await;
+    let tenant = stack.tenant();
+    let ann = stack.user(&tenant, ("ann", Role::Read), Some(2));
+    let bob = stack.user(&tenant, ("bob", Role::Write), None);
+    let config = |login: &LoginName| {
+        let mut config = stack.config(&tenant, Role::Admin);
+        config.user(login.to_string());
+        config
+    };
+    let who = async |client: &tokio_postgres::Client| {
+        let row = client.query_one("SELECT current_user::text, session_user::text", &[]);
+        let row = row.await.unwrap();
+        (row.get::<_, String>(0), row.get::<_, String>(1))
+    };
+    let first = stack.connect_with(&config(&ann)).await.unwrap();
+    let second = stack.connect_with(&config(&ann)).await.unwrap();
+    let own = (
+        "tenantry_read".to_owned(),
+        format!("{}_annuuuuuuuuu", Role::Read.login(&tenant.pid)),
+    );
+    assert_eq!(who(&first).await, own);
+    assert_eq!(who(&second).await, own);
+    let refused = stack.connect_with(&config(&ann)).await.err().unwrap();
+    let said = refused.as_db_error().unwrap();
+    assert_eq!(said.code().code(), "53300");
+    assert_eq!(
+        said.message(),
+        "too many clients of user \"ann\": it may have 2 at once"
+    );
+    // Nobody else has less because of it.
+    let other = stack.connect_with(&config(&bob)).await.unwrap();
+    assert_eq!(who(&other).await.0, "tenantry_write");
+    let reader = stack.connect(&tenant, Role::Read).await;
+    assert_eq!(who(&reader).await.1, Role::Read.login(&tenant.pid));
+    // Another limit is heard of; sessions that are open stay.
+    stack.user(&tenant, ("ann", Role::Read), Some(3));
+    stack.announce(&tenant);
+    let mut third = None;
+    for _ in 0..200 {
+        third = stack.connect_with(&config(&ann)).await.ok();
+        if third.is_some() {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(who(&third.unwrap()).await, own);
+    assert_eq!(who(&first).await, own);
+
+    // One that does not exist is refused by the same steps as one with another password.
+    let nobody = format!("{}.eve", tenant.id);
+    let known = ann.to_string();
+    for _ in 0..3 {
+        let wrong = try_login(&stack, &known, "wrong");
+        let unknown = try_login(&stack, &nobody, "wrong");
+        assert_eq!(code_of(&wrong), "28P01");
+        assert_eq!(shape(&wrong, &known), shape(&unknown, &nobody));
+    }
+    // Names of roles are no users, and what cannot be a name is told so.
+    assert_eq!(
+        code_of(&try_login(&stack, &format!("{}.Eve", tenant.id), "x")),
+        "28000"
+    );
+
+    // Deleted, its sessions end, and those of others stay.
+    stack.table.lock().unwrap().routes.remove(&ann);
+    stack.announce(&tenant);
+    kit::wait_until("its sessions end", || {
+        first.is_closed() && second.is_closed()
+    });
+    assert_eq!(
+        code_of(&try_login(&stack, &known, &tenant.password)),
+        "28P01"
+    );
+    assert_eq!(who(&other).await.0, "tenantry_write");
+    assert_eq!(who(&reader).await.0, "tenantry_read");
 }
 
 /// Connections that are only held open fill the process, and keep nobody out who logs in.

@@ -405,6 +405,8 @@ async fn a_tenant_that_changes_loses_the_sessions_it_must() {
         let resolved = table.routes.get_mut(&login).unwrap();
         let old = &resolved.route;
         resolved.route = std::sync::Arc::new(model::route::Route {
+            login: old.login,
+            clients_max: old.clients_max,
             tenant: old.tenant.clone(),
             role: old.role,
             access: old.access,

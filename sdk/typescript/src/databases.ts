@@ -16,6 +16,7 @@ export type Database = Schemas['DatabaseResponse'];
 export type SqlResult = Schemas['SqlResult'];
 export type Limits = Schemas['LimitsResponse'];
 export type LimitValues = Schemas['LimitValues'];
+export type DatabaseUser = Schemas['UserResponse'];
 /** Rows as objects by column name. */
 export interface QueryResult<Row> {
   rows: Row[];
@@ -73,9 +74,11 @@ const SWEEP_REQUESTS_MAX = 10_000;
 export class Databases {
   readonly limits: DatabaseLimits;
   readonly access: DatabaseAccess;
+  readonly users: DatabaseUsers;
 
   constructor(private readonly session: Session) {
     this.limits = new DatabaseLimits(session);
+    this.users = new DatabaseUsers(session);
     this.access = new DatabaseAccess(session);
   }
 
@@ -373,6 +376,39 @@ export class DatabaseLimits {
   /** Sets all; what is not named is as if it had never been set. */
   replace(database: string, values: LimitValues, options: RequestOptions = {}): Promise<Limits> {
     return this.session.call('PUT /customer/databases/{database}/limits', { path: { database }, body: values, ...options });
+  }
+}
+
+/** `client.databases.users`: logins of a database with a role, a password and a limit of clients of their own. */
+export class DatabaseUsers {
+  constructor(private readonly session: Session) {}
+
+  /** By name, without passwords. */
+  list(database: string, options: RequestOptions = {}): Promise<DatabaseUser[]> {
+    return this.session.call('GET /customer/databases/{database}/users', { path: { database }, ...options });
+  }
+
+  /** Makes one, with role `write` unless asked otherwise. Its password is in this answer only. @throws {ConflictError} `user_exists` */
+  create(database: string, request: Schemas['CreateUserRequest'], options: RequestOptions = {}): Promise<Schemas['UserWithPassword']> {
+    return this.session.call('POST /customer/databases/{database}/users', { path: { database }, body: request, ...options });
+  }
+
+  /** Another limit of clients; 0 takes it away. Sessions that are open stay. */
+  setConnections(database: string, username: string, clients: number, options: RequestOptions = {}): Promise<DatabaseUser> {
+    return this.session.call('PATCH /customer/databases/{database}/users/{username}',
+      { path: { database, username }, body: { client_connections_max: clients }, ...options });
+  }
+
+  /** Replaces the password. Sessions with the old one end, or when its grace does. */
+  resetPassword(database: string, username: string, request: Schemas['ResetUserPasswordRequest'] = {},
+    options: RequestOptions = {}): Promise<Schemas['UserWithPassword']> {
+    return this.session.call('POST /customer/databases/{database}/users/{username}/reset-password',
+      { path: { database, username }, body: request, ...options });
+  }
+
+  /** Its sessions end; what it made stays. @throws {NotFoundError} */
+  delete(database: string, username: string, options: RequestOptions = {}): Promise<Schemas['UserDeleted']> {
+    return this.session.call('DELETE /customer/databases/{database}/users/{username}', { path: { database, username }, ...options });
   }
 }
 

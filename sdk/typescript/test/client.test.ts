@@ -244,6 +244,35 @@ test('a connect token and a share log in as their roles, and are listed and revo
   assert.deepEqual((await kinds()).filter((kind) => kind !== 'password'), []);
 });
 
+test('a user of a database logs in as its role, within its limit, and is deleted', async () => {
+  const { databases } = await ownClient();
+  const { id } = await databases.create({ name: 'peopled' });
+  await databases.query('peopled', 'CREATE TABLE t (id int)');
+  const made = await databases.users.create('peopled', { username: 'ann', role: 'ro', client_connections_max: 1 });
+  assert.equal(made.user, `${id}.ann`);
+  const { hostname: host, port } = new URL(made.connection_string);
+  const open = async (password: string): Promise<pg.Client> => {
+    const session = new pg.Client({ host, port: Number(port), user: made.user, password, database: 'postgres',
+      ssl: { ca: readFileSync(shared().caFile, 'utf8') } });
+    session.on('error', () => undefined);
+    await session.connect();
+    return session;
+  };
+  const session = await open(made.password);
+  await session.query('SELECT * FROM t');
+  await assert.rejects(session.query('INSERT INTO t VALUES (1)'), { code: '42501' });
+  await assert.rejects(open(made.password), { code: '53300' });
+  await session.end();
+  await assert.rejects(databases.users.create('peopled', { username: 'ann' }), { code: 'user_exists' });
+  assert.equal((await databases.users.setConnections('peopled', 'ann', 0)).client_connections_max ?? null, null);
+  const renewed = await databases.users.resetPassword('peopled', 'ann');
+  await (await open(renewed.password)).end();
+  assert.deepEqual((await databases.users.list('peopled')).map(({ username, role }) => [username, role]), [['ann', 'read']]);
+  await databases.users.delete('peopled', 'ann');
+  assert.deepEqual(await databases.users.list('peopled'), []);
+  await assert.rejects(databases.users.delete('peopled', 'ann'), NotFoundError);
+});
+
 test("an anonymous project's databases are adopted, with their data and addresses", async () => {
   const [from, to] = [await ownClient(), await ownClient()];
   const { id, connection_string } = await from.databases.create({ name: 'moving' });

@@ -17,6 +17,7 @@ mod session;
 mod sql;
 mod sweep;
 pub(crate) mod token;
+pub(crate) mod users;
 
 use crate::{
     args::{Command, DbCommand, Global},
@@ -102,6 +103,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
                 access::connect_token(&context()?, args).await
             }
             Command::Db(DbCommand::Access(command)) => access::run(&context()?, command).await,
+            Command::Db(DbCommand::Users(command)) => users::run(&context()?, command).await,
             Command::Db(DbCommand::Limits(command)) => limits::run(&context()?, command).await,
             Command::Use(args) => session::choose(&context()?, args).await,
             Command::Claim(args) => project::claim(&context()?, args).await,

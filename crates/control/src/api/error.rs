@@ -117,12 +117,21 @@ codes! {
     /// No such credential of this database.
     CredentialNotFound = "credential_not_found", NOT_FOUND, "no such credential opens this database",
         "list what opens the database to see ids";
+    /// No such user of this database.
+    UserNotFound = "user_not_found", NOT_FOUND, "the database has no such user",
+        "list the users of the database to see their names";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "this path has no such method",
         "the methods are listed in /openapi.json";
     /// The name is held by another database.
     NameTaken = "name_taken", CONFLICT, "database name already exists",
         "choose another name, or ask with if_not_exists to get the existing one";
+    /// The name is held by another user of the database.
+    UserExists = "user_exists", CONFLICT, "the database has a user of this name",
+        "choose another name, or reset the password of the one that is there";
+    /// As many as there may be.
+    TooManyUsers = "too_many_users", CONFLICT, "the database has as many users as it may have",
+        "delete one that is not needed";
     /// The project is no anonymous one.
     AlreadyClaimed = "already_claimed", CONFLICT, "the project is not anonymous, it has an owner",
         "its owner makes tokens for whoever needs one";

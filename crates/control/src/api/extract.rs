@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
-use model::{CredentialId, TenantId, TenantName};
+use model::{CredentialId, TenantId, TenantName, UserName};
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, ErrorCode};
@@ -98,6 +98,18 @@ impl<S: Send + Sync> FromRequestParts<S> for CredentialKey {
     type Rejection = std::convert::Infallible;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let text = path_part(parts, state, "credential").await;
+        Ok(Self(text.and_then(|text| text.parse().ok())))
+    }
+}
+
+/// `{username}` in a path.
+pub(crate) struct UserKey(pub(crate) Option<UserName>);
+
+/// What cannot be a name is the name of nobody.
+impl<S: Send + Sync> FromRequestParts<S> for UserKey {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = path_part(parts, state, "username").await;
         Ok(Self(text.and_then(|text| text.parse().ok())))
     }
 }

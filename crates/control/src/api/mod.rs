@@ -37,7 +37,7 @@ use crate::{
     limits,
     placement::passes::Passes,
     process::Process,
-    project, routes, sql, tenant,
+    project, routes, sql, tenant, user,
 };
 
 /// What every part of the control plane works with. One per process.
@@ -164,6 +164,9 @@ fn closed() -> OpenApiRouter<Arc<App>> {
             tenant::http::get_credentials,
             tenant::http::post_credentials
         ))
+        .routes(routes!(user::http::list, user::http::create))
+        .routes(routes!(user::http::change, user::http::delete))
+        .routes(routes!(user::http::reset_password))
         .routes(routes!(
             limits::http::get,
             limits::http::put,

@@ -24,6 +24,7 @@ use crate::{
         lifetime::Lifetime,
         store::{Purpose, Tenant, count, lock_project, read},
     },
+    user,
 };
 
 /// What is asked for.
@@ -49,7 +50,7 @@ pub(super) async fn create(
     let password = wanted.password.unwrap_or_else(credential::new_password);
     let login = LoginName {
         tenant: id.clone(),
-        role: Role::Admin,
+        login: Role::Admin.into(),
     };
     let keys = credential::scram_keys(&app.keys, &login, &password);
     let quota = principal.quota(app);
@@ -81,6 +82,7 @@ pub(super) async fn create(
         .await
         .map_err(|error| not_made(&wanted.name, error))?;
     limits::store::carry(&transaction, &parent.id, &id).await?;
+    user::store::inherit(&transaction, &id, &parent.id).await?;
     let tenant = read(&transaction, &id)
         .await?
         .ok_or(ErrorCode::DatabaseNotFound)?;

@@ -25,6 +25,7 @@ use crate::{
         describe::{DatabaseResponse, describe},
         store::{Purpose, read},
     },
+    user,
 };
 
 /// Begins a reset; waits at most `wait` until the branch can be used again.
@@ -72,6 +73,7 @@ pub(super) async fn reset(
         return Err(gone());
     }
     refuse_suspended(&parent, principal)?;
+    user::store::inherit(&transaction, &tenant.id, &parent.id).await?;
     tenant.pid = store::begin_reset(&transaction, &tenant.id, app.node.name(), time_max).await?;
     tenant.state = next;
     tenant.state_reason = None;

@@ -67,6 +67,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "memory",
         sql: include_str!("../../migrations/0011_memory.sql"),
     },
+    Migration {
+        version: 12,
+        name: "users",
+        sql: include_str!("../../migrations/0012_users.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
-use model::{LoginName, Network, Role};
+use model::{LoginName, Network, Role, TenantId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -190,7 +190,7 @@ pub(crate) async fn create_key(
     };
     make(&app, &principal, &ticket, &key, wanted, |made| ConnectKey {
         connection_string: connection_string(&app, &made.login.to_string(), Some(&made.secret)),
-        access: describe(&made.login, made.shown),
+        access: describe(&made.login.tenant, made.shown),
         connect_key: made.secret.reveal().to_owned(),
         host: app.config.public_host.clone(),
         port: app.config.public_port,
@@ -233,7 +233,7 @@ async fn make<T: Serialize>(
     refuse_deleted(&tenant)?;
     let login = LoginName {
         tenant: tenant.id.clone(),
-        role: wanted.role,
+        login: wanted.role.into(),
     };
     let secret = new_token(wanted.prefix);
     let name = wanted
@@ -243,7 +243,8 @@ async fn make<T: Serialize>(
     let network = wanted.network.map(|network| network.to_string());
     let new = NewAccess {
         kind: wanted.kind,
-        login: &login,
+        tenant: &tenant.id,
+        role: wanted.role,
         name: name.as_deref(),
         keys: &scram_keys(&app.keys, &login, &secret),
         network: network.as_deref(),
@@ -315,13 +316,15 @@ pub(crate) struct AccessResponse {
     last_used_from: Option<String>,
 }
 
-fn describe(login: &LoginName, shown: Shown) -> AccessResponse {
+fn describe(tenant: &TenantId, shown: Shown) -> AccessResponse {
+    let role = shown.role.unwrap_or_default();
+    let login = shown.user.as_ref().unwrap_or(&role);
     AccessResponse {
         id: shown.id.to_string(),
         kind: shown.kind,
         name: shown.name,
-        role: login.role.to_string(),
-        user: login.to_string(),
+        user: format!("{tenant}.{login}"),
+        role,
         address: shown.network,
         created_at: shown.created_at,
         created_by: shown.created_by,
@@ -341,14 +344,8 @@ async fn list_kind(
     let tenant = read(app, principal, key).await?;
     let client = app.catalog.get().await?;
     let found = store::list_access(&client, &tenant.id, kind).await?;
-    let found = found.into_iter().map(|shown| {
-        let role = shown.role.as_deref().and_then(|role| role.parse().ok());
-        let login = LoginName {
-            tenant: tenant.id.clone(),
-            role: role.unwrap_or(Role::Read),
-        };
-        describe(&login, shown)
-    });
+    let found = found.into_iter();
+    let found = found.map(|shown| describe(&tenant.id, shown));
     Ok(axum::Json(found.collect()))
 }
 

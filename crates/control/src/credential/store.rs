@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
-use model::{CredentialId, LoginName, ProjectId, Role, TenantId};
+use model::{CredentialId, LoginName, ProjectId, Role, TenantId, UserId};
 
 use crate::{
     api::auth::{Access, Scope},
@@ -96,7 +96,7 @@ pub(crate) async fn insert_session_token(
 /// Adds a password of one role of one tenant.
 pub(crate) async fn insert_password(
     client: &impl GenericClient,
-    login: &LoginName,
+    (login, role): (&LoginName, Role),
     keys: &wire::scram::Keys,
     maker: &str,
 ) -> Result<(), CatalogError> {
@@ -108,7 +108,7 @@ pub(crate) async fn insert_password(
         &[
             &id.as_str(),
             &login.tenant.as_str(),
-            &login.role.as_str(),
+            &role.as_str(),
             &keys.stored_key.as_slice(),
             &keys.server_key.as_slice(),
             &maker,
@@ -122,29 +122,37 @@ pub(crate) async fn insert_password(
 /// resetting often with a long grace does not keep them all.
 const GRACED_MAX: i64 = 3;
 
-/// Revokes every password of one role of one tenant, now or when the grace ends. None lives longer than
-/// it would have.
+/// Revokes every password of one role of one tenant, or of one user who has it, now or when the grace ends.
+/// None lives longer than it would have.
 pub(crate) async fn revoke_passwords(
     client: &impl GenericClient,
     tenant: &TenantId,
-    role: Role,
+    (role, user): (Role, Option<&UserId>),
     grace: std::time::Duration,
 ) -> Result<(), CatalogError> {
     let kept = if grace.is_zero() { 0 } else { GRACED_MAX };
+    let user = user.map(UserId::as_str);
     catalog::execute(
         client,
         "UPDATE credential SET revoked_at = now()
          WHERE id IN (SELECT id FROM credential
              WHERE kind = 'password' AND tenant_id = $1 AND role = $2 AND revoked_at IS NULL
+                 AND user_id IS NOT DISTINCT FROM $4
              ORDER BY created_at DESC, id OFFSET $3)",
-        &[&tenant.as_str(), &role.as_str(), &kept],
+        &[&tenant.as_str(), &role.as_str(), &kept, &user],
     )
     .await?;
     catalog::execute(
         client,
         "UPDATE credential SET expires_at = least(expires_at, now() + make_interval(secs => $3))
-         WHERE kind = 'password' AND tenant_id = $1 AND role = $2 AND revoked_at IS NULL",
-        &[&tenant.as_str(), &role.as_str(), &grace.as_secs_f64()],
+         WHERE kind = 'password' AND tenant_id = $1 AND role = $2 AND revoked_at IS NULL
+             AND user_id IS NOT DISTINCT FROM $4",
+        &[
+            &tenant.as_str(),
+            &role.as_str(),
+            &grace.as_secs_f64(),
+            &user,
+        ],
     )
     .await?;
     Ok(())
@@ -172,6 +180,8 @@ pub(crate) struct Shown {
     pub(crate) kind: String,
     pub(crate) name: Option<String>,
     pub(crate) role: Option<String>,
+    /// Of a user's password: whose.
+    pub(crate) user: Option<String>,
     /// Of a token: `full`, `read` or `scoped`.
     pub(crate) access: Option<String>,
     pub(crate) network: Option<String>,
@@ -189,7 +199,8 @@ const SHOWN: &str = "SELECT c.id, c.kind, c.name, c.role, c.access, c.network::t
         array(SELECT tenant_id FROM credential_scope s WHERE s.credential_id = c.id
               ORDER BY tenant_id),
         array(SELECT s.access FROM credential_scope s WHERE s.credential_id = c.id
-              ORDER BY tenant_id)
+              ORDER BY tenant_id),
+        (SELECT u.name FROM tenant_user u WHERE u.tenant_id = c.tenant_id AND u.id = c.user_id)
     FROM credential c";
 
 impl Shown {
@@ -201,6 +212,7 @@ impl Shown {
             kind: row.get(1),
             name: row.get(2),
             role: row.get(3),
+            user: row.get(13),
             access: row.get(4),
             network: row.get(5),
             created_at: row.get(6),
@@ -308,7 +320,8 @@ pub(crate) async fn revoke_token(
 pub(crate) struct NewAccess<'a> {
     /// `connect` or `key`.
     pub(crate) kind: &'static str,
-    pub(crate) login: &'a LoginName,
+    pub(crate) tenant: &'a TenantId,
+    pub(crate) role: Role,
     pub(crate) name: Option<&'a str>,
     pub(crate) keys: &'a wire::scram::Keys,
     /// Where clients must come from.
@@ -338,8 +351,8 @@ pub(crate) async fn insert_access(
         &[
             &id.as_str(),
             &new.kind,
-            &new.login.tenant.as_str(),
-            &new.login.role.as_str(),
+            &new.tenant.as_str(),
+            &new.role.as_str(),
             &new.name,
             &new.keys.stored_key.as_slice(),
             &new.keys.server_key.as_slice(),
@@ -354,11 +367,8 @@ pub(crate) async fn insert_access(
         let sql = "SELECT greatest(0, extract(epoch FROM min(expires_at) - now()))::float8
             FROM credential WHERE tenant_id = $1 AND role = $2 AND kind = $3
                 AND revoked_at IS NULL AND expires_at > now()";
-        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] = [
-            &new.login.tenant.as_str(),
-            &new.login.role.as_str(),
-            &new.kind,
-        ];
+        let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+            [&new.tenant.as_str(), &new.role.as_str(), &new.kind];
         let row = catalog::query_one(client, sql, &values).await?;
         let wait = row.get::<_, Option<f64>>(0).unwrap_or_default();
         return Ok(Err(std::time::Duration::from_secs_f64(wait)));

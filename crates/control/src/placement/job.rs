@@ -30,6 +30,7 @@ use crate::{
     },
     catalog::{CatalogError, changes::Changes},
     tasks::Tasks,
+    user,
 };
 
 /// A pass looks at the catalog at least this often, should a wake-up be lost or come from another
@@ -213,6 +214,15 @@ enum ActError {
     Copy(#[from] CopyError),
 }
 
+impl From<user::job::Failed> for ActError {
+    fn from(failed: user::job::Failed) -> Self {
+        match failed {
+            user::job::Failed::Catalog(error) => Self::Catalog(error),
+            user::job::Failed::Node(error) => Self::Node(error),
+        }
+    }
+}
+
 impl From<tokio_postgres::Error> for ActError {
     fn from(error: tokio_postgres::Error) -> Self {
         Self::Catalog(error.into())
@@ -304,7 +314,12 @@ async fn act(app: &Arc<App>, work: &Work, action: Action) -> Result<(), ActError
     let mut copied = None;
     reached(step, Moment::Before).await;
     match action {
-        Action::CreateLogins => app.node.create_logins(pid).await?,
+        Action::CreateLogins => {
+            app.node.create_logins(pid).await?;
+            if let Some(tenant) = &work.tenant {
+                user::job::make_all(app, tenant, pid).await?;
+            }
+        }
         Action::CreateDatabase => {
             app.node.create_database(pid, &Template::Empty).await?;
             // Nobody waits for an entry of the pool. Whoever waits for its own database opens the

@@ -326,12 +326,12 @@ async fn reissue_secrets(
     credential::store::revoke_all_access(transaction, &tenant.id).await?;
     let login = LoginName {
         tenant: tenant.id.clone(),
-        role: Role::Admin,
+        login: Role::Admin.into(),
     };
     let password = credential::new_password();
     let keys = credential::scram_keys(&app.keys, &login, &password);
     let maker = principal.maker();
-    credential::store::insert_password(transaction, &login, &keys, maker).await?;
+    credential::store::insert_password(transaction, (&login, Role::Admin), &keys, maker).await?;
     Ok(password)
 }
 

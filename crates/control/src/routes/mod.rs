@@ -10,7 +10,7 @@ mod store;
 use std::sync::Arc;
 
 use model::{
-    LoginName, Pid, Role, limits,
+    LoginName, Pid, Role, UserId, limits,
     route::{Report, Request, Resolved, Route, ServerLogin, Unavailable},
 };
 use tokio::sync::mpsc;
@@ -47,8 +47,8 @@ pub(crate) async fn serve(app: Arc<App>, mut requests: mpsc::Receiver<Request>, 
             Request::Report(Report::LoggedIn { credential, from }) => {
                 app.used.note(credential, from);
             }
-            Request::Report(Report::ServerLoginRefused { tenant, role }) => {
-                repair::begin(&repair, &app, &tasks, tenant, role);
+            Request::Report(Report::ServerLoginRefused { tenant, login }) => {
+                repair::begin(&repair, &app, &tasks, tenant, login);
             }
         }
     }
@@ -68,8 +68,11 @@ const SETTINGS: [(&str, &str); 5] = [
     ("idle_session_timeout", "0"),
 ];
 
-fn server_login(app: &App, pid: &Pid, role: Role) -> ServerLogin {
-    let mut login = app.node.server_login(pid, role);
+fn server_login(app: &App, pid: &Pid, role: Role, user: Option<&UserId>) -> ServerLogin {
+    let mut login = match user {
+        None => app.node.server_login(pid, role),
+        Some(user) => app.node.user_server_login(pid, role, user),
+    };
     let settings = SETTINGS.map(|(name, value)| (name.to_owned(), value.to_owned()));
     login.settings.extend(settings);
     if app.node.server_version().major() >= 17 {
@@ -85,9 +88,11 @@ async fn resolve(app: &App, login: LoginName) -> Result<Option<Resolved>, Unavai
         tracing::warn!(error = %crate::api::error::chain(&error), "a login could not be looked up");
         Unavailable
     })?;
+    let user = |found: &store::Found| found.user.as_ref().map(|(user, _)| user.clone());
     Ok(found.map(|found| Resolved {
         route: Arc::new(Route {
-            server: server_login(app, &found.pid, login.role),
+            server: server_login(app, &found.pid, found.role, user(&found).as_ref()),
+            clients_max: found.user.as_ref().and_then(|(_, max)| *max),
             access: found.access,
             expires_in: found.expires_in,
             storage: found.measured.against(&found.limits()),
@@ -95,7 +100,8 @@ async fn resolve(app: &App, login: LoginName) -> Result<Option<Resolved>, Unavai
             candidates: found.candidates,
             pool_mode: limits::pool_mode(&found.wishes.operator, &found.wishes.owner),
             tenant: login.tenant,
-            role: login.role,
+            login: login.login,
+            role: found.role,
         }),
         node: app.node.target(),
     }))

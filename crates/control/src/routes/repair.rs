@@ -7,13 +7,14 @@ use std::{
     time::Duration,
 };
 
-use model::{Pid, Role, TenantId};
+use model::{Login, Pid, TenantId};
 use tokio::time::Instant;
 
 use crate::{
     api::{App, error::chain},
     catalog::{CatalogError, changes},
     tasks::Tasks,
+    user,
 };
 
 /// Between two repairs of one tenant. Its own doing, so it may wait.
@@ -40,7 +41,13 @@ impl Repair {
 }
 
 /// Starts a repair, unless there was one just now.
-pub(super) fn begin(repair: &Repair, app: &Arc<App>, tasks: &Tasks, tenant: TenantId, role: Role) {
+pub(super) fn begin(
+    repair: &Repair,
+    app: &Arc<App>,
+    tasks: &Tasks,
+    tenant: TenantId,
+    login: Login,
+) {
     if !repair.may_begin(&tenant) {
         return;
     }
@@ -48,11 +55,11 @@ pub(super) fn begin(repair: &Repair, app: &Arc<App>, tasks: &Tasks, tenant: Tena
     tasks.spawn("repair", async move {
         match run(&app, &tenant).await {
             Ok(findings) => tracing::warn!(
-                tenant = %tenant, role = %role, findings,
+                tenant = %tenant, role = %login, findings,
                 "the server refused our own login; its logins were set back to ours"
             ),
             Err(error) => tracing::error!(
-                tenant = %tenant, role = %role, error = %chain(&*error),
+                tenant = %tenant, role = %login, error = %chain(&*error),
                 "the server refused our own login, and it could not be repaired"
             ),
         }
@@ -72,6 +79,8 @@ async fn run(
     let Some(row) = row else { return Ok(0) };
     let pid: Pid = row.get::<_, &str>(0).parse()?;
     let findings = app.node.repair_logins(&pid).await?;
+    // Of a user it may never have been made.
+    user::job::make_all(app, tenant, &pid).await?;
     let client = app.catalog.get().await?;
     app.changes.announce(changes::mark(&client, tenant).await?);
     Ok(findings.len())

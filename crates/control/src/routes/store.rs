@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use model::{
-    CredentialId, Limits, LoginName, Pid,
+    CredentialId, Limits, Login, LoginName, Pid, Role, UserId,
     lifecycle::TenantState,
     limits::LimitSet,
     route::{Access, CANDIDATES_MAX, Candidate},
@@ -19,6 +19,10 @@ use crate::{
 /// What the catalog says of a login.
 pub(super) struct Found {
     pub(super) pid: Pid,
+    /// What the login may do.
+    pub(super) role: Role,
+    /// Of a user: which, and how many clients it may have.
+    pub(super) user: Option<(UserId, Option<u32>)>,
     pub(super) access: Access,
     pub(super) expires_in: Option<Duration>,
     pub(super) candidates: Vec<Candidate>,
@@ -32,21 +36,26 @@ impl Found {
     }
 }
 
+/// Of a role or of a user, whichever is given: secrets of the one never open the other.
+///
 /// Connect tokens come last, then the oldest: of more than [`CANDIDATES_MAX`] they are not read. There are
 /// not that many: [`crate::credential`] bounds each kind.
 const RESOLVE: &str = "
     SELECT t.pid, t.state, c.id, c.stored_key, c.server_key, c.expires_at,
            to_json(by_operator), to_json(by_owner),
            extract(epoch FROM t.expires_at - now())::float8, t.deleted_at >= t.expires_at,
-           p.storage_bytes, p.storage_full_bytes, c.kind = 'connect', c.network::text
+           p.storage_bytes, p.storage_full_bytes, c.kind = 'connect', c.network::text,
+           u.id, u.role, u.client_connections_max
     FROM tenant t
     JOIN placement p ON p.pid = t.pid
+    LEFT JOIN tenant_user u ON u.tenant_id = t.id AND u.name = $4 AND u.state <> 'deleting'
     LEFT JOIN tenant_limits by_operator
         ON by_operator.tenant_id = t.id AND by_operator.set_by = 'operator'
     LEFT JOIN tenant_limits by_owner ON by_owner.tenant_id = t.id AND by_owner.set_by = 'owner'
-    LEFT JOIN credential c ON c.tenant_id = t.id AND c.role = $2 AND c.kind <> 'token'
+    LEFT JOIN credential c ON c.tenant_id = t.id AND c.kind <> 'token'
+        AND c.role = coalesce(u.role, $2) AND c.user_id IS NOT DISTINCT FROM u.id
         AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > now())
-    WHERE t.id = $1
+    WHERE t.id = $1 AND ($4::text IS NULL OR u.id IS NOT NULL)
     ORDER BY c.kind = 'connect', c.created_at DESC LIMIT $3";
 
 pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found>, CatalogError> {
@@ -54,11 +63,15 @@ pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found
     let limit = i64::try_from(CANDIDATES_MAX.saturating_sub(one_use.len()))
         .unwrap_or(0)
         .max(1);
+    let (role, user) = match &login.login {
+        Login::Role(role) => (Some(role.as_str()), None),
+        Login::User(user) => (None, Some(user.as_str())),
+    };
     let client = app.logins.get().await?;
     let rows = catalog::query(
         &client,
         RESOLVE,
-        &[&login.tenant.as_str(), &login.role.as_str(), &limit],
+        &[&login.tenant.as_str(), &role, &limit, &user],
     )
     .await?;
     let Some(first) = rows.first() else {
@@ -77,7 +90,15 @@ pub(super) async fn resolve(app: &App, login: &LoginName) -> Result<Option<Found
         }
         _ => left == Some(Duration::ZERO),
     };
+    let user = first.get::<_, Option<&str>>(14).map(|id| {
+        let clients_max = first.get::<_, Option<i64>>(16);
+        let clients_max = clients_max.map(|max| u32::try_from(max).unwrap_or(u32::MAX));
+        (catalog::parse(id), clients_max)
+    });
+    let role = first.get::<_, Option<&str>>(15).or(role);
     Ok(Some(Found {
+        role: catalog::parse(role.expect("a login is a role, or a user who has one")),
+        user,
         pid: first
             .get::<_, &str>(0)
             .parse()

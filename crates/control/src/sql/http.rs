@@ -164,7 +164,7 @@ async fn work(
         .map_err(|_| ApiError::from(ErrorCode::TooManyRequests))?;
     let login = LoginName {
         tenant: tenant.id,
-        role,
+        login: role.into(),
     };
     let visitor = Visitor::LetIn {
         login: &login,

@@ -14,7 +14,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use model::{LoginName, Secret};
+use model::{Login as As, LoginName, Secret};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -291,9 +291,18 @@ impl Login {
         let grant = app.issuers.verify(token).await?;
         let login: Option<LoginName> = self.user.parse().ok();
         let tenant = login.as_ref().map(|login| &login.tenant);
-        grant.role_at(tenant, login.as_ref().map(|login| login.role))?;
+        let wanted = login.as_ref().map(|login| login.login);
+        let role = match wanted {
+            Some(As::Role(role)) => Some(role),
+            Some(As::User(_)) | None => None,
+        };
+        grant.role_at(tenant, role)?;
         if grant.projects.is_some() {
             caller::granted(app, &grant).await?;
+        }
+        // A token opens roles. What a user may do is not the issuer's to say.
+        if matches!(wanted, Some(As::User(_))) {
+            return Err(ErrorCode::TokenScope.into());
         }
         Ok(login)
     }

@@ -462,12 +462,12 @@ pub(super) async fn reset_password(
     let password = password.unwrap_or_else(credential::new_password);
     let login = LoginName {
         tenant: tenant.id.clone(),
-        role,
+        login: role.into(),
     };
     let keys = credential::scram_keys(&app.keys, &login, &password);
-    credential::store::revoke_passwords(&transaction, &tenant.id, role, grace).await?;
+    credential::store::revoke_passwords(&transaction, &tenant.id, (role, None), grace).await?;
     let maker = principal.maker();
-    credential::store::insert_password(&transaction, &login, &keys, maker).await?;
+    credential::store::insert_password(&transaction, (&login, role), &keys, maker).await?;
     let answer = describe(app, &tenant, None).with_password(app, role, &password);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     ticket

@@ -135,7 +135,7 @@ async fn insert_named(
     let password = password.unwrap_or_else(credential::new_password);
     let login = LoginName {
         tenant: id.clone(),
-        role: Role::Admin,
+        login: Role::Admin.into(),
     };
     let keys = credential::scram_keys(&app.keys, &login, &password);
     let quota = principal.quota(app);

@@ -512,6 +512,18 @@ pub(crate) async fn resume(
     Ok(axum::Json(describe(&app, &tenant, None)))
 }
 
+/// How long an old password still works.
+pub(crate) fn parse_grace(seconds: Option<u32>) -> ApiResult<Duration> {
+    let grace = Duration::from_secs(seconds.unwrap_or(0).into());
+    if grace > GRACE_MAX {
+        return Err(ApiError::with(
+            ErrorCode::InvalidField,
+            format!("grace_seconds is at most {}", GRACE_MAX.as_secs()),
+        ));
+    }
+    Ok(grace)
+}
+
 /// Whose password.
 #[derive(Default, Deserialize, ToSchema)]
 pub(crate) struct ResetPasswordRequest {
@@ -539,13 +551,7 @@ pub(crate) async fn reset_password(
     Json(request): Json<ResetPasswordRequest>,
 ) -> ApiResult<axum::Json<DatabaseResponse>> {
     principal.may_write()?;
-    let grace = Duration::from_secs(request.grace_seconds.unwrap_or(0).into());
-    if grace > GRACE_MAX {
-        return Err(ApiError::with(
-            ErrorCode::InvalidField,
-            format!("grace_seconds is at most {}", GRACE_MAX.as_secs()),
-        ));
-    }
+    let grace = parse_grace(request.grace_seconds)?;
     let new = change::NewPassword {
         role: parse_role(request.role.as_deref(), Role::Admin)?,
         password: request.admin_password.map(parse_password).transpose()?,

@@ -207,6 +207,9 @@ impl Node {
             return Ok(findings);
         }
         self.create_logins(pid).await?;
+        for (role, user) in roles.users(pid) {
+            self.create_user(pid, role, &user).await?;
+        }
         for sql in roles.revokes(self.server_version()) {
             self.run(STEP, &sql).await?;
         }
@@ -242,7 +245,16 @@ impl Node {
     async fn check_logins(&self, seen: &Physical, roles: &Roles, findings: &mut Vec<Finding>) {
         let node = self.clone();
         let pid = seen.pid.clone();
-        let derive = move || model::Role::ALL.map(|role| node.verifier(&pid, role));
+        let users = roles.users(&pid);
+        let derive = move || {
+            let own =
+                model::Role::ALL.map(|role| (role, role.login(&pid), node.verifier(&pid, role)));
+            let users = users.iter().map(|(role, user)| {
+                let verifier = node.user_verifier(&pid, *role, user);
+                (*role, role.user_login(&pid, user), verifier)
+            });
+            own.into_iter().chain(users).collect::<Vec<_>>()
+        };
         let verifiers = tokio::task::spawn_blocking(derive).await;
         roles.check_logins(
             seen,

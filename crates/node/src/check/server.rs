@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use model::{Group, Ident, Role};
+use model::{Group, Ident, Pid, Role, UserId};
 use tokio_postgres::Row;
 
 use super::{Expected, ExpectedState, Finding, FindingKind as Kind};
@@ -12,6 +12,7 @@ use crate::{
     handle::{CATALOG_DATABASE, Lease, TEMPLATE_DATABASE},
     inventory::split,
     steps::TENANT,
+    user::user_of,
 };
 
 const STEP: &str = "check roles and databases";
@@ -142,6 +143,7 @@ fn may(database: &str, grantee: &str, privilege: &str) -> bool {
         Some("_admin" | "_write" | "_read" | "_deploy" | "_dump" | "_fill") => {
             privilege == "CONNECT"
         }
+        Some(suffix) if user_of(suffix).is_some() => privilege == "CONNECT",
         _ => match grantee {
             "tenantry_admin" | "tenantry_owner" => ["CREATE", "TEMPORARY"].contains(&privilege),
             "tenantry_write" => privilege == "TEMPORARY",
@@ -243,6 +245,15 @@ impl Roles {
         })
     }
 
+    /// Users of one tenant that have a login.
+    pub(super) fn users(&self, pid: &Pid) -> Vec<(Role, UserId)> {
+        let names = self.roles.iter().filter_map(|role| split(&role.name));
+        names
+            .filter(|(own, _)| own == pid)
+            .filter_map(|(_, suffix)| user_of(suffix))
+            .collect()
+    }
+
     fn role(&self, name: &str) -> Option<&RoleRow> {
         self.roles.iter().find(|role| role.name == name)
     }
@@ -269,16 +280,15 @@ impl Roles {
     pub(super) fn check_logins(
         &self,
         seen: &Physical,
-        verifiers: &[String; 3],
+        verifiers: &[(Role, String, String)],
         findings: &mut Vec<Finding>,
     ) {
         let wall = seen.pid.database();
         if let Some(role) = self.role(&wall) {
             role.check(NOTHING, None, findings);
         }
-        for (role, verifier) in Role::ALL.into_iter().zip(verifiers) {
-            let name = role.login(&seen.pid);
-            let Some(row) = self.role(&name) else {
+        for (role, name, verifier) in verifiers {
+            let Some(row) = self.role(name) else {
                 continue;
             };
             row.check(LOGIN, Some(verifier), findings);
@@ -286,10 +296,10 @@ impl Roles {
                 let fine = self
                     .members
                     .iter()
-                    .any(|row| row.member == name && row.role == group && row.is_ours(set));
+                    .any(|row| row.member == *name && row.role == group && row.is_ours(set));
                 if !fine {
                     let detail = format!("is not a member of {group} as it should be");
-                    findings.push(Finding::new(Kind::Membership, &name, detail));
+                    findings.push(Finding::new(Kind::Membership, name, detail));
                 }
             }
         }
@@ -305,8 +315,9 @@ impl Roles {
             let Some((pid, suffix)) = split(&role.name) else {
                 continue;
             };
-            let known =
-                ["", "_admin", "_write", "_read", "_deploy", "_dump", "_fill"].contains(&suffix);
+            let known = ["", "_admin", "_write", "_read", "_deploy", "_dump", "_fill"]
+                .contains(&suffix)
+                || user_of(suffix).is_some();
             if !known || !seen.iter().any(|one| one.pid == pid) {
                 findings.push(Finding::new(
                     Kind::OrphanRole,
@@ -401,7 +412,10 @@ impl MemberRow {
                 is_wall && self.is_ours(false)
                     || GROUPS.iter().any(|group| self.role == group.as_str()) && !self.admin
             }
-            _ => false,
+            suffix => user_of(suffix).is_some_and(|(role, _)| {
+                is_wall && self.is_ours(false)
+                    || self.role == role.group().as_str() && self.is_ours(true)
+            }),
         }
     }
 
@@ -429,10 +443,18 @@ mod tests {
         assert!(row(&format!("{a}_admin"), "tenantry_admin").is_expected());
         assert!(row(&format!("{a}_admin"), a).is_expected());
         assert!(row(&format!("{a}_dump"), "pg_read_all_data").is_expected());
+        assert!(row(&format!("{a}_read_{}", "u".repeat(12)), "tenantry_read").is_expected());
+        assert!(row(&format!("{a}_read_{}", "u".repeat(12)), a).is_expected());
         for (member, role) in [
             (format!("{a}_admin"), "tenantry_owner".to_owned()),
             (format!("{a}_read"), "tenantry_write".to_owned()),
             (format!("{a}_read"), "pg_read_all_data".to_owned()),
+            (
+                format!("{a}_read_{}", "u".repeat(12)),
+                "tenantry_write".to_owned(),
+            ),
+            (format!("{a}_read_u"), "tenantry_read".to_owned()),
+            (format!("{b}_read_{}", "u".repeat(12)), a.to_owned()),
             (format!("{b}_admin"), a.to_owned()),
             (format!("{b}_admin"), format!("{a}_admin")),
             ("somebody".to_owned(), a.to_owned()),

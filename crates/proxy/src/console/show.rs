@@ -7,7 +7,7 @@
 use std::{rc::Rc, sync::atomic::Ordering, time::SystemTime};
 
 use model::{
-    Role, TenantId,
+    Login, TenantId,
     route::{NodeAddress, Resolved},
 };
 use tokio::time::Instant;
@@ -209,7 +209,7 @@ struct Seen {
 
 #[derive(Clone)]
 struct RoleSeen {
-    role: Role,
+    login: Login,
     resolved: Resolved,
     /// Numbers of the server processes of idle connections.
     idle: Vec<Option<i32>>,
@@ -218,7 +218,7 @@ struct RoleSeen {
 #[derive(Clone)]
 struct SessionSeen {
     id: i32,
-    role: Role,
+    login: Login,
     peer: Peer,
     began: Instant,
     tls: Option<&'static str>,
@@ -245,7 +245,7 @@ fn look_at(tenant: &Rc<Tenant>) -> Seen {
         let target = handle.target();
         SessionSeen {
             id: *id,
-            role: handle.role,
+            login: handle.login,
             peer: about.peer,
             began: about.began,
             tls: about.tls,
@@ -264,8 +264,8 @@ fn look_at(tenant: &Rc<Tenant>) -> Seen {
     let roles = tenant
         .look()
         .into_iter()
-        .map(|(role, resolved, idle)| RoleSeen {
-            role,
+        .map(|(login, resolved, idle)| RoleSeen {
+            login,
             resolved,
             idle: idle
                 .iter()
@@ -280,8 +280,8 @@ fn look_at(tenant: &Rc<Tenant>) -> Seen {
     }
 }
 
-fn user(tenant: &TenantId, role: Role) -> String {
-    format!("{tenant}.{role}")
+fn user(tenant: &TenantId, login: Login) -> String {
+    format!("{tenant}.{login}")
 }
 
 /// As PgBouncer writes times.
@@ -314,7 +314,7 @@ fn clients(tenants: &[Seen], table: &mut Table) {
             };
             table.add([
                 "C".into(),
-                user(&tenant.stats.tenant, session.role).into(),
+                user(&tenant.stats.tenant, session.login).into(),
                 tenant.stats.tenant.as_str().into(),
                 state.into(),
                 address.into(),
@@ -346,7 +346,7 @@ fn servers(tenants: &[Seen], table: &mut Table) {
     for tenant in tenants {
         for role in &tenant.roles {
             let idle = role.idle.iter().map(|process| (*process, "idle", None));
-            let used = tenant.sessions.iter().filter(|own| own.role == role.role);
+            let used = tenant.sessions.iter().filter(|own| own.login == role.login);
             let used = used.filter_map(|session| {
                 let (process, is_cancelled) = session.server?;
                 let state = if is_cancelled {
@@ -386,14 +386,14 @@ fn address(resolved: &Resolved) -> (String, Option<u32>) {
 fn pools(tenants: &[Seen], table: &mut Table) {
     for tenant in tenants {
         for role in &tenant.roles {
-            let own = || tenant.sessions.iter().filter(|own| own.role == role.role);
+            let own = || tenant.sessions.iter().filter(|own| own.login == role.login);
             let waiting = own().filter_map(|session| session.waits_since);
             let (wait, wait_us) = waits(waiting.clone().min());
             let waiting = waiting.count();
             let used = own().filter_map(|session| session.server);
             table.add([
                 tenant.stats.tenant.as_str().into(),
-                user(&tenant.stats.tenant, role.role).into(),
+                user(&tenant.stats.tenant, role.login).into(),
                 (own().count() - waiting).into(),
                 waiting.into(),
                 used.clone().count().into(),

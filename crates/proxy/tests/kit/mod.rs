@@ -269,7 +269,7 @@ impl Tenant {
     pub fn login(&self, role: Role) -> LoginName {
         LoginName {
             tenant: self.id.clone(),
-            role,
+            login: role.into(),
         }
     }
 }
@@ -416,7 +416,9 @@ impl Stack {
     pub fn set_route(&self, tenant: &Tenant, role: Role, change: impl FnOnce(&mut Route)) {
         let mut route = Route {
             tenant: tenant.id.clone(),
+            login: role.into(),
             role,
+            clients_max: None,
             access: Access::Open,
             expires_in: None,
             candidates: vec![self.candidate(tenant, role, &tenant.password)],
@@ -443,7 +445,11 @@ impl Stack {
     }
 
     pub fn candidate(&self, tenant: &Tenant, role: Role, password: &str) -> Candidate {
-        let salt = login_salt(&INSTALLATION_KEY, &tenant.login(role).to_string());
+        self.candidate_of(&tenant.login(role), password)
+    }
+
+    pub fn candidate_of(&self, login: &LoginName, password: &str) -> Candidate {
+        let salt = login_salt(&INSTALLATION_KEY, &login.to_string());
         let keys = Keys::from_password(password, &salt, wire::scram::ITERATIONS_DEFAULT);
         Candidate {
             id: CredentialId::random(&mut rand::rng()),
@@ -454,6 +460,60 @@ impl Stack {
             outlived: false,
             network: None,
         }
+    }
+
+    /// Makes a user, who may have so many clients, with the login `x_<pid>_<role>_<id>`; or only its route anew.
+    pub fn user(
+        &self,
+        tenant: &Tenant,
+        (name, role): (&str, Role),
+        clients_max: Option<u32>,
+    ) -> LoginName {
+        let login = LoginName {
+            tenant: tenant.id.clone(),
+            login: name.parse().unwrap(),
+        };
+        let id = format!("{name:u<12}").parse().unwrap();
+        let user = role.user_login(&tenant.pid, &id);
+        let (database, group) = (tenant.pid.database(), role.group().as_str());
+        let known = self.table.lock().unwrap().routes.get(&login).cloned();
+        if known.is_none() {
+            let sql = format!(
+                "CREATE ROLE {user} LOGIN NOINHERIT PASSWORD 'server-{user}';
+                 GRANT {group}, {database} TO {user};
+                 GRANT CONNECT ON DATABASE {database} TO {user}"
+            );
+            self.postgres.sql("postgres", &sql);
+        }
+        let of_role = self.table.lock().unwrap().routes[&tenant.login(role)].clone();
+        let route = Route {
+            tenant: tenant.id.clone(),
+            login: login.login,
+            role,
+            access: Access::Open,
+            expires_in: None,
+            clients_max,
+            candidates: match known {
+                Some(known) => known.route.candidates.clone(),
+                None => vec![self.candidate_of(&login, &tenant.password)],
+            },
+            server: ServerLogin {
+                password: Secret::new(format!("server-{user}")),
+                user,
+                ..of_role.route.server.clone()
+            },
+            limits: model::Limits::default(),
+            storage: Storage::Free,
+            pool_mode: pool_mode(),
+        };
+        let resolved = Resolved {
+            route: Arc::new(route),
+            node: self.node.clone(),
+        };
+        let mut table = self.table.lock().unwrap();
+        table.routes.insert(login.clone(), resolved);
+        drop(table);
+        login
     }
 
     /// Tells the proxy so much that it cannot keep up, about tenants that do not exist.
