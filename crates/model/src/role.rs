@@ -98,6 +98,7 @@ impl Group {
 pub const USER_NAME_MAX: usize = 32;
 
 /// Names that no user may have: those of roles, and words that mean something here or in PostgreSQL.
+/// A word that is added may be somebody's name already: that takes a migration.
 const RESERVED: [&str; 12] = [
     "admin", "write", "read", "owner", "deploy", "dump", "fill", "operator", "postgres", "public",
     "none", "tenantry",
