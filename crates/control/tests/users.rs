@@ -271,7 +271,8 @@ async fn a_user_has_its_role_and_no_more_and_goes_without_a_trace() {
             .unwrap(),
         "no such login"
     );
-    assert_eq!(roles(&stack, &session_user).await, [""; 0]);
+    // At once, or soon when something of the server's was in the way.
+    wait_for(async || roles(&stack, &session_user).await.is_empty().then_some(())).await;
     let owner_of = "SELECT relowner::regrole::text FROM pg_class WHERE relname = 'his_own'";
     assert_eq!(one(&admin, owner_of).await, "tenantry_write");
     stack

@@ -259,7 +259,8 @@ BEGIN
     IF pg_catalog.current_database() = '{database}' THEN
       REASSIGN OWNED BY {login} TO {group};
     ELSIF EXISTS (SELECT FROM pg_catalog.pg_shdepend WHERE refclassid = 'pg_catalog.pg_authid'::regclass
-        AND refobjid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = '{login}') AND deptype = 'o') THEN
+        AND refobjid = (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = '{login}') AND deptype = 'o'
+        AND dbid = (SELECT oid FROM pg_catalog.pg_database WHERE datname = pg_catalog.current_database())) THEN
       RAISE 'role {login} owns objects elsewhere';
     END IF;
     DROP OWNED BY {login};
