@@ -117,36 +117,46 @@ pub(crate) async fn at_home(worker: &Rc<Worker>, session: i32) {
 /// Sends a cancel to a server, and waits until the server has closed the cancel's connection: from
 /// then on it cannot hit a later statement.
 pub(crate) async fn send(worker: &Rc<Worker>, target: &Rc<CancelTarget>) {
-    let Some(key) = &target.key else {
-        return;
-    };
-    let _counted = InFlight::new(target);
-    let Ok(_turn) = worker.cancels.acquire().await else {
-        return;
-    };
-    let sent = timeout(worker.config.limits.cancel_time_max, async {
-        let mut stream = server::connect(&target.node.address).await?;
-        let mut request = Vec::new();
-        build::cancel_request(key, &mut request);
-        stream.send_all(&request).await?;
-        stream.read_more(&mut Vec::new()).await
-    })
-    .await;
-    if !matches!(sent, Ok(Ok(_))) {
-        tracing::info!(node = target.node.name, "a cancel did not reach its node");
-    }
+    InFlight::new(target).send(worker).await;
 }
 
-struct InFlight<'a>(&'a CancelTarget);
+/// A cancel that is to be sent, or is on its way: while there is one, nobody else is lent the server.
+pub(crate) struct InFlight(Rc<CancelTarget>);
 
-impl<'a> InFlight<'a> {
-    fn new(target: &'a CancelTarget) -> Self {
+impl InFlight {
+    pub(crate) fn new(target: &Rc<CancelTarget>) -> Self {
         target.in_flight.set(target.in_flight.get() + 1);
-        Self(target)
+        Self(target.clone())
+    }
+
+    /// As [`send`].
+    pub(crate) async fn send(self, worker: &Rc<Worker>) {
+        let target = &self.0;
+        let Some(key) = &target.key else {
+            return;
+        };
+        let Ok(_turn) = worker.cancels.acquire().await else {
+            return;
+        };
+        let mut is_sent = false;
+        let sent = timeout(worker.config.limits.cancel_time_max, async {
+            let mut stream = server::connect(&target.node.address).await?;
+            let mut request = Vec::new();
+            build::cancel_request(key, &mut request);
+            is_sent = true;
+            stream.send_all(&request).await?;
+            stream.read_more(&mut Vec::new()).await
+        })
+        .await;
+        if !matches!(sent, Ok(Ok(_))) {
+            // It may still arrive, and would hit whoever comes next.
+            target.is_last.set(target.is_last.get() || is_sent);
+            tracing::info!(node = target.node.name, "a cancel did not reach its node");
+        }
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.0.in_flight.set(self.0.in_flight.get() - 1);
         self.0.settled.notify_waiters();

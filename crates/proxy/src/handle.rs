@@ -14,7 +14,7 @@ use std::{
 use model::{CredentialId, Login, Pid, route::Candidate};
 
 use crate::{
-    cancel::{self},
+    cancel::{self, InFlight},
     carry::Carry,
     error::Refusal,
     journal::About,
@@ -262,8 +262,9 @@ impl Handle {
         worker.counted.limits_reached.add(why.limit.name());
         self.set_stop(Stop::Sending(Some((why, Moment::now()))));
         let (worker, handle) = (worker.clone(), self.clone());
+        let cancel = InFlight::new(&target);
         tokio::task::spawn_local(async move {
-            cancel::send(&worker, &target).await;
+            cancel.send(&worker).await;
             handle.set_stop(match handle.course().stop {
                 Stop::Sending(Some((why, since))) => Stop::Sent(why, since),
                 _ => Stop::No,

@@ -23,7 +23,7 @@ use tokio::{
 
 use super::Exceeded;
 use crate::{
-    cancel,
+    cancel::InFlight,
     error::Refusal,
     handle::{Handle, When},
     metrics::micros,
@@ -347,6 +347,7 @@ fn end(worker: &Rc<Worker>, handle: &Rc<Handle>, why: Exceeded) {
 fn end_running(worker: &Rc<Worker>, handle: &Handle) {
     if let Some(target) = handle.busy_target() {
         let worker = worker.clone();
-        tokio::task::spawn_local(async move { cancel::send(&worker, &target).await });
+        let cancel = InFlight::new(&target);
+        tokio::task::spawn_local(async move { cancel.send(&worker).await });
     }
 }
