@@ -208,7 +208,7 @@ fn secrets_hold_at_every_process_of_a_catalog() {
     let far = try_login(&at(&second, &field(&far, "connection_string")));
     assert!(
         far.failed(2)
-            .contains("connections from this address are not allowed")
+            .contains("this credential may not be used from your address")
     );
 
     // A share looks, and its sessions end with it.

@@ -138,7 +138,8 @@ fn postgresql_that_dies_is_started_again_and_sessions_are_told() {
         for _ in 0..3 {
             let session = world.session(&tenant.id, &tenant.password).await;
             let (idle, hears) = session.expect("login");
-            idle.batch_execute("SET application_name = 'idle'")
+            // One that only listens keeps its server connection; one that does nothing has none to lose.
+            idle.batch_execute("LISTEN news")
                 .await
                 .expect("a statement");
             let worker = busy(world, &tenant, 600).await;

@@ -88,8 +88,8 @@ pub fn script(tribe: Tribe, slot: usize, seed: u64) -> Script {
     }
 }
 
-/// What is known to differ, and said in `docs/limits-of-sharing.md`: RESET among several statements, or
-/// in a function, of what a session began with.
+/// What is known to differ, and said in `docs/limits-of-sharing.md`: RESET or DISCARD ALL among several
+/// statements or in a pipeline, or in a function, of what a session began with.
 const KNOWN: &str = "resets";
 
 /// Whether `TENANTRY_JUDGE_WITHOUT` names it.
@@ -171,7 +171,7 @@ impl Maker {
     fn tamed(&mut self, make: impl FnOnce(&mut Self) -> String) -> String {
         let sql = make(self);
         let upper = sql.to_uppercase();
-        let mut resets = ["RESET", "DEFAULT", "ZONE LOCAL"].iter();
+        let mut resets = ["RESET", "DEFAULT", "ZONE LOCAL", "DISCARD ALL"].iter();
         if self.tames_resets && resets.any(|word| upper.contains(word)) {
             return "SHOW work_mem".to_owned();
         }
