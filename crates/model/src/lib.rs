@@ -20,7 +20,7 @@ mod sql;
 pub use id::{CredentialId, HoldId, IdError, Pid, ProcessId, ProjectId, TenantId, UserId};
 pub use limits::Limits;
 pub use name::{NameError, TenantName};
-pub use network::{Network, NetworkError};
+pub use network::{Network, NetworkError, origin};
 pub use public::Public;
 pub use role::{
     Group, Login, LoginName, LoginNameError, Role, USER_NAME_MAX, UserName, UserNameError,

@@ -24,6 +24,16 @@ pub enum NetworkError {
     HostBits,
 }
 
+/// An address, as far as it tells one customer from another: of IPv6 a whole /64 is one, since that is what
+/// one customer of a provider has; IPv4 in IPv6 is the address it stands for.
+#[must_use]
+pub fn origin(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & mask(64)).into(),
+    }
+}
+
 /// The address as a number that has its first bit on the left, whatever the family.
 fn bits(address: IpAddr) -> u128 {
     match address {
@@ -123,6 +133,14 @@ impl fmt::Display for Network {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_64_of_ipv6_is_one_origin() {
+        let origin = |text: &str| origin(text.parse().unwrap());
+        assert_eq!(origin("2001:db8:1:2:3::4"), origin("2001:db8:1:2::1"));
+        assert_ne!(origin("2001:db8:1:2::1"), origin("2001:db8:1:3::1"));
+        assert_eq!(origin("::ffff:192.0.2.1"), origin("192.0.2.1"));
+    }
 
     fn network(text: &str) -> Network {
         text.parse().unwrap()

@@ -12,7 +12,7 @@ use crate::{
     output::{self, Format, Rows},
     user::{
         Context,
-        database::{self, Shown, field, path},
+        database::{self, Shown, field, path, refuse_failed},
     },
 };
 
@@ -148,17 +148,10 @@ async fn settled(
                     "`tenantry db status` shows when it is ACTIVE",
                 ));
             }
-            "CREATE_FAILED" => {
-                return Err(Failure::new(
-                    Exit::Failed,
-                    format!(
-                        "the branch could not be made: {}",
-                        field(&branch, "state_reason")
-                    ),
-                    format!("its id is {}", field(&branch, "id")),
-                ));
+            _ => {
+                refuse_failed("branch", &branch)?;
+                return Ok(branch);
             }
-            _ => return Ok(branch),
         }
         sleep(LOOK_EVERY).await;
         let now = context.api.get(&url).await?;

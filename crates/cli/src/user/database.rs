@@ -238,17 +238,22 @@ pub(super) async fn act(context: &Context, args: NamedArgs, what: &str) -> Resul
     let path = path(&db, &format!("/{what}"))?;
     let mut database = context.api.post(&path, &json!({})).await?;
     hide(&mut database, false, false)?;
-    if what == "resume" && field(&database, "state") == "CREATE_FAILED" {
-        return Err(Failure::new(
-            Exit::Failed,
-            format!(
-                "the database could not be made: {}",
-                field(&database, "state_reason")
-            ),
-            format!("its id is {}", field(&database, "id")),
-        ));
-    }
+    // Only resuming makes anything.
+    refuse_failed("database", &database)?;
     print(context, &database)
+}
+
+/// One that could not be made is no success, whatever the status of the answer.
+pub(super) fn refuse_failed(what: &str, database: &Value) -> Result<(), Failure> {
+    if field(database, "state") != "CREATE_FAILED" {
+        return Ok(());
+    }
+    let reason = field(database, "state_reason");
+    Err(Failure::new(
+        Exit::Failed,
+        format!("the {what} could not be made: {reason}"),
+        format!("its id is {}", field(database, "id")),
+    ))
 }
 
 /// `tenantry db status`.

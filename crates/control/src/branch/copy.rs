@@ -35,6 +35,9 @@ const HOLD_PAUSE: Duration = Duration::from_secs(1);
 /// long: 20 branches at once are no standstill.
 const REST_MAX: Duration = Duration::from_secs(2);
 
+/// For the user of a branch whose time is over; it may be one that was reset, and has data.
+pub(crate) const TOO_LONG: &str = "the copy, with its wait in the queue, took longer than it may; resume this branch when less is going on, or give it more time (--timeout; in the API timeout_seconds): reset it again, or, if it has no data yet, delete it and create it again";
+
 /// Why a branch has no data yet.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CopyError {
@@ -93,10 +96,7 @@ impl CopyError {
             Self::InUse(_) => format!(
                 "{self}; disconnect the parent's clients and resume this branch, or ask your operator"
             ),
-            Self::TooLong => {
-                "the copy took longer than it may; resume this branch when less is going on, or give it more time (--timeout; in the API timeout_seconds): reset it again, or, if it has no data yet, delete it and create it again"
-                    .to_owned()
-            }
+            Self::TooLong => TOO_LONG.to_owned(),
             Self::Catalog(_) => "the catalog did not answer; resume this branch".to_owned(),
             Self::Node(NodeError::Unreachable { .. }) => {
                 "the database server could not be reached; resume this branch later".to_owned()
@@ -170,7 +170,7 @@ pub(crate) async fn run(
                     sleep(held.min(REST_MAX)).await;
                     drop(turn);
                 });
-                Ok(Copied { held, ..copied })
+                Ok(copied)
             }
             Err(NotQuiet::InUse(why)) if app.node.can_stream() => {
                 tracing::info!(branch = %id, parent = %wanted.parent, why, "a parent is in use; it is copied through a dump");
@@ -273,7 +273,7 @@ async fn files(
         path: report.path,
         reason: None,
         size_bytes: app.node.database_bytes(pid).await?,
-        held: Duration::ZERO,
+        held: *waited,
         took: report.took,
     })
 }

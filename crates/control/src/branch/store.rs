@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
-use model::{CredentialId, Pid, ProjectId, TenantId, TenantName, lifecycle::TenantState};
+use model::{Pid, ProjectId, Role, TenantId, TenantName, lifecycle::TenantState};
 use node::ClonePath;
 use tokio_postgres::Row;
 
 use crate::{
     catalog::{self, CatalogError, parse},
+    credential,
     placement::Stage,
 };
 
@@ -119,20 +120,8 @@ pub(super) async fn insert(client: &impl GenericClient, new: New<'_>) -> Result<
         ],
     )
     .await?;
-    let credential = CredentialId::random(&mut rand::rng());
-    catalog::execute(
-        client,
-        "INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key, created_by)
-         VALUES ($1, 'password', $2, 'admin', $3, $4, $5)",
-        &[
-            &credential.as_str(),
-            &new.id.as_str(),
-            &new.keys.stored_key.as_slice(),
-            &new.keys.server_key.as_slice(),
-            &new.maker,
-        ],
-    )
-    .await?;
+    let of = (Role::Admin, None);
+    credential::store::insert_password(client, new.id, of, new.keys, new.maker).await?;
     catalog::execute(
         client,
         "INSERT INTO branch (tenant_id, parent_id, schema_only, time_max_s) VALUES ($1, $2, $3, $4)",

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
-use model::{CredentialId, LoginName, ProjectId, Role, TenantId, UserId};
+use model::{CredentialId, ProjectId, Role, TenantId, UserId};
 
 use crate::{
     api::auth::{Access, Scope},
@@ -93,22 +93,25 @@ pub(crate) async fn insert_session_token(
     Ok(())
 }
 
-/// Adds a password of one role of one tenant.
+/// Adds a password of one role of one tenant, or of one user who has it.
 pub(crate) async fn insert_password(
     client: &impl GenericClient,
-    (login, role): (&LoginName, Role),
+    tenant: &TenantId,
+    (role, user): (Role, Option<&UserId>),
     keys: &wire::scram::Keys,
     maker: &str,
 ) -> Result<(), CatalogError> {
     let id = CredentialId::random(&mut rand::rng());
     catalog::execute(
         client,
-        "INSERT INTO credential (id, kind, tenant_id, role, stored_key, server_key, created_by)
-         VALUES ($1, 'password', $2, $3, $4, $5, $6)",
+        "INSERT INTO credential
+             (id, kind, tenant_id, role, user_id, stored_key, server_key, created_by)
+         VALUES ($1, 'password', $2, $3, $4, $5, $6, $7)",
         &[
             &id.as_str(),
-            &login.tenant.as_str(),
+            &tenant.as_str(),
             &role.as_str(),
+            &user.map(UserId::as_str),
             &keys.stored_key.as_slice(),
             &keys.server_key.as_slice(),
             &maker,

@@ -13,15 +13,12 @@ use std::{sync::Arc, time::Duration};
 use model::{Pid, TenantId, lifecycle::TenantState};
 
 use super::{Origin, Owner, Stage, next_action, store};
-use crate::{api::App, catalog::CatalogError};
+use crate::{api::App, branch::copy::TOO_LONG, catalog::CatalogError};
 
 /// Between two looks; shorter when `stuck_after` is.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
 /// Tenants in one look. More wait for the next one.
 const LOOK_MAX: i64 = 100;
-
-/// Why a branch fails whose time is over; most often it waited in the queue.
-const NOT_COPIED: &str = "it was not copied in the time that it may take, with its wait in the queue; resume it when less is going on, or delete it and create it again with a longer timeout_seconds";
 
 /// A tenant that is on its way.
 #[derive(Clone, Debug)]
@@ -111,7 +108,7 @@ async fn look(app: &App) -> Result<(), CatalogError> {
                 continue;
             }
             Remedy::Fail(why) => why,
-            Remedy::GiveUp if found.is_branch => NOT_COPIED,
+            Remedy::GiveUp if found.is_branch => TOO_LONG,
             Remedy::GiveUp => "it could not be made in time; resume it to try again",
         };
         let transaction = client.transaction().await?;
@@ -124,7 +121,7 @@ async fn look(app: &App) -> Result<(), CatalogError> {
         app.changes.announce(change);
         app.passes.wake();
         app.passes.changed.notify_waiters();
-        if why == NOT_COPIED {
+        if why == TOO_LONG {
             // Its user is told, and may try again; nobody else has to look.
             tracing::warn!(branch = %found.tenant, "a branch was not made: its time was over before its turn came");
         } else {

@@ -331,7 +331,14 @@ async fn reissue_secrets(
     let password = credential::new_password();
     let keys = credential::scram_keys(&app.keys, &login, &password);
     let maker = principal.maker();
-    credential::store::insert_password(transaction, (&login, Role::Admin), &keys, maker).await?;
+    credential::store::insert_password(
+        transaction,
+        &login.tenant,
+        (Role::Admin, None),
+        &keys,
+        maker,
+    )
+    .await?;
     Ok(password)
 }
 

@@ -467,7 +467,8 @@ pub(super) async fn reset_password(
     let keys = credential::scram_keys(&app.keys, &login, &password);
     credential::store::revoke_passwords(&transaction, &tenant.id, (role, None), grace).await?;
     let maker = principal.maker();
-    credential::store::insert_password(&transaction, (&login, role), &keys, maker).await?;
+    credential::store::insert_password(&transaction, &login.tenant, (role, None), &keys, maker)
+        .await?;
     let answer = describe(app, &tenant, None).with_password(app, role, &password);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     ticket

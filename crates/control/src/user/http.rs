@@ -251,7 +251,8 @@ async fn give_password(
 ) -> ApiResult<UserWithPassword> {
     let login = login_of(tenant, &user);
     let keys = credential::scram_keys(&app.keys, &login, password);
-    store::insert_password(transaction, (&tenant.id, &user), &keys, maker).await?;
+    let of = (user.role, Some(&user.id));
+    credential::store::insert_password(transaction, &tenant.id, of, &keys, maker).await?;
     let mut user = describe(tenant, user);
     user.has_password = true;
     Ok(UserWithPassword {

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
-use model::{CredentialId, Pid, Role, TenantId, UserId, UserName};
+use model::{Pid, Role, TenantId, UserId, UserName};
 use tokio_postgres::Row;
 
 use crate::catalog::{self, CatalogError, parse};
@@ -150,33 +150,6 @@ pub(crate) async fn set_clients_max(
 ) -> Result<(), CatalogError> {
     let sql = "UPDATE tenant_user SET client_connections_max = $3 WHERE tenant_id = $1 AND id = $2";
     catalog::execute(client, sql, &[&tenant.as_str(), &id.as_str(), &clients_max]).await?;
-    Ok(())
-}
-
-/// Adds a password.
-pub(crate) async fn insert_password(
-    client: &impl GenericClient,
-    (tenant, user): (&TenantId, &User),
-    keys: &wire::scram::Keys,
-    maker: &str,
-) -> Result<(), CatalogError> {
-    let id = CredentialId::random(&mut rand::rng());
-    catalog::execute(
-        client,
-        "INSERT INTO credential
-             (id, kind, tenant_id, role, user_id, stored_key, server_key, created_by)
-         VALUES ($1, 'password', $2, $3, $4, $5, $6, $7)",
-        &[
-            &id.as_str(),
-            &tenant.as_str(),
-            &user.role.as_str(),
-            &user.id.as_str(),
-            &keys.stored_key.as_slice(),
-            &keys.server_key.as_slice(),
-            &maker,
-        ],
-    )
-    .await?;
     Ok(())
 }
 

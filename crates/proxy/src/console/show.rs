@@ -202,13 +202,13 @@ pub(super) async fn show(worker: &Rc<Worker>, what: Show) -> Table {
 #[derive(Clone)]
 struct Seen {
     stats: TenantStats,
-    roles: Vec<RoleSeen>,
+    logins: Vec<LoginSeen>,
     sessions: Vec<SessionSeen>,
     is_paused: bool,
 }
 
 #[derive(Clone)]
-struct RoleSeen {
+struct LoginSeen {
     login: Login,
     resolved: Resolved,
     /// Numbers of the server processes of idle connections.
@@ -261,10 +261,10 @@ fn look_at(tenant: &Rc<Tenant>) -> Seen {
             did: about.counters.totals(),
         }
     });
-    let roles = tenant
+    let logins = tenant
         .look()
         .into_iter()
-        .map(|(login, resolved, idle)| RoleSeen {
+        .map(|(login, resolved, idle)| LoginSeen {
             login,
             resolved,
             idle: idle
@@ -274,7 +274,7 @@ fn look_at(tenant: &Rc<Tenant>) -> Seen {
         });
     Seen {
         stats: tenant.stats(),
-        roles: roles.collect(),
+        logins: logins.collect(),
         sessions: sessions.collect(),
         is_paused: tenant.pause.is_on(),
     }
@@ -344,9 +344,9 @@ fn clients(tenants: &[Seen], table: &mut Table) {
 
 fn servers(tenants: &[Seen], table: &mut Table) {
     for tenant in tenants {
-        for role in &tenant.roles {
-            let idle = role.idle.iter().map(|process| (*process, "idle", None));
-            let used = tenant.sessions.iter().filter(|own| own.login == role.login);
+        for each in &tenant.logins {
+            let idle = each.idle.iter().map(|process| (*process, "idle", None));
+            let used = tenant.sessions.iter().filter(|own| own.login == each.login);
             let used = used.filter_map(|session| {
                 let (process, is_cancelled) = session.server?;
                 let state = if is_cancelled {
@@ -356,9 +356,9 @@ fn servers(tenants: &[Seen], table: &mut Table) {
                 };
                 Some((process, state, Some(i64::from(session.id))))
             });
-            let (address, port) = address(&role.resolved);
+            let (address, port) = address(&each.resolved);
             for (process, state, link) in idle.chain(used) {
-                let server = &role.resolved.route.server;
+                let server = &each.resolved.route.server;
                 table.add([
                     "S".into(),
                     server.user.clone().into(),
@@ -369,7 +369,7 @@ fn servers(tenants: &[Seen], table: &mut Table) {
                     process.map(i64::from).into(),
                     link.into(),
                     tenant.stats.tenant.as_str().into(),
-                    role.resolved.node.name.clone().into(),
+                    each.resolved.node.name.clone().into(),
                 ]);
             }
         }
@@ -385,25 +385,25 @@ fn address(resolved: &Resolved) -> (String, Option<u32>) {
 
 fn pools(tenants: &[Seen], table: &mut Table) {
     for tenant in tenants {
-        for role in &tenant.roles {
-            let own = || tenant.sessions.iter().filter(|own| own.login == role.login);
+        for each in &tenant.logins {
+            let own = || tenant.sessions.iter().filter(|own| own.login == each.login);
             let waiting = own().filter_map(|session| session.waits_since);
             let (wait, wait_us) = waits(waiting.clone().min());
             let waiting = waiting.count();
             let used = own().filter_map(|session| session.server);
             table.add([
                 tenant.stats.tenant.as_str().into(),
-                user(&tenant.stats.tenant, role.login).into(),
+                user(&tenant.stats.tenant, each.login).into(),
                 (own().count() - waiting).into(),
                 waiting.into(),
                 used.clone().count().into(),
                 used.filter(|(_, is_cancelled)| *is_cancelled)
                     .count()
                     .into(),
-                role.idle.len().into(),
+                each.idle.len().into(),
                 wait,
                 wait_us,
-                mode(&role.resolved).into(),
+                mode(&each.resolved).into(),
             ]);
         }
     }
@@ -484,20 +484,20 @@ fn stats(tenants: &[Seen], table: &mut Table) {
 
 fn databases(tenants: &[Seen], table: &mut Table) {
     for tenant in tenants {
-        // Limits and place are the same for every role.
-        let Some(role) = tenant.roles.first() else {
+        // Limits and place are the same for every login.
+        let Some(each) = tenant.logins.first() else {
             continue;
         };
-        let (address, port) = address(&role.resolved);
-        let limits = &role.resolved.route.limits;
+        let (address, port) = address(&each.resolved);
+        let limits = &each.resolved.route.limits;
         table.add([
             tenant.stats.tenant.as_str().into(),
             address.into(),
             port.map(|port| port.to_string()).into(),
-            role.resolved.route.server.database.clone().into(),
+            each.resolved.route.server.database.clone().into(),
             Cell::Null,
             limits.server_connections_max.into(),
-            mode(&role.resolved).into(),
+            mode(&each.resolved).into(),
             limits.server_connections_max.into(),
             tenant.stats.servers.into(),
             limits.client_connections_max.into(),
@@ -510,7 +510,7 @@ fn databases(tenants: &[Seen], table: &mut Table) {
 
 fn list_tenants(tenants: &[Seen], table: &mut Table) {
     for tenant in tenants {
-        let resolved = tenant.roles.first().map(|role| &role.resolved);
+        let resolved = tenant.logins.first().map(|each| &each.resolved);
         let limits = resolved.map(|resolved| &resolved.route.limits);
         let waiting = tenant.sessions.iter();
         let waiting = waiting.filter(|session| session.waits_since.is_some());
@@ -536,11 +536,11 @@ fn lists(worker: &Rc<Worker>, tenants: &[Seen], table: &mut Table) {
     let shared = &worker.shared;
     let clients = shared.clients.load(Ordering::Relaxed);
     let sessions: usize = tenants.iter().map(|tenant| tenant.sessions.len()).sum();
-    let pools: usize = tenants.iter().map(|tenant| tenant.roles.len()).sum();
+    let pools: usize = tenants.iter().map(|tenant| tenant.logins.len()).sum();
     let idle: usize = tenants
         .iter()
-        .flat_map(|tenant| &tenant.roles)
-        .map(|role| role.idle.len())
+        .flat_map(|tenant| &tenant.logins)
+        .map(|each| each.idle.len())
         .sum();
     let servers: usize = tenants
         .iter()

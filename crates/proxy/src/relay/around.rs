@@ -516,14 +516,16 @@ pub(super) struct Naming<'a> {
 }
 
 impl Naming<'_> {
+    /// Whether it may write a name (`U&"\0061"`) as something else than what it is.
+    fn has_escapes(&self) -> bool {
+        let mut pairs = self.text.windows(2);
+        pairs.any(|pair| pair.eq_ignore_ascii_case(b"u&"))
+    }
+
+    /// Whether it may name this one, by what it is.
     fn may_name(&self, name: &[u8]) -> bool {
         // Otherwise a name can be written in more ways than one.
-        let is_plain = name.is_ascii()
-            && !name.contains(&b'"')
-            && !self
-                .text
-                .windows(2)
-                .any(|pair| pair.eq_ignore_ascii_case(b"u&"));
+        let is_plain = name.is_ascii() && !name.contains(&b'"');
         !is_plain
             || self
                 .text
@@ -553,9 +555,9 @@ pub(super) fn hand_over_names(
     let is_alone = naming.is_between && is_idle;
     // One that is there and stays there is found by the name it has.
     let statements = &server.statements;
+    let are_all_needed = naming.takes_away || naming.has_escapes();
     let told = lending.prepared.hand_over(|name, own| {
-        let is_needed =
-            naming.takes_away || naming.may_name(name) || !statements.contains(own.number);
+        let is_needed = are_all_needed || !statements.contains(own.number) || naming.may_name(name);
         is_needed && (!is_alone || is_as_wanted(own))
     });
     let was_by_login = lending.may_be_another() && !is_alone;
