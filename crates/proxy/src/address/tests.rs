@@ -1,3 +1,5 @@
+use std::net::Ipv6Addr;
+
 use super::*;
 
 fn addresses(change: impl FnOnce(&mut Limits)) -> Arc<Addresses> {

@@ -223,7 +223,7 @@ mod tests {
             let most = top.most(each);
             most.iter().map(|entry| entry.id).collect::<Vec<_>>()
         };
-        assert_eq!(ids(0), []);
+        assert!(ids(0).is_empty());
         // Times: 600, 600, 450, 300, 185, 108.
         assert_eq!(ids(1), [0, 5]);
         assert_eq!(ids(2), [0, 1, 4, 5]);
