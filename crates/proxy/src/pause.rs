@@ -48,6 +48,12 @@ impl Pause {
         self.by_operator.get() || self.is_held()
     }
 
+    /// Whether an operator said so.
+    #[inline]
+    pub(crate) fn is_by_operator(&self) -> bool {
+        self.by_operator.get()
+    }
+
     /// Whether there is a hold: then also those wait that keep a server connection.
     #[inline]
     pub(crate) fn is_held(&self) -> bool {
@@ -95,10 +101,16 @@ impl Pause {
 }
 
 impl Tenant {
-    /// From now on new transactions wait, and server connections that serve none are closed.
+    /// From now on new transactions wait, and server connections that serve none are closed. Sessions that keep
+    /// theirs give it up, as far as nothing of theirs is on it; others go on with it.
     pub(crate) fn pause(self: &Rc<Self>, worker: &Rc<Worker>) {
         self.pause.by_operator.set(true);
         self.close_all(worker);
+        for handle in self.sessions.borrow().values() {
+            if handle.target().is_some() {
+                handle.recall();
+            }
+        }
     }
 
     /// Those that wait go on, unless there is a hold as well. False: none was told to wait.

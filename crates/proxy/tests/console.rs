@@ -520,6 +520,52 @@ async fn pause_lets_transactions_end_and_new_ones_wait_until_resume() {
     assert_eq!(code(&connecting.await.err().unwrap()), "57P01");
 }
 
+/// A session that keeps its server connection only because nobody has asked what is on it gives it up; one
+/// that has something there goes on, and PAUSE says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_asks_sessions_for_what_they_need_not_keep() {
+    let stack = start().await;
+    let tenant = stack.tenant();
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.pool_mode = model::route::PoolMode::Auto;
+    });
+    let console = console(&stack).await;
+    let client = stack.connect(&tenant, Role::Admin).await;
+    client
+        .batch_execute("CREATE TABLE t (a int)")
+        .await
+        .unwrap();
+    assert_eq!(stack.backends(), 1);
+    let notices = async |command: &str| {
+        let mut raw = raw_console(&stack, "tenantry", SECRET).0;
+        let seen = raw.query(&format!("{command} {}", tenant.id));
+        seen.iter().filter(|(kind, _)| *kind == b'N').count()
+    };
+    assert_eq!(notices("PAUSE").await, 0);
+    wait_until("its server connection is closed", || stack.backends() == 0);
+    let mut waiting = Box::pin(client.batch_execute("SELECT 1"));
+    loop {
+        tokio::select! {
+            done = &mut waiting => panic!("it did not wait: {done:?}"),
+            rows = show(&console, "SHOW POOLS") => {
+                let pool = rows.iter().find(|row| row["database"].as_deref() == Some(tenant.id.as_str()));
+                if pool.is_some_and(|pool| number(pool, "cl_waiting") == 1) {
+                    break;
+                }
+            }
+        }
+    }
+    assert_eq!(notices("RESUME").await, 0);
+    waiting.await.unwrap();
+
+    client
+        .batch_execute("CREATE TEMPORARY TABLE own (a int)")
+        .await
+        .unwrap();
+    assert_eq!(notices("PAUSE").await, 1);
+    client.batch_execute("SELECT * FROM own").await.unwrap();
+}
+
 /// What the proxy knows is thrown away; what it then hears holds.
 #[tokio::test(flavor = "multi_thread")]
 async fn reload_asks_again_about_every_tenant() {

@@ -39,7 +39,10 @@ pub(super) async fn act(worker: &Rc<Worker>, act: Act, id: TenantId) -> Result<A
         (Act::Pause, _) => {
             let left = paused(worker, home, &id).await;
             (left > 0).then(|| {
-                format!("{left} server connections are still in use; new transactions wait already")
+                format!(
+                    "{left} server connections are still in use, by transactions that run or by sessions that \
+                     keep them (SHOW CLIENTS); whoever needs another one waits already"
+                )
             })
         }
         (_, None | Some(0)) => Some(match act {

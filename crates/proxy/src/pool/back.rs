@@ -74,7 +74,7 @@ impl Tenant {
     }
 
     /// Whether somebody waits for a server connection that a session keeps only because nobody has
-    /// asked what is on it.
+    /// asked what is on it, or an operator has all given up.
     pub(crate) fn is_wanted(&self) -> bool {
         let mut waiting = self
             .waiting
@@ -84,7 +84,7 @@ impl Tenant {
         waiting |= self
             .budget()
             .is_some_and(|budget| budget.is_wanted_by_others(&self.id));
-        waiting
+        waiting || self.pause.is_by_operator()
     }
 
     /// Asks the session that has kept a server connection for longest to give it up, if somebody of
