@@ -139,6 +139,10 @@ pub enum Refusal {
     /// An operator holds the tenant's new transactions, for longer than a statement waits.
     #[error("the database is paused")]
     Paused,
+    /// It has more names of prepared statements than one session may have, or than its part when its tenant has
+    /// too many.
+    #[error("terminating connection because it has too many prepared statements")]
+    TooManyPrepared,
     /// A limit of the tenant that is kept while sessions are open.
     #[error("{0}")]
     Limit(Exceeded),
@@ -228,6 +232,7 @@ impl Public for Refusal {
             }
             // protocol_violation
             Self::Forwarded(_) | Self::Alpn | Self::OutOfStep | Self::ClientMessage(_) => "08P01",
+            Self::TooManyPrepared => "54000", // program_limit_exceeded
             Self::Limit(limit) | Self::Unseen(limit) => limit.sqlstate(),
             Self::Internal => "XX000", // internal_error
         }
@@ -303,6 +308,9 @@ impl Public for Refusal {
             Self::Expired | Self::Ended => {
                 "Undelete the database within its retention; that takes away its expiry, or sets a later one."
             }
+            Self::TooManyPrepared => {
+                "Close those that are not used any more (DEALLOCATE), or have the driver keep fewer."
+            }
             Self::Limit(limit) => limit.hint(),
             Self::Unseen(_) => {
                 "What was asked may have been carried out. Ask for less, or raise the limit (tenantry db limits)."
@@ -373,6 +381,7 @@ impl Refusal {
             Self::QueueFull,
             Self::Paused,
             Self::Cancelled,
+            Self::TooManyPrepared,
             Self::ServerDown,
             Self::ServerLogin,
             Self::ServerLost,

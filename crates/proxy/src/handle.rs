@@ -89,6 +89,8 @@ pub(crate) struct Handle {
     pub(crate) is_busy: Cell<bool>,
     /// Why it keeps its server connection between transactions.
     pub(crate) pins: Cell<Pins>,
+    /// Names of prepared statements that it had when they were last counted.
+    pub(crate) names: Cell<usize>,
     /// Whether what it runs makes its database larger.
     pub(crate) growth: Cell<Growth>,
     pub(crate) pulse: Pulse,
@@ -134,6 +136,7 @@ impl Handle {
             about,
             is_busy: Cell::new(false),
             pins: Cell::default(),
+            names: Cell::default(),
             growth: Cell::default(),
             pulse: Pulse::new(),
             carry: Cell::default(),

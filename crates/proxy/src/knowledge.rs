@@ -6,12 +6,12 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     rc::Rc,
     time::Duration,
 };
 
-use model::CredentialId;
+use model::{CredentialId, route::Candidate};
 use statement::Effects;
 use tokio::time::Instant;
 
@@ -35,6 +35,10 @@ const KNOWN_FOR: Duration = Duration::from_secs(10);
 /// A look that nobody waits for is taken again after so many times what the last one took: where something is
 /// defined all the time, looks would be most of what the server does.
 const REST: u32 = 20;
+
+/// Credentials of one tenant whose numbers are remembered. Of further ones each login has another number, which
+/// costs a reset of the server connection it is lent.
+const CREDENTIALS_MAX: usize = 256;
 
 /// Facts of one tenant.
 #[derive(Debug, Default)]
@@ -121,11 +125,17 @@ impl Tenant {
         self.knowledge.serial.get()
     }
 
-    /// The number of a credential.
-    pub(crate) fn credential(&self, id: &CredentialId) -> u32 {
+    /// The number of a credential. No other one ever has it; the same one may get another, when there were
+    /// very many.
+    pub(crate) fn credential(&self, candidate: &Candidate) -> u64 {
+        let next = self.next_serial();
+        if candidate.one_use {
+            return next;
+        }
+        let sessions = self.sessions.borrow();
+        let is_used = |id: &CredentialId| sessions.values().any(|own| own.credential == *id);
         let mut credentials = self.credentials.borrow_mut();
-        let next = u32::try_from(credentials.len()).unwrap_or(u32::MAX);
-        *credentials.entry(id.clone()).or_insert(next)
+        credentials.number(&candidate.id, next, is_used)
     }
 
     /// Whether somebody asked for the last number of a sequence.
@@ -225,5 +235,66 @@ impl Tenant {
     }
 }
 
+/// Numbers of credentials.
+#[derive(Debug, Default)]
+pub(crate) struct Credentials(HashMap<CredentialId, u64>);
+
+impl Credentials {
+    /// The one it has, or else `next`.
+    fn number(
+        &mut self,
+        id: &CredentialId,
+        next: u64,
+        is_used: impl Fn(&CredentialId) -> bool,
+    ) -> u64 {
+        if let Some(number) = self.0.get(id) {
+            return *number;
+        }
+        if self.0.len() >= CREDENTIALS_MAX {
+            self.0.retain(|known, _| is_used(known));
+        }
+        if self.0.len() < CREDENTIALS_MAX {
+            self.0.insert(id.clone(), next);
+        }
+        next
+    }
+}
+
 /// Names of custom settings, in lower case.
 pub(crate) type Custom = BTreeSet<String>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_credentials_are_bounded_and_never_given_twice() {
+        let mut credentials = Credentials::default();
+        let mut ids = (0..CREDENTIALS_MAX + 2).map(|_| CredentialId::random(&mut rand::rng()));
+        let first = ids.next().unwrap();
+        let is_first = |id: &CredentialId| *id == first;
+        assert_eq!(credentials.number(&first, 1, is_first), 1);
+        let mut given = vec![1];
+        for (id, next) in ids.zip(2..) {
+            given.push(credentials.number(&id, next, is_first));
+            assert!(credentials.0.len() <= CREDENTIALS_MAX);
+        }
+        assert_eq!(
+            credentials.number(&first, 1_000, is_first),
+            1,
+            "it is in use"
+        );
+        given.sort_unstable();
+        given.dedup();
+        assert_eq!(given.len(), CREDENTIALS_MAX + 2);
+        // Where all are in use, further ones are not remembered.
+        let all = |_: &CredentialId| true;
+        while credentials.0.len() < CREDENTIALS_MAX {
+            credentials.number(&CredentialId::random(&mut rand::rng()), 0, all);
+        }
+        let another = CredentialId::random(&mut rand::rng());
+        assert_eq!(credentials.number(&another, 5_000, all), 5_000);
+        assert_eq!(credentials.number(&another, 5_001, all), 5_001);
+        assert_eq!(credentials.0.len(), CREDENTIALS_MAX);
+    }
+}

@@ -24,8 +24,9 @@ use crate::{
     pool::{Tenant, Want},
     prepared::Unnamed,
     relay::Turn,
-    server::{ExchangeError, Last, Server, set_role},
+    server::{ExchangeError, Last, Said, Server, set_role},
     session::{Ended, NoServer, Session},
+    state,
     statements::Unnamed as Theirs,
     stats::add,
     worker::Worker,
@@ -33,6 +34,13 @@ use crate::{
 
 /// Tries of a statement of ours that a short time limit of the last session may end.
 const TRIES_MAX: usize = 5;
+
+/// Names of prepared statements of one session. Each takes some 100 bytes of ours, and some 10 kB of the server
+/// process where it is used: programs have hundreds, and who has so many has forgotten to close them.
+const NAMES_MAX: usize = 16_384;
+/// The same of all sessions of a tenant together: 30 MB. Then sessions that have more than their part end
+/// when they make another one, so that others go on.
+const TENANT_NAMES_MAX: usize = 262_144;
 
 /// What a server connection needs before a session can go on with it.
 #[derive(Debug, Default)]
@@ -279,6 +287,9 @@ impl Session {
     /// After something was answered: the session may be at rest.
     #[inline]
     pub(crate) fn after_answers(&mut self, worker: &Rc<Worker>) -> Result<Option<Turn>, Ended> {
+        if self.lending.prepared.names() != self.handle.names.get() {
+            self.count_names()?;
+        }
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Ok(None);
         };
@@ -338,6 +349,21 @@ impl Session {
         }
     }
 
+    /// Takes note of how many statements are prepared: nobody takes memory without end.
+    fn count_names(&self) -> Result<(), Ended> {
+        let names = self.lending.prepared.names();
+        let before = self.handle.names.replace(names);
+        let all = &self.tenant.names;
+        all.set(all.get() - before + names);
+        let clients = self.tenant.clients.get().max(1) as usize;
+        let part = TENANT_NAMES_MAX / clients;
+        let is_over = names > NAMES_MAX || (all.get() > TENANT_NAMES_MAX && names > part);
+        if names > before && is_over {
+            return Err(Ended::Refused(Refusal::TooManyPrepared));
+        }
+        Ok(())
+    }
+
     /// Gives the server connection back: nothing on it is the session's alone.
     pub(crate) fn release(&mut self, worker: &Rc<Worker>) {
         let Some(mut server) = self.server.take() else {
@@ -378,6 +404,11 @@ impl Session {
         let tenant = self.tenant.clone();
         let limit = worker.config.limits.reset_time_max;
         let handle = self.handle.clone();
+        if self.lending.mode == PoolMode::Session {
+            // Nobody tracks what is on it.
+            handle.answer_recall();
+            return Ok(());
+        }
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             handle.answer_recall();
             return Ok(());
@@ -394,6 +425,7 @@ impl Session {
             Ok(Err(ExchangeError::Said(said))) => {
                 tracing::debug!(tenant = %tenant.id, code = said.code, "a session cannot be asked about");
                 lending.found.add(Pin::Settings);
+                lending.is_unlearned = true;
                 lending.effects = Effects::NONE;
             }
             Ok(Err(ExchangeError::Broken)) | Err(_) => {
@@ -452,6 +484,12 @@ async fn learn_state(
     }
     let custom = tenant.custom.borrow().clone();
     let held = ask::ask(server, &custom).await?;
+    if state::are_too_large(&held.settings) {
+        return Err(ExchangeError::Said(Said {
+            code: "54000".to_owned(),
+            message: "more settings than are carried".to_owned(),
+        }));
+    }
     let states = &tenant.states;
     let has = states.of(held.settings);
     // What it began with and is not there any more was reset, and begins anew.
@@ -462,6 +500,7 @@ async fn learn_state(
     let wanted = states.of(has.iter().chain(missing).cloned());
     server.has = has.clone();
     lending.found = held.pins;
+    lending.is_unlearned = false;
     lending.effects = Effects::NONE;
     if wanted.get("client_encoding").is_some() && !wanted.is_ascii() {
         lending.found.add(Pin::Settings);

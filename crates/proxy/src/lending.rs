@@ -40,7 +40,7 @@ pub(crate) struct Lending {
     /// Of the session, never used again.
     pub(crate) serial: u64,
     /// Which of the tenant's credentials it logged in with.
-    pub(crate) credential: u32,
+    pub(crate) credential: u64,
     /// The settings it began with: RESET leads back to them.
     pub(crate) base: Rc<State>,
     /// The settings it has, as far as they are known.
@@ -55,6 +55,9 @@ pub(crate) struct Lending {
     pub(crate) effects: Effects,
     /// What the server was found to hold for it.
     pub(crate) found: Pins,
+    /// It could not be asked, so it may have other settings than are wanted: what is prepared now lives there
+    /// alone.
+    pub(crate) is_unlearned: bool,
     /// What holds it for the rest of the session.
     pub(crate) sticky: Pins,
     pub(crate) cycle: Cycle,
@@ -152,7 +155,7 @@ impl Lending {
     pub(crate) fn new(
         mode: PoolMode,
         serial: u64,
-        credential: u32,
+        credential: u64,
         base: Rc<State>,
         told: Rc<Parameters>,
     ) -> Self {
@@ -168,6 +171,7 @@ impl Lending {
             growing: Growing::default(),
             effects: Effects::NONE,
             found: Pins::default(),
+            is_unlearned: false,
             sticky: Pins::default(),
             cycle: Cycle::default(),
             defining: None,
@@ -274,6 +278,7 @@ impl Lending {
     #[inline]
     pub(crate) fn is_settled_under(&self, hazard: Hazard) -> bool {
         !self.cycle.is_unsettled
+            && !self.is_unlearned
             && !self.has_own_names
             && !self
                 .effects
@@ -548,6 +553,12 @@ impl Lending {
     fn did(&mut self, exact: &Exact, effects: Effects, server: &mut Server, states: &States) {
         match exact {
             Exact::Set(list) => {
+                let mut all = list.iter();
+                if !all.all(|(name, value)| self.wanted.has_room_for(name, value)) {
+                    // The server is asked; what it has is too much as well, and the session stays there.
+                    self.effects |= effects;
+                    return;
+                }
                 for (name, value) in list {
                     match name.as_str() {
                         "role" | "session_authorization" | "seed" => self.effects |= effects,
@@ -582,6 +593,7 @@ impl Lending {
             Exact::ResetAll => {
                 self.want(self.base.clone());
                 server.has = self.wanted.clone();
+                self.is_unlearned = false;
                 // What cannot be seen is gone as well.
                 self.sticky.remove(Pin::Settings);
             }
@@ -590,6 +602,7 @@ impl Lending {
                 server.has = self.wanted.clone();
                 self.effects = Effects::NONE;
                 self.found = Pins::default();
+                self.is_unlearned = false;
                 self.has_own_names = false;
                 self.sticky.remove(Pin::Prepare);
                 self.sticky.remove(Pin::Settings);

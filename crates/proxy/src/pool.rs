@@ -15,7 +15,7 @@ use std::{
 };
 
 use model::{
-    CredentialId, Limits, Login, LoginName, TenantId,
+    Limits, Login, LoginName, TenantId,
     limits::Number,
     route::{Report, Resolved, Storage},
 };
@@ -29,7 +29,7 @@ use crate::{
     handle::{Handle, When},
     hold::Held,
     insight::Insight,
-    knowledge::{Custom, Knowledge},
+    knowledge::{Credentials, Custom, Knowledge},
     limits::{self, Bucket, Exceeded, Moment, Postmaster, Processes, Unlimited},
     login::refusal_of,
     metrics::micros,
@@ -91,7 +91,9 @@ pub(crate) struct Tenant {
     pub(crate) statements: Statements,
     pub(crate) knowledge: Knowledge,
     pub(crate) custom: RefCell<Custom>,
-    pub(crate) credentials: RefCell<HashMap<CredentialId, u32>>,
+    pub(crate) credentials: RefCell<Credentials>,
+    /// Names of prepared statements that its sessions have, all together.
+    pub(crate) names: Cell<usize>,
 }
 
 /// What a session that needs a server connection would like best.
@@ -99,7 +101,7 @@ pub(crate) struct Tenant {
 pub(crate) struct Want {
     pub(crate) login: Login,
     pub(crate) session: u64,
-    pub(crate) credential: u32,
+    pub(crate) credential: u64,
     pub(crate) state: Rc<State>,
     /// One that nobody used.
     pub(crate) is_blank: bool,
@@ -254,6 +256,7 @@ impl Tenant {
             knowledge: Knowledge::default(),
             custom: RefCell::default(),
             credentials: RefCell::default(),
+            names: Cell::new(0),
         }
     }
 
@@ -429,7 +432,7 @@ impl Tenant {
         let want = Want {
             login,
             session: 0,
-            credential: u32::MAX,
+            credential: self.next_serial(),
             state: self.states.nothing().clone(),
             is_blank: true,
             returns: false,

@@ -130,6 +130,12 @@ impl Prepared {
         !self.names.is_empty()
     }
 
+    /// How many names there are.
+    #[inline]
+    pub(crate) fn names(&self) -> usize {
+        self.names.len()
+    }
+
     pub(crate) fn statements(&self) -> impl Iterator<Item = &Rc<Statement>> {
         self.names.values()
     }

@@ -117,6 +117,8 @@ impl Drop for Registered {
             self.tenant
                 .counters
                 .take_over(&session.about.counters.totals());
+            let names = &self.tenant.names;
+            names.set(names.get() - session.names.get());
         }
         self.tenant.clients.set(self.tenant.clients.get() - 1);
         self.worker.left.notify_waiters();
@@ -233,7 +235,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
             let lending = Lending::new(
                 settings.pool_mode.unwrap_or(pool_mode),
                 tenant.next_serial(),
-                tenant.credential(&candidate.id),
+                tenant.credential(&candidate),
                 tenant.states.nothing().clone(),
                 Rc::default(),
             );

@@ -18,6 +18,12 @@ use model::Literal;
 
 /// Values that nobody uses are forgotten when this many more than the last time are known.
 const FORGET_AFTER: usize = 64;
+/// Names and values of one session, with what keeping each takes. What is larger stays on its server connection:
+/// it is kept in our memory for every session, copied with each SET, and said again with each loan. Programs set
+/// some 100 bytes.
+const BYTES_MAX: usize = 64 * 1024;
+/// What keeping one takes beside its text.
+const EACH_BYTES: usize = 64;
 /// With a shorter time limit in force, a statement of ours could be ended by it.
 const HASTY: Duration = Duration::from_secs(1);
 
@@ -25,6 +31,8 @@ const HASTY: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub(crate) struct State {
     settings: Box<[Setting]>,
+    /// See [`BYTES_MAX`].
+    bytes: usize,
     /// Those that decide how a statement is parsed. `None`: all of them do.
     parsing: Option<Rc<State>>,
 }
@@ -67,6 +75,7 @@ impl Default for States {
     fn default() -> Self {
         let nothing = Rc::new(State {
             settings: Box::default(),
+            bytes: 0,
             parsing: None,
         });
         Self {
@@ -106,6 +115,7 @@ impl States {
             .collect();
         let parsing = (relevant.len() < list.len()).then(|| self.intern(relevant));
         let state = Rc::new(State {
+            bytes: bytes_of(&list),
             settings: list.into(),
             parsing,
         });
@@ -137,6 +147,17 @@ impl States {
     }
 }
 
+fn bytes_of(settings: &[Setting]) -> usize {
+    let each = settings.iter();
+    each.map(|(name, value)| EACH_BYTES + name.len() + value.len())
+        .sum()
+}
+
+/// Whether these are more than is kept of one session.
+pub(crate) fn are_too_large(settings: &[Setting]) -> bool {
+    bytes_of(settings) > BYTES_MAX
+}
+
 /// How to get from one value to another: simple queries, in this order.
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Change {
@@ -163,6 +184,11 @@ impl State {
 
     pub(crate) fn is_empty(&self) -> bool {
         self.settings.is_empty()
+    }
+
+    /// Whether another setting can be kept beside these.
+    pub(crate) fn has_room_for(&self, name: &str, value: &str) -> bool {
+        self.bytes + EACH_BYTES + name.len() + value.len() <= BYTES_MAX
     }
 
     /// These settings, but parsing as under `parsing`.

@@ -21,9 +21,11 @@ use wire::message::{Kind, build};
 
 use crate::state::State;
 
-/// Text of one tenant's statements that is kept, bytes. A thousand statements of 4 kB; above it, what
-/// is prepared stays on the server connection where it is.
-const TEXT_BYTES_MAX: usize = 4 << 20;
+/// Text of one tenant's statements that is kept, bytes, with what keeping each takes. Two thousand statements of
+/// 4 kB; above it, what is prepared stays on the server connection where it is.
+const TEXT_BYTES_MAX: usize = 8 << 20;
+/// What keeping a statement takes beside its text.
+const EACH_BYTES: usize = 256;
 /// Statements that one server connection keeps. Each costs PostgreSQL some 10 to 100 kB; the one
 /// that was not used for longest goes.
 pub(crate) const PER_SERVER_MAX: usize = 200;
@@ -53,7 +55,7 @@ pub(crate) struct Statement {
 
 impl Statement {
     fn bytes(&self) -> usize {
-        self.query.len() + self.types.len()
+        EACH_BYTES + self.query.len() + self.types.len()
     }
 
     /// Appends a Parse of it under this name.
@@ -125,7 +127,7 @@ impl Statements {
         {
             return statement.clone();
         }
-        let size = parsed.query.len() + parsed.types.len();
+        let size = EACH_BYTES + parsed.query.len() + parsed.types.len();
         if self.texts.get() + size > TEXT_BYTES_MAX {
             self.forget_unused();
         }
@@ -170,6 +172,7 @@ impl Statements {
     ) -> Rc<Statement> {
         let number = self.next.get();
         self.next.set(number + 1);
+        self.texts.set(self.texts.get() + EACH_BYTES);
         Rc::new(Statement {
             number,
             name: name.into(),
@@ -385,7 +388,8 @@ mod tests {
         let mut held = Vec::new();
         for i in 0..200 {
             held.push(all.of(parsed(&text(i), b"\0\0", states.nothing())));
-            assert!(all.texts.get() <= TEXT_BYTES_MAX);
+            // Of those that stay where they are, no text is kept.
+            assert!(all.texts.get() <= TEXT_BYTES_MAX + i * EACH_BYTES);
         }
         assert!(held.last().unwrap().is_private);
         assert!(!held[0].is_private);

@@ -560,51 +560,82 @@ fn lists(worker: &Rc<Worker>, tenants: &[Seen], table: &mut Table) {
     }
 }
 
-fn config(worker: &Rc<Worker>, table: &mut Table) {
-    let (own, default) = (&worker.config.limits, Limits::default());
-    type Get = fn(&Limits) -> String;
-    let rows: [(&str, Get); 23] = [
+/// Every limit of a process by its name; none is left out.
+fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
+    let Limits {
+        clients_max,
+        login_time_max,
+        address_connections_max,
+        address_attempts_per_second_max,
+        address_failures_max,
+        address_failures_window,
+        address_ban,
+        login_steps_max,
+        server_idle_max,
+        tenant_idle_max,
+        budget_wait_max,
+        wait_notice_after,
+        waiting_max,
+        connects_max,
+        connect_time_max,
+        reset_time_max,
+        abandoned_time_max,
+        stale_max,
+        fresh_max,
+        routes_max,
+        insight_statements_max,
+        insight_bytes_max,
+        cancels_max,
+        cancel_time_max,
+    } = limits;
+    let failures = address_failures_max.to_string();
+    let attempts = address_attempts_per_second_max.to_string();
+    vec![
         // As PgBouncer calls it.
-        ("max_client_conn", |l| l.clients_max.to_string()),
-        ("clients_max", |l| l.clients_max.to_string()),
-        ("login_time_max", |l| seconds(l.login_time_max)),
-        ("address_connections_max", |l| {
-            l.address_connections_max.to_string()
-        }),
-        ("address_attempts_per_second_max", |l| {
-            l.address_attempts_per_second_max.to_string()
-        }),
-        ("address_failures_max", |l| {
-            l.address_failures_max.to_string()
-        }),
-        ("address_failures_window", |l| {
-            seconds(l.address_failures_window)
-        }),
-        ("address_ban", |l| seconds(l.address_ban)),
-        ("login_steps_max", |l| l.login_steps_max.to_string()),
-        ("server_idle_max", |l| seconds(l.server_idle_max)),
-        ("tenant_idle_max", |l| seconds(l.tenant_idle_max)),
-        ("budget_wait_max", |l| seconds(l.budget_wait_max)),
-        ("waiting_max", |l| l.waiting_max.to_string()),
-        ("connects_max", |l| l.connects_max.to_string()),
-        ("connect_time_max", |l| seconds(l.connect_time_max)),
-        ("reset_time_max", |l| seconds(l.reset_time_max)),
-        ("abandoned_time_max", |l| seconds(l.abandoned_time_max)),
-        ("stale_max", |l| seconds(l.stale_max)),
-        ("fresh_max", |l| seconds(l.fresh_max)),
-        ("routes_max", |l| l.routes_max.to_string()),
-        ("cancels_max", |l| l.cancels_max.to_string()),
-        ("cancel_time_max", |l| seconds(l.cancel_time_max)),
-        ("consoles_max", |_| super::CONSOLES_MAX.to_string()),
-    ];
-    for (key, get) in rows {
-        table.add([
-            key.into(),
-            get(own).into(),
-            get(&default).into(),
-            "no".into(),
-        ]);
+        ("max_client_conn", clients_max.to_string()),
+        ("clients_max", clients_max.to_string()),
+        ("login_time_max", seconds(*login_time_max)),
+        (
+            "address_connections_max",
+            address_connections_max.to_string(),
+        ),
+        ("address_attempts_per_second_max", attempts),
+        ("address_failures_max", failures),
+        ("address_failures_window", seconds(*address_failures_window)),
+        ("address_ban", seconds(*address_ban)),
+        ("login_steps_max", login_steps_max.to_string()),
+        ("server_idle_max", seconds(*server_idle_max)),
+        ("tenant_idle_max", seconds(*tenant_idle_max)),
+        ("budget_wait_max", seconds(*budget_wait_max)),
+        ("wait_notice_after", seconds(*wait_notice_after)),
+        ("waiting_max", waiting_max.to_string()),
+        ("connects_max", connects_max.to_string()),
+        ("connect_time_max", seconds(*connect_time_max)),
+        ("reset_time_max", seconds(*reset_time_max)),
+        ("abandoned_time_max", seconds(*abandoned_time_max)),
+        ("stale_max", seconds(*stale_max)),
+        ("fresh_max", seconds(*fresh_max)),
+        ("routes_max", routes_max.to_string()),
+        ("insight_statements_max", insight_statements_max.to_string()),
+        ("insight_bytes_max", insight_bytes_max.to_string()),
+        ("cancels_max", cancels_max.to_string()),
+        ("cancel_time_max", seconds(*cancel_time_max)),
+    ]
+}
+
+fn config(worker: &Rc<Worker>, table: &mut Table) {
+    let defaults = limits(&Limits::default());
+    let own = limits(&worker.config.limits);
+    for ((key, own), (_, default)) in own.into_iter().zip(defaults) {
+        table.add([key.into(), own.into(), default.into(), "no".into()]);
     }
+    let consoles = super::CONSOLES_MAX.to_string();
+    table.add([
+        "consoles_max".into(),
+        consoles.clone().into(),
+        consoles.into(),
+        "no".into(),
+    ]);
     let workers = worker.shared.inboxes.len().to_string();
     table.add(["workers".into(), workers.into(), "1".into(), "no".into()]);
     let tls = if worker.config.require_tls {

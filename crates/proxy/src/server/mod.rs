@@ -104,7 +104,7 @@ impl Drop for Server {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Last {
     pub(crate) session: u64,
-    pub(crate) credential: u32,
+    pub(crate) credential: u64,
 }
 
 /// Where a statement that runs on a server connection can be cancelled.
