@@ -19,7 +19,15 @@ const DIRECTION: [(&str, &[&str]); 11] = [
     ("control", &["model", "node", "wire"]),
     (
         "cli",
-        &["wire", "model", "statement", "proxy", "node", "control"],
+        &[
+            "wire",
+            "model",
+            "statement",
+            "tls",
+            "proxy",
+            "node",
+            "control",
+        ],
     ),
     ("tests", &["wire", "model", "scratch"]),
     ("scratch", &[]),

@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// Short for `db sql`.
     #[command(hide = true)]
     Sql(SqlArgs),
+    /// Files of SQL that databases have been through, each once and in order.
+    #[command(subcommand)]
+    Migration(crate::user::migration::MigrationCommand),
     /// Choose the database that commands use when they name none.
     Use(UseArgs),
     /// Make the anonymous project that is kept here yours, with a code of the operator.
@@ -217,6 +220,12 @@ pub(crate) enum DbCommand {
     Connect(ConnectArgs),
     /// Run SQL through the API, without psql.
     Sql(SqlArgs),
+    /// Write it to a file, or to standard output, of any size and for any PostgreSQL.
+    Dump(crate::user::dump::DumpArgs),
+    /// Fill it from a dump: all of it in one transaction, or nothing.
+    Restore(crate::user::restore::RestoreArgs),
+    /// Run a file of SQL in one transaction.
+    Seed(crate::user::restore::SeedArgs),
     /// Say when it is deleted by itself, or that it never is.
     Expires(ExpiresArgs),
     /// Make a new password of one of its roles. The old one no longer works, or until its grace ends.

@@ -91,7 +91,7 @@ impl Address {
 
     /// The password as PostgreSQL expects it. Ours are letters and digits; anything else would
     /// have come percent-encoded.
-    fn password(&self) -> Option<String> {
+    pub(super) fn password(&self) -> Option<String> {
         let encoded = self.0.password()?;
         let mut bytes = Vec::with_capacity(encoded.len());
         let mut rest = encoded.as_bytes();
@@ -115,7 +115,14 @@ impl Address {
         String::from_utf8(bytes).ok()
     }
 
-    fn part(&self, name: &str) -> String {
+    /// The value of a parameter, such as `sslmode`.
+    pub(super) fn option(&self, name: &str) -> Option<String> {
+        let mut options = self.0.query_pairs();
+        options.find_map(|(key, value)| (key == name).then(|| value.into_owned()))
+    }
+
+    /// `host`, `port`, `user` or `database`.
+    pub(super) fn part(&self, name: &str) -> String {
         match name {
             "host" => self.0.host_str().unwrap_or_default().to_owned(),
             "port" => self

@@ -10,9 +10,15 @@ mod completion;
 mod connect;
 mod database;
 mod doctor;
+pub(crate) mod dump;
 mod home;
 pub(crate) mod limits;
+pub(crate) mod migration;
+mod programs;
+mod progress;
 pub(crate) mod project;
+pub(crate) mod restore;
+mod script;
 mod session;
 mod sql;
 mod sweep;
@@ -93,6 +99,9 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Db(DbCommand::Sql(args)) | Command::Sql(args) => {
                 sql::sql(&context()?, args).await
             }
+            Command::Db(DbCommand::Dump(args)) => dump::dump(&context()?, args).await,
+            Command::Db(DbCommand::Restore(args)) => restore::restore(&context()?, args).await,
+            Command::Db(DbCommand::Seed(args)) => restore::seed(&context()?, args).await,
             Command::Db(DbCommand::ResetPassword(args)) => {
                 database::reset_password(&context()?, args).await
             }
@@ -105,6 +114,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Db(DbCommand::Access(command)) => access::run(&context()?, command).await,
             Command::Db(DbCommand::Users(command)) => users::run(&context()?, command).await,
             Command::Db(DbCommand::Limits(command)) => limits::run(&context()?, command).await,
+            Command::Migration(command) => migration::run(&context()?, command).await,
             Command::Use(args) => session::choose(&context()?, args).await,
             Command::Claim(args) => project::claim(&context()?, args).await,
             Command::Adopt(args) => project::adopt(&context()?, args).await,
