@@ -96,8 +96,6 @@ pub struct Limits {
     /// A statement that waits so long for a server connection tells its client for what. 3 s: a usual wait
     /// says nothing, and there is time left to do something about it.
     pub wait_notice_after: Duration,
-    /// Statements of one tenant that may wait at once. 500.
-    pub waiting_max: usize,
     /// Server connections being opened at once, per node. 8: each costs the server a fork and
     /// several milliseconds of CPU.
     pub connects_max: usize,
@@ -142,7 +140,6 @@ impl Default for Limits {
             tenant_idle_max: Duration::from_secs(300),
             budget_wait_max: Duration::from_secs(10),
             wait_notice_after: Duration::from_secs(3),
-            waiting_max: 500,
             connects_max: 8,
             connect_time_max: Duration::from_secs(5),
             reset_time_max: Duration::from_secs(5),

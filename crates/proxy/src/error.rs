@@ -133,9 +133,6 @@ pub enum Refusal {
         /// `budget_wait_max`.
         waited_ms: u64,
     },
-    /// Too many statements wait for a server connection already.
-    #[error("too many statements are waiting for a server connection")]
-    QueueFull,
     /// An operator holds the tenant's new transactions, for longer than a statement waits.
     #[error("the database is paused")]
     Paused,
@@ -207,8 +204,7 @@ impl Public for Refusal {
             | Self::TooManyClientsOfTenant
             | Self::TooManyClientsOfUser { .. }
             | Self::Busy { .. }
-            | Self::Nested { .. }
-            | Self::QueueFull => "53300", // too_many_connections
+            | Self::Nested { .. } => "53300", // too_many_connections
             Self::NoSuchDatabase { .. } | Self::Deleted | Self::Expired => "3D000", // invalid_catalog_name
             Self::Replication => "0A000",    // feature_not_supported
             Self::Options(_) => "42601",     // syntax_error
@@ -288,7 +284,7 @@ impl Public for Refusal {
             Self::Address => {
                 "Connect from a network that is in the database's allowed_addresses (tenantry db limits)."
             }
-            Self::Busy { .. } | Self::QueueFull => {
+            Self::Busy { .. } => {
                 "Close idle connections or use fewer of them, or raise the limits."
             }
             Self::Nested { .. } => {
@@ -323,11 +319,7 @@ impl Refusal {
     /// Whether a session that is told so during a statement goes on behind it.
     pub fn ends_only_a_statement(&self) -> bool {
         match self {
-            Self::Busy { .. }
-            | Self::Nested { .. }
-            | Self::QueueFull
-            | Self::Paused
-            | Self::Cancelled => true,
+            Self::Busy { .. } | Self::Nested { .. } | Self::Paused | Self::Cancelled => true,
             Self::Limit(limit) => limit.ends_only_a_statement(),
             _ => false,
         }
@@ -378,7 +370,6 @@ impl Refusal {
             Self::CredentialAddress,
             Self::Busy { waited_ms: 10_000 },
             Self::Nested { waited_ms: 10_000 },
-            Self::QueueFull,
             Self::Paused,
             Self::Cancelled,
             Self::TooManyPrepared,

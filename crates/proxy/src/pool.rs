@@ -5,10 +5,11 @@
 //! own: the budget all tenants share (`budget`) or what happens on a connection.
 
 mod back;
+mod line;
 
 use std::{
     cell::{Cell, Ref, RefCell},
-    collections::{HashMap, VecDeque},
+    collections::HashMap,
     rc::{Rc, Weak},
     sync::Arc,
     time::Duration,
@@ -19,9 +20,10 @@ use model::{
     limits::Number,
     route::{Report, Resolved, Storage},
 };
-use tokio::{sync::oneshot, time::timeout};
+use tokio::time::timeout;
 use wire::scram::ClientKeys;
 
+use self::line::Line;
 use crate::{
     budget::{Budget, Permit, Share},
     config::LendingRule,
@@ -82,7 +84,7 @@ pub(crate) struct Tenant {
     leaving: Cell<u32>,
     share: Cell<Share>,
     budget: RefCell<Option<Arc<Budget>>>,
-    waiting: RefCell<VecDeque<Waiting>>,
+    line: Line,
     /// Whether it stands in the budget's round.
     queued: Cell<bool>,
     /// Settings of its sessions.
@@ -147,12 +149,6 @@ struct Pool {
     seen: Option<Rc<Parameters>>,
     /// Last one back is first out, so that the others can grow old.
     idle: Vec<(u64, Box<Server>)>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    login: Login,
-    grant: oneshot::Sender<Grant>,
 }
 
 /// What a client that waits gets.
@@ -249,7 +245,7 @@ impl Tenant {
             leaving: Cell::new(0),
             share: Cell::default(),
             budget: RefCell::new(None),
-            waiting: RefCell::default(),
+            line: Line::default(),
             queued: Cell::new(false),
             states: States::default(),
             statements: Statements::new(),
@@ -262,9 +258,7 @@ impl Tenant {
 
     /// Server connections it holds, and clients that wait for one.
     pub(crate) fn usage(&self) -> (u32, usize) {
-        let waiting = self.waiting.borrow();
-        let waiting = waiting.iter().filter(|waiting| !waiting.grant.is_closed());
-        (self.servers.get(), waiting.count() + self.pause.waiting())
+        (self.servers.get(), self.line.len() + self.pause.waiting())
     }
 
     /// Whether it holds as many server connections as it may, whatever others do.
@@ -422,7 +416,7 @@ impl Tenant {
     ///
     /// # Errors
     ///
-    /// [`Refusal::Busy`], [`Refusal::QueueFull`], [`Refusal::ServerDown`],
+    /// [`Refusal::Busy`], [`Refusal::ServerDown`],
     /// [`Refusal::ServerLogin`], or why nobody is let in.
     pub(crate) async fn server(
         self: &Rc<Self>,
@@ -529,8 +523,7 @@ impl Tenant {
 
     /// A lease if one can be had at once and no client of the tenant waits.
     fn try_lease(self: &Rc<Self>) -> Option<Lease> {
-        self.forget_who_left();
-        if self.waiting.borrow().is_empty() && self.servers.get() < self.servers_max.get() {
+        if self.line.is_empty() && self.servers.get() < self.servers_max.get() {
             let budget = self.budget.borrow();
             let permit = budget.as_ref()?.try_permit(&self.id, self.share.get())?;
             return Some(Lease::new(permit, self));
@@ -540,20 +533,14 @@ impl Tenant {
 
     async fn wait(self: &Rc<Self>, worker: &Rc<Worker>, login: Login) -> Result<Grant, Refusal> {
         let limits = &worker.config.limits;
-        if self.waiting.borrow().len() >= limits.waiting_max {
-            return Err(Refusal::QueueFull);
-        }
-        let (grant, granted) = oneshot::channel();
-        self.waiting
-            .borrow_mut()
-            .push_back(Waiting { login, grant });
+        let (_place, granted) = self.line.join(login);
         if self.servers.get() >= self.servers_max.get() && !self.evict_own(worker) {
             // An idle connection of another role makes room, or one that a session keeps.
             self.recall(worker, login);
         }
         let stands_in_round = self.queued.get();
         self.seek();
-        if !self.waiting.borrow().is_empty() {
+        if !self.line.is_empty() {
             self.recall(worker, login);
             // Since it began to stand there, one of another role may have become idle.
             if stands_in_round && let Some(budget) = self.budget() {
@@ -656,12 +643,6 @@ impl Tenant {
         }
     }
 
-    fn forget_who_left(&self) {
-        self.waiting
-            .borrow_mut()
-            .retain(|waiting| !waiting.grant.is_closed());
-    }
-
     /// Gets permits for the clients that wait, now or by standing in the round.
     fn seek(self: &Rc<Self>) {
         let Some(worker) = self.worker.upgrade() else {
@@ -671,8 +652,7 @@ impl Tenant {
             return;
         }
         loop {
-            self.forget_who_left();
-            if self.waiting.borrow().is_empty()
+            if self.line.is_empty()
                 || self.queued.get()
                 || self.servers.get() >= self.servers_max.get()
             {
@@ -687,7 +667,7 @@ impl Tenant {
             }
             self.queued.set(true);
             let more = self.servers_max.get() - self.servers.get();
-            let waiting = u32::try_from(self.waiting.borrow().len()).unwrap_or(u32::MAX);
+            let waiting = u32::try_from(self.line.len()).unwrap_or(u32::MAX);
             let granted = budget.queue(&self.id, self.share.get(), waiting.min(more));
             worker.make_room(&budget);
             let tenant = self.clone();
@@ -708,18 +688,9 @@ impl Tenant {
 
     /// Gives a permit to the first client that still waits.
     fn hand(self: &Rc<Self>, permit: Permit) {
-        let mut grant = Grant::Lease(Lease::new(permit, self));
-        loop {
-            // Not in the `while let` head: the borrow would live on inside.
-            let next = self.waiting.borrow_mut().pop_front();
-            let Some(waiting) = next else {
-                break;
-            };
-            match waiting.grant.send(grant) {
-                Ok(()) => return,
-                Err(back) => grant = back,
-            }
-        }
+        // With nobody there it goes back.
+        let lease = Grant::Lease(Lease::new(permit, self));
+        drop(self.line.hand(lease, |_| true));
     }
 
     /// The node that a role's connections lead to.

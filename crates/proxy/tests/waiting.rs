@@ -39,10 +39,9 @@ fn kinds(messages: &[Message]) -> String {
 }
 
 /// A tenant whose clients get no server connection as long as the returned one lives.
-async fn crowded_out(wait_max: Duration, waiting_max: usize) -> (Stack, Tenant, Raw) {
+async fn crowded_out(wait_max: Duration) -> (Stack, Tenant, Raw) {
     let stack = Stack::with_budget(1, |config| {
         config.limits.budget_wait_max = wait_max;
-        config.limits.waiting_max = waiting_max;
     })
     .await;
     let (other, tenant) = (stack.tenant(), stack.tenant());
@@ -55,7 +54,7 @@ async fn crowded_out(wait_max: Duration, waiting_max: usize) -> (Stack, Tenant, 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_statement_that_waits_in_vain_ends_and_the_session_goes_on() {
-    let (stack, tenant, holder) = crowded_out(Duration::from_millis(100), 500).await;
+    let (stack, tenant, holder) = crowded_out(Duration::from_millis(100)).await;
     let (mut raw, _) = log_in(&stack, &tenant);
     let refused = |seen: &[Message]| {
         assert_eq!(kinds(seen), "EZ");
@@ -230,25 +229,8 @@ async fn a_wait_is_announced_and_names_connections_that_wait_for_each_other() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_refuses_at_once() {
-    let (stack, tenant, holder) = crowded_out(Duration::from_secs(20), 1).await;
-    let (mut first, _) = log_in(&stack, &tenant);
-    let mut out = Vec::new();
-    build::query("SELECT 'first'", &mut out);
-    first.send(&out);
-    wait_until("it waits", || {
-        snapshot(&stack).tenants.iter().any(|t| t.waiting == 1)
-    });
-    let (mut second, _) = log_in(&stack, &tenant);
-    let seen = second.query("SELECT 'second'");
-    assert_eq!(raw::code_of(&seen), "53300");
-    drop(holder);
-    assert_eq!(raw::value(&first.until(b'Z')), "first");
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn cancel_ends_a_statement_that_waits() {
-    let (stack, tenant, holder) = crowded_out(Duration::from_secs(20), 500).await;
+    let (stack, tenant, holder) = crowded_out(Duration::from_secs(20)).await;
     let (mut raw, seen) = log_in(&stack, &tenant);
     let mut cancel = Vec::new();
     build::cancel_request(&raw::cancel_key(&seen), &mut cancel);

@@ -76,26 +76,17 @@ impl Tenant {
     /// Whether somebody waits for a server connection that a session keeps only because nobody has
     /// asked what is on it, or an operator has all given up.
     pub(crate) fn is_wanted(&self) -> bool {
-        let mut waiting = self
-            .waiting
-            .borrow()
-            .iter()
-            .any(|waiting| !waiting.grant.is_closed());
-        waiting |= self
+        let mut wanted = !self.line.is_empty();
+        wanted |= self
             .budget()
             .is_some_and(|budget| budget.is_wanted_by_others(&self.id));
-        waiting || self.pause.is_by_operator()
+        wanted || self.pause.is_by_operator()
     }
 
     /// Asks the session that has kept a server connection for longest to give it up, if somebody of
     /// this tenant waits: first one of the same role.
     pub(crate) fn recall(&self, worker: &Worker, login: Login) {
-        if self
-            .waiting
-            .borrow()
-            .iter()
-            .any(|waiting| !waiting.grant.is_closed())
-        {
+        if !self.line.is_empty() {
             worker.idle.recall(&self.id, login);
         }
     }
@@ -103,7 +94,6 @@ impl Tenant {
     /// Lends a clean connection on, or keeps it idle, or closes it for a tenant that waits, when that
     /// one's turn has come: a crowd of our own clients does not keep others out.
     pub(super) fn put(self: &Rc<Self>, worker: &Rc<Worker>, login: Login, server: Box<Server>) {
-        self.forget_who_left();
         let mut server = server;
         let fits = self.pools.borrow().get(&login).is_some_and(|pool| {
             let (route, node) = (&pool.resolved.route, &pool.resolved.node);
@@ -122,29 +112,19 @@ impl Tenant {
             fits
         });
         let is_last = server.cancel.is_last.get() || self.pause.is_on();
-        let has_next = !self.waiting.borrow().is_empty();
+        let has_next = !self.line.is_empty();
         if !fits || is_last || worker.is_closing() || !server.may_stay(has_next) {
             self.send_away(server);
             return;
         }
-        loop {
-            let is_mine = match self.waiting.borrow().front() {
-                Some(first) => first.login == login,
-                None => break,
-            };
-            if !is_mine {
-                // Its lease goes to the one who waits.
-                self.send_away(server);
-                return;
-            }
-            let Some(first) = self.waiting.borrow_mut().pop_front() else {
-                break;
-            };
-            match first.grant.send(Grant::Server(server)) {
-                Ok(()) => return,
-                Err(Grant::Server(back)) => server = back,
-                Err(Grant::Lease(_)) => return,
-            }
+        match self.line.hand(Grant::Server(server), |next| next == login) {
+            Ok(()) | Err(Grant::Lease(_)) => return,
+            Err(Grant::Server(back)) => server = back,
+        }
+        if !self.line.is_empty() {
+            // Its lease goes to the one who waits.
+            self.send_away(server);
+            return;
         }
         if let Some(pool) = self.pools.borrow_mut().get_mut(&login) {
             let (number, since) = worker.idle.add(self, login);
