@@ -19,7 +19,7 @@ use crate::{
     config::LendingRule,
     error::Refusal,
     knowledge::Defining,
-    lending::{Barrier, Known, Lending, Numbers, Verdict},
+    lending::{Anew, Barrier, Known, Lending, Numbers, Verdict},
     pins::{Pin, Pins},
     pool::{Tenant, Want},
     prepared::Unnamed,
@@ -298,6 +298,14 @@ impl Session {
         {
             lending.is_over(barrier, server);
             self.is_parked_unseen = !self.parked.is_empty();
+        }
+        if lending.mode == PoolMode::Session
+            && lending.has_portals()
+            && server.queue.is_empty()
+            && server.status == TransactionStatus::Idle
+            && !lending.is_open
+        {
+            lending.close_portals();
         }
         if lending.mode == PoolMode::Session
             || !server.queue.is_empty()
@@ -597,12 +605,13 @@ impl Lending {
         let failed = self.cycle.failed;
         self.cycle.failed |= self.cycle.failed_before;
         if failed {
-            self.follow = None;
+            self.anew = Anew::No;
             return;
         }
         match exact {
             Exact::DiscardAll => {
                 self.prepared.forget(None);
+                self.is_discarded();
                 server.statements.clear();
             }
             Exact::DeallocateAll => {

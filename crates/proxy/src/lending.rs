@@ -33,6 +33,10 @@ pub(crate) const ELSEWHERE_MAX: usize = 16;
 /// prepare one or none.
 const RESETS_MAX: usize = 64;
 
+/// Portals that are open at once and run what is known exactly; programs have one. Of more, the oldest are
+/// forgotten, and what they lead back is said when the session is at rest.
+const PORTALS_MAX: usize = 64;
+
 /// What a session must find again.
 #[derive(Debug)]
 pub(crate) struct Lending {
@@ -80,10 +84,14 @@ pub(crate) struct Lending {
     pub(crate) open_hazard: Hazard,
     /// What was sent last has to be answered before anything else is sent.
     pub(crate) barrier: Option<Barrier>,
-    /// To be said behind the next Sync: what the client's statement takes away and its session has.
+    /// To be said behind the next Sync: what the client's statement may take away and its session has.
     pub(crate) follow: Option<Vec<String>>,
+    /// What DISCARD ALL takes away in the middle of a pipeline.
+    pub(crate) anew: Anew,
     /// What is prepared and leads settings back, by name, where statements are not kept otherwise.
-    resets: Vec<(Box<[u8]>, Exact)>,
+    resets: Vec<(Box<[u8]>, Runs)>,
+    /// What portals run, by name.
+    portals: Vec<(Box<[u8]>, Runs)>,
     /// A server connection that must be made ready in a round trip of its own.
     pub(crate) taken: Option<Box<Server>>,
     /// What it must say on the next one to listen again: a hold has taken the last one.
@@ -114,8 +122,6 @@ pub(crate) struct Cycle {
     pub(crate) binds: u32,
     /// What the only statement does, and nothing else.
     pub(crate) exact: Option<Exact>,
-    /// Of the last Bind.
-    pub(crate) bound: Option<Exact>,
     pub(crate) effects: Effects,
     /// The server said no to something.
     pub(crate) failed: bool,
@@ -125,6 +131,28 @@ pub(crate) struct Cycle {
     pub(crate) is_unsettled: bool,
     /// Defines something.
     pub(crate) defining: Option<Defining>,
+}
+
+/// What a statement does, where something has to be said because of it.
+#[derive(Clone, Debug)]
+pub(crate) enum Runs {
+    Exactly(Exact),
+    /// It may take away what is said by these, which change nothing where it did not.
+    Perhaps(Vec<String>),
+}
+
+/// What a session began with and DISCARD ALL took away, when the client says more before its Sync: it is
+/// said in a transaction of its own, or an error behind it would take it back.
+#[derive(Debug, Default)]
+pub(crate) enum Anew {
+    #[default]
+    No,
+    /// To be said before the client's next message.
+    Due(Vec<String>),
+    /// It is being said.
+    Said,
+    /// The client does not know yet which of its parameters changed: PostgreSQL tells when it is ready.
+    Untold,
 }
 
 /// Something that must be over before the client's next message is looked at.
@@ -183,7 +211,9 @@ impl Lending {
             open_hazard: Hazard::Unknown,
             barrier: None,
             follow: None,
+            anew: Anew::No,
             resets: Vec::new(),
+            portals: Vec::new(),
             taken: None,
             listens: Box::default(),
             last_server: 0,
@@ -224,19 +254,70 @@ impl Lending {
 
     /// A Bind is sent: its statement may be executed.
     #[inline]
-    pub(crate) fn bind(&mut self, effects: Effects, exact: Option<Exact>) {
+    pub(crate) fn bind(&mut self, portal: &[u8], effects: Effects, exact: Option<Exact>) {
         self.cycle.binds += 1;
-        self.cycle.bound = exact;
+        self.opens(portal, exact.map(Runs::Exactly));
         self.does(effects);
+    }
+
+    /// A portal is opened, and runs this.
+    #[inline]
+    fn opens(&mut self, portal: &[u8], runs: Option<Runs>) {
+        self.closes(portal);
+        if let Some(runs) = runs {
+            if self.portals.len() >= PORTALS_MAX {
+                self.portals.remove(0);
+            }
+            let name = crate::prepared::name(portal);
+            self.portals.push((name.into(), runs));
+        }
+    }
+
+    /// A portal is closed, or has run what it runs: it can be run once.
+    #[inline]
+    pub(crate) fn closes(&mut self, portal: &[u8]) {
+        if !self.portals.is_empty() {
+            let name = crate::prepared::name(portal);
+            self.portals.retain(|(own, _)| **own != *name);
+        }
+    }
+
+    /// No transaction is open: no portal is either.
+    #[inline]
+    pub(crate) fn close_portals(&mut self) {
+        self.portals.clear();
+    }
+
+    /// Whether it has to be looked up what a portal runs.
+    #[inline]
+    pub(crate) fn has_portals(&self) -> bool {
+        !self.portals.is_empty()
+    }
+
+    /// What a portal runs, where something has to be said because of it.
+    pub(crate) fn runs(&self, portal: &[u8]) -> Option<Runs> {
+        let name = crate::prepared::name(portal);
+        let mut all = self.portals.iter();
+        let own = all.find(|(own, _)| **own == *name);
+        own.map(|(_, runs)| runs.clone())
     }
 
     /// An Execute is sent.
     #[inline]
-    pub(crate) fn execute(&mut self) {
+    pub(crate) fn execute(&mut self, exact: Option<&Exact>) {
         self.cycle.statements += 1;
-        let exact = self.cycle.bound.take();
         let is_only = self.cycle.statements == 1 && self.cycle.binds == 1;
-        self.cycle.exact = if is_only { exact } else { None };
+        self.cycle.exact = exact.filter(|_| is_only).cloned();
+    }
+
+    /// Whether this changes what is prepared, or takes away what has to be said anew, so that nothing goes
+    /// behind it before it is answered.
+    pub(crate) fn is_awaited(&self, exact: &Exact) -> bool {
+        match exact {
+            Exact::DiscardAll => true,
+            Exact::Deallocate(_) | Exact::DeallocateAll => self.tracks(),
+            _ => false,
+        }
     }
 
     /// What was sent last has to be answered before anything else is looked at.
@@ -309,17 +390,16 @@ impl Lending {
                 let only = states.of([(name.as_str().into(), value.into())]);
                 Some(only.one_by_one().collect())
             }
-            // Nobody else's, and no query, behind which a transaction could no longer be another.
-            _ if effects.contains(Effects::ROLE) && is_own_authorization(text) => {
-                Some(vec![set_role()])
-            }
+            // No query, behind which a transaction could no longer be another.
+            Some(Exact::ResetAuthorization) => Some(vec![set_role()]),
             _ if effects.contains(Effects::ROLE) && mentions_authorization(text) => {
                 // Inside or behind a transaction, and not where a client chose another role, or is
                 // somebody else now, who may not take ours.
                 Some(vec![role_if_missing(server)])
             }
             // Somewhere in it, nobody knows what was reset.
-            None if effects.intersects(Effects::SETTINGS.with(Effects::RUNS))
+            None if effects
+                .intersects(Effects::SETTINGS.with(Effects::RUNS).with(Effects::CALLS))
                 && !self.base.is_empty()
                 && mentions_reset(text) =>
             {
@@ -331,32 +411,41 @@ impl Lending {
     }
 
     /// In mode `session`, a statement is prepared.
-    pub(crate) fn prepares(&mut self, name: &[u8], exact: Option<Exact>) {
+    pub(crate) fn prepares(&mut self, name: &[u8], runs: Option<Runs>) {
         self.resets.retain(|(own, _)| **own != *name);
-        if let Some(exact @ (Exact::DiscardAll | Exact::ResetAll | Exact::Reset(_))) = exact
+        let leads_back = match &runs {
+            Some(Runs::Exactly(exact)) => matches!(
+                exact,
+                Exact::DiscardAll | Exact::ResetAll | Exact::Reset(_) | Exact::ResetAuthorization
+            ),
+            Some(Runs::Perhaps(_)) => true,
+            None => false,
+        };
+        if leads_back
+            && let Some(runs) = runs
             && self.resets.len() < RESETS_MAX
         {
-            self.resets.push((name.into(), exact));
+            self.resets.push((name.into(), runs));
         }
     }
 
     /// In mode `session`, a statement is bound.
     #[inline]
-    pub(crate) fn binds(&mut self, name: &[u8]) {
+    pub(crate) fn binds(&mut self, portal: &[u8], name: &[u8]) {
         let mut all = self.resets.iter();
         let own = all.find(|(own, _)| **own == *name);
-        self.cycle.bound = own.map(|(_, exact)| exact.clone());
+        let runs = own.map(|(_, runs)| runs.clone());
+        self.opens(portal, runs);
     }
 
     /// Whether what is bound has to be looked up.
     #[inline]
     pub(crate) fn has_resets(&self) -> bool {
-        !self.resets.is_empty()
+        !self.resets.is_empty() || self.has_portals()
     }
 
-    /// The same behind an Execute of just this: statements, one each, for at once, since more may be
-    /// executed before the Sync. DISCARD ALL cannot be undone, but what is said behind it would be, if
-    /// something fails before the Sync; so that is said behind the Sync.
+    /// What must be said behind an Execute of just this: statements, one each, for at once, since more may
+    /// be executed before the Sync. What DISCARD ALL takes away waits until it has succeeded ([`Anew`]).
     pub(crate) fn follow_execute(
         &mut self,
         exact: &Exact,
@@ -365,11 +454,23 @@ impl Lending {
     ) -> Vec<String> {
         match exact {
             Exact::DiscardAll => {
-                // It may have failed, and nothing was taken away.
-                let role = std::iter::once(role_if_missing(server));
-                self.follow = Some(role.chain(self.base.if_missing()).collect());
+                let role = std::iter::once(set_role(server.login.server.group));
+                self.anew = Anew::Due(role.chain(self.base.one_by_one()).collect());
                 Vec::new()
             }
+            _ => self.leads_back(exact, server, states),
+        }
+    }
+
+    /// Statements that lead from where this has led, on this server connection, to what the session began
+    /// with.
+    pub(crate) fn leads_back(
+        &self,
+        exact: &Exact,
+        server: &Server,
+        states: &States,
+    ) -> Vec<String> {
+        match exact {
             Exact::ResetAll => self.base.one_by_one().collect(),
             Exact::Reset(name) => match self.base.get(name) {
                 Some(value) => {
@@ -378,14 +479,33 @@ impl Lending {
                 }
                 None => Vec::new(),
             },
+            Exact::ResetAuthorization => vec![set_role(server.login.server.group)],
             _ => Vec::new(),
         }
+    }
+
+    /// To be said behind the next Sync, beside what is already.
+    pub(crate) fn say_behind_sync(&mut self, statements: Vec<String>) {
+        let all = self.follow.get_or_insert_default();
+        for statement in statements {
+            if !all.contains(&statement) {
+                all.push(statement);
+            }
+        }
+    }
+
+    /// DISCARD ALL, by an Execute, has done what it does.
+    pub(crate) fn is_discarded(&mut self) {
+        // The unnamed one stays.
+        self.resets.retain(|(name, _)| name.is_empty());
+        self.close_portals();
     }
 
     /// The session is at rest: takes note of what it did, and says what is to be done with its
     /// server connection.
     pub(crate) fn rest(&mut self, server: &mut Server, states: &States, tenant: &Known) -> Verdict {
         let cycle = std::mem::take(&mut self.cycle);
+        self.close_portals();
         match &cycle.exact {
             // Where something failed, it may have been another message.
             Some(exact)
@@ -627,7 +747,9 @@ impl Lending {
                     self.effects |= Effects::PREPARE;
                 }
             }
-            Exact::Prepare(_) | Exact::Execute(_) => self.effects |= effects,
+            Exact::Prepare(_) | Exact::Execute(_) | Exact::ResetAuthorization => {
+                self.effects |= effects;
+            }
         }
     }
 }
@@ -668,23 +790,6 @@ fn role_if_missing(server: &Server) -> String {
         login.group.as_str(),
         Literal(&login.user)
     )
-}
-
-/// Whether a text says `SET SESSION AUTHORIZATION DEFAULT` and nothing else.
-fn is_own_authorization(text: &[u8]) -> bool {
-    let text = text.trim_ascii();
-    let text = text.strip_suffix(b";").unwrap_or(text);
-    let words = text.split(u8::is_ascii_whitespace);
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).take(5).collect();
-    let are = |list: &[&str]| {
-        words.len() == list.len()
-            && words
-                .iter()
-                .zip(list)
-                .all(|(word, own)| word.eq_ignore_ascii_case(own.as_bytes()))
-    };
-    are(&["set", "session", "authorization", "default"])
-        || are(&["reset", "session", "authorization"])
 }
 
 /// Whether a text may say SESSION AUTHORIZATION.

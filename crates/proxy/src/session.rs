@@ -38,7 +38,7 @@ use crate::{
     login::refusal_of,
     metrics::micros,
     pool::Tenant,
-    relay::{Skip, Turn},
+    relay::{Inserted, Skip, Turn},
     server::{ExchangeError, Said, Server},
     settings::Settings,
     stats::add,
@@ -152,6 +152,8 @@ pub(crate) struct Session {
     pub(crate) prefix: Vec<u8>,
     /// Of ours, to be sent behind the message that is being looked at.
     pub(crate) behind: Option<Vec<u8>>,
+    /// Of ours, in the text of the query that is being answered.
+    pub(crate) inserted: Option<Box<Inserted>>,
     /// The rest of the last message of the server is not for the client.
     pub(crate) is_rest_ours: bool,
     /// The server said no to something of ours.
@@ -254,6 +256,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
                 lending: Box::new(lending),
                 prefix: Vec::new(),
                 behind: None,
+                inserted: None,
                 is_rest_ours: false,
                 ours_failed: false,
                 watch: Box::new(Watch::new(&registered.tenant.insight)),

@@ -24,6 +24,8 @@ mod scan;
 mod session;
 mod words;
 
+use std::ops::Range;
+
 pub use body::{Body, body_is_harmless, read_body};
 pub use effects::Effects;
 pub use encoding::Encoding;
@@ -123,6 +125,8 @@ pub enum Exact {
     /// `RESET name`, `SET name TO DEFAULT`, `SET TIME ZONE LOCAL`.
     Reset(String),
     ResetAll,
+    /// `RESET SESSION AUTHORIZATION`, `SET SESSION AUTHORIZATION DEFAULT`.
+    ResetAuthorization,
     DiscardAll,
     DiscardPlans,
     DiscardTemp,
@@ -167,6 +171,15 @@ pub fn read(text: &[u8], context: Context) -> Reading {
         };
     }
     scan::Scan::client(text, context)
+}
+
+/// Where the statements of a text are, each without what separates it from the next, empty ones left out.
+/// `None` when that cannot be said.
+pub fn split(text: &[u8], context: Context) -> Option<Vec<Range<usize>>> {
+    if context.encoding == Encoding::Overlapping && !text.is_ascii() {
+        return None;
+    }
+    scan::Scan::split(text, context)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 mod calls;
 
+use std::ops::Range;
+
 use crate::{
     Context, Effects, Exact, Lead, Reading, Statements, Strings,
     lexer::{Lexeme, Lexer, Token},
@@ -165,6 +167,33 @@ impl<'a> Scan<'a> {
             effects: self.effects,
             exact: self.exact,
             custom: self.custom,
+        }
+    }
+
+    /// Where statements are.
+    pub(crate) fn split(text: &'a [u8], context: Context) -> Option<Vec<Range<usize>>> {
+        let mut scan = Self::new(text, Source::Client, context.strings);
+        let mut all = Vec::new();
+        // Of the statement that is being read.
+        let mut own: Option<Range<usize>> = None;
+        loop {
+            let lexeme = scan.lexer.next();
+            let end = scan.lexer.position();
+            match lexeme.token {
+                Token::Bad => return None,
+                Token::End => {
+                    all.extend(own);
+                    return Some(all);
+                }
+                Token::Semicolon => scan.semicolon(lexeme),
+                _ => scan.token(lexeme),
+            }
+            if scan.statement.tokens == 0 {
+                all.extend(own.take());
+            } else {
+                let from = end - lexeme.raw.len();
+                own.get_or_insert(from..end).end = end;
+            }
         }
     }
 

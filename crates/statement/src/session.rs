@@ -299,7 +299,12 @@ fn text(lexer: &mut Lexer<'_>, setting: &str) -> Option<Value> {
 /// Behind `SET SESSION`.
 fn characteristics_or_authorization(lexer: &mut Lexer<'_>) -> Command {
     if words::find(lexer.next().raw).0 != Word::Characteristics {
-        return Command::new(Lead::Set, Effects::ROLE);
+        let mut command = Command::new(Lead::Set, Effects::ROLE);
+        if words::find(lexer.peek().raw).0 == Word::Default {
+            lexer.next();
+            command.exact = Some(Exact::ResetAuthorization);
+        }
+        return command;
     }
     let mut command = Command::new(Lead::Set, Effects::SETTINGS);
     // AS TRANSACTION
@@ -373,7 +378,11 @@ fn reset(lexer: &mut Lexer<'_>, custom: &mut Vec<String>) -> Command {
         }
         // TRANSACTION ISOLATION LEVEL
         Word::Transaction => {}
-        Word::Session => command.effects = Effects::ROLE,
+        Word::Session => {
+            command.effects = Effects::ROLE;
+            let is_authorization = words::find(lexer.next().raw).0 == Word::Authorization;
+            command.exact = is_authorization.then_some(Exact::ResetAuthorization);
+        }
         _ => match dotted(first, lexer, custom) {
             Some(name) => {
                 command.effects = lasting(&name);

@@ -382,6 +382,47 @@ fn exact_changes_of_settings() {
 }
 
 #[test]
+fn statements_are_cut_where_postgresql_cuts_them() {
+    let cut = |text: &str| -> Option<Vec<String>> {
+        let places = crate::split(text.as_bytes(), CONTEXT)?;
+        Some(places.into_iter().map(|own| text[own].to_owned()).collect())
+    };
+    let is = |text: &str, list: &[&str]| {
+        assert_eq!(cut(text).unwrap(), list, "{text}");
+    };
+    is("", &[]);
+    is(";; -- RESET ALL", &[]);
+    is("RESET a", &["RESET a"]);
+    is(
+        " RESET a /* ; */ ;;SELECT ';' ; ",
+        &["RESET a", "SELECT ';'"],
+    );
+    is(
+        "BEGIN; RESET a -- x;\n; COMMIT",
+        &["BEGIN", "RESET a", "COMMIT"],
+    );
+    is(
+        "DO $$ BEGIN; END $$; RESET b",
+        &["DO $$ BEGIN; END $$", "RESET b"],
+    );
+    is(
+        "CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2); RESET b",
+        &[
+            "CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2)",
+            "RESET b",
+        ],
+    );
+    is(
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END; RESET b",
+        &[
+            "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END",
+            "RESET b",
+        ],
+    );
+    assert_eq!(cut("RESET a; SELECT 'open"), None);
+}
+
+#[test]
 fn exact_commands() {
     let named = str::to_owned;
     exactly("RESET Work_Mem", Exact::Reset(named("work_mem")));
@@ -390,6 +431,19 @@ fn exact_commands() {
     exactly("RESET TIME ZONE;", Exact::Reset(named("timezone")));
     exactly("SET NAMES", Exact::Reset(named("client_encoding")));
     exactly("RESET ALL", Exact::ResetAll);
+    exactly("RESET SESSION AUTHORIZATION", Exact::ResetAuthorization);
+    exactly(
+        "SET SESSION AUTHORIZATION DEFAULT;",
+        Exact::ResetAuthorization,
+    );
+    for other in [
+        "SET SESSION AUTHORIZATION \"default\"",
+        "SET SESSION AUTHORIZATION 'default'",
+        "SET LOCAL SESSION AUTHORIZATION DEFAULT",
+        "RESET SESSION AUTHORIZATION; SELECT 1",
+    ] {
+        assert_eq!(reading(other).exact, None, "{other}");
+    }
     exactly("discard all", Exact::DiscardAll);
     exactly("DISCARD PLANS", Exact::DiscardPlans);
     exactly("DISCARD TEMPORARY", Exact::DiscardTemp);

@@ -108,6 +108,13 @@ pub(super) fn say_in_passing(
     }
 }
 
+/// The same in a transaction of its own, in the middle of a pipeline where no other is open.
+pub(super) fn say_apart(server: &mut Server, statements: &[String], out: &mut Vec<u8>) {
+    say_in_passing(server, statements, Tags::NONE, out);
+    build::sync(out);
+    server.queue.sent_as(Request::Sync, Tags::OURS);
+}
+
 /// The same behind a Sync, as part of it to the client.
 pub(super) fn say_behind_sync(server: &mut Server, statements: &[String]) -> Vec<u8> {
     let mut out = Vec::new();
@@ -126,6 +133,15 @@ pub(super) fn write_parse(name: &[u8], rest: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(name);
     out.push(0);
     out.extend_from_slice(rest);
+}
+
+/// Appends a simple query, in whichever encoding.
+pub(super) fn write_query(text: &[u8], out: &mut Vec<u8>) {
+    let length = (4 + text.len() + 1) as u32;
+    out.push(b'Q');
+    out.extend_from_slice(&length.to_be_bytes());
+    out.extend_from_slice(text);
+    out.push(0);
 }
 
 /// Passes on a message with another name in it. `of`: where the old one begins.

@@ -17,7 +17,7 @@ use wire::{
 use super::{LOOKED_INTO_MAX, full, note::Clock, out_of_step};
 use crate::{
     error::Refusal,
-    lending::Numbers,
+    lending::{Anew, Numbers},
     limits::{self, End, Exceeded},
     session::{Ended, Session},
     stats::add,
@@ -113,7 +113,8 @@ impl Session {
         }
         while let Some(head) = frame::head(&bytes[at..]).map_err(|_| out_of_step(worker))? {
             let start = at + HEADER;
-            let is_looked_into = matches!(head.kind, b'Z' | b'S' | b'E' | b'C' | b'I');
+            let is_looked_into = matches!(head.kind, b'Z' | b'S' | b'E' | b'C' | b'I')
+                || (head.kind == b'N' && self.inserted.is_some());
             let body = if is_looked_into {
                 let whole = bytes.get(start..start + head.body);
                 if whole.is_none() && head.body <= LOOKED_INTO_MAX {
@@ -138,6 +139,18 @@ impl Session {
                 lending.prepared.became(notes, &mut server.statements);
             }
             let mut is_for_client = answer.is_for_client();
+            let mut renamed = None;
+            if let Some(inserted) = &mut self.inserted
+                && answer.is_to_query()
+            {
+                is_for_client &= inserted.passes(head.kind);
+                if matches!(head.kind, b'E' | b'N') {
+                    let report = body.and_then(|body| parse::report(body).ok());
+                    renamed = report.and_then(|report| inserted.renumbered(head.kind, &report));
+                } else if head.kind == b'Z' {
+                    self.inserted = None;
+                }
+            }
             if is_for_client
                 && let Some(over) = self.meter.follows()
                 && !matches!(head.kind, b'Z' | b'S' | b'N' | b'A')
@@ -147,7 +160,6 @@ impl Session {
                 break;
             }
             let mut instead = None;
-            let mut renamed = None;
             match head.kind {
                 b'D' | b'd' if is_for_client => {
                     let (passes, over) = self.meter.takes(HEADER + head.body, &limits);
@@ -168,11 +180,17 @@ impl Session {
                     }
                     if head.kind == b'S' {
                         // While it is made what the session had, only what differs is news.
-                        is_for_client = !answer.is_to_ours() && !answer.is_turned();
+                        is_for_client = !answer.is_to_ours()
+                            && !answer.is_turned()
+                            && matches!(lending.anew, Anew::No);
                         if is_for_client {
                             lending.told = server.parameters.clone();
                         }
                     } else if !answer.is_to_ours() {
+                        if let Anew::Untold = lending.anew {
+                            lending.anew = Anew::No;
+                            lending.tell(&server.parameters, incoming.before(at));
+                        }
                         let is_over = server.status == TransactionStatus::Idle;
                         add(&counters.transactions, u64::from(is_over));
                         self.meter.ready();
@@ -184,7 +202,9 @@ impl Session {
                             return Err(Ended::Refused(Refusal::StateLost));
                         }
                         self.ours_failed = false;
-                        if !server.queue.is_at_ours()
+                        if let Anew::Said = lending.anew {
+                            lending.anew = Anew::Untold;
+                        } else if !server.queue.is_at_ours()
                             && !Rc::ptr_eq(&lending.told, &server.parameters)
                         {
                             lending.tell(&server.parameters, incoming.before(at));
@@ -195,6 +215,12 @@ impl Session {
                     let report = body.and_then(|body| parse::report(body).ok());
                     let is_fatal = report.is_some_and(|report| report.is_fatal());
                     self.is_server_leaving |= is_fatal;
+                    if let Anew::Said = lending.anew
+                        && answer.is_to_ours()
+                    {
+                        // Without it, nothing that the client says next would mean the same.
+                        is_for_client = false;
+                    }
                     is_for_client |= is_fatal;
                     if is_for_client {
                         add(&counters.errors, 1);

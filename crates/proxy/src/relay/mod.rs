@@ -11,6 +11,7 @@
 mod around;
 mod down;
 mod full;
+mod insert;
 mod note;
 mod up;
 
@@ -27,6 +28,8 @@ use wire::{
     message::{TransactionStatus, build},
     queue::{FromClient, Request},
 };
+
+pub(crate) use insert::Inserted;
 
 use crate::{
     carry::Carry,

@@ -10,7 +10,7 @@
 use std::{rc::Rc, task::Context};
 
 use model::route::PoolMode;
-use statement::{Effects, Exact, Lead};
+use statement::{Effects, Exact, Lead, Statements};
 use wire::{
     frame::{self, HEADER, Head},
     message::{Kind, TransactionStatus, build, parse},
@@ -23,14 +23,15 @@ use super::{
         Body, NAMES_MAX, NOBODYS, Naming, Readiness, begin, body, close_first, deallocates_all,
         execute_by_sql, first_two, free_names, hand_over_names, large_parse, may_need_follow_up,
         name_for_sql, names_statements, occupy, ready_all, ready_before_role, ready_named,
-        ready_unnamed, rename, say, say_behind_sync, say_in_passing, sets_locally, unknown,
-        write_parse,
+        ready_unnamed, rename, say, say_apart, say_behind_sync, say_in_passing, sets_locally,
+        unknown, write_parse, write_query,
     },
+    insert::{self, Inserted},
     note::Clock,
 };
 use crate::{
     error::Refusal,
-    lending::Barrier,
+    lending::{Anew, Barrier, Lending, Runs},
     prepared::{self, Source, Unnamed},
     session::{Ended, Session},
     statements::{Parsed, Unnamed as Theirs},
@@ -119,6 +120,13 @@ impl Session {
             && self.from_client.is_between()
         {
             free_names(server, &mut self.lending, at, &mut outgoing);
+        }
+        if let Anew::Due(_) = self.lending.anew
+            && let Some(server) = self.server.as_deref_mut()
+            && let Anew::Due(statements) = std::mem::replace(&mut self.lending.anew, Anew::Said)
+        {
+            say_apart(server, &statements, outgoing.before(at));
+            self.handle.shield();
         }
         let mut stop = None;
         let mut flushes = false;
@@ -279,7 +287,7 @@ impl Session {
             Request::DescribeStatement | Request::DescribePortal | Request::Close => {
                 self.look_at_target(head, request, at, outgoing)
             }
-            Request::Execute => self.look_at_execute(at, outgoing),
+            Request::Execute => self.look_at_execute(head, at, outgoing),
             Request::Sync => {
                 self.lending.is_open = false;
                 self.lending.prepared.segment();
@@ -320,6 +328,17 @@ impl Session {
         if !lending.tracks() {
             let may_follow = is_read && may_need_follow_up(text, lending);
             let reading = may_follow.then(|| statement::read(text, server.context));
+            let mut inserted = None;
+            if let Some(reading) = &reading
+                && reading.statements == Statements::Several
+                && insert::may_need(text, lending)
+            {
+                if !server.queue.has_none() {
+                    return Pass::Waits;
+                }
+                let states = &self.tenant.states;
+                inserted = Inserted::of(text, server.context, server, lending, states);
+            }
             let follow = reading.and_then(|reading| {
                 lending.follow_up(
                     reading.effects,
@@ -330,6 +349,11 @@ impl Session {
                 )
             });
             lending.is_open = false;
+            if let Some(inserted) = inserted {
+                write_query(&inserted.text(text), outgoing.before(at));
+                outgoing.leave_out(at + HEADER + head.body);
+                self.inserted = Some(Box::new(inserted));
+            }
             match follow {
                 None => {
                     server.queue.sent(Request::Query);
@@ -354,8 +378,12 @@ impl Session {
             && names_statements(&reading, text);
         let drops_unnamed =
             server.statements.unnamed != Theirs::None || lending.prepared.unnamed != Unnamed::None;
-        if (changes_prepared || uses_prepared || hands_over) && !server.queue.has_none()
+        let may_insert =
+            is_read && reading.statements == Statements::Several && insert::may_need(text, lending);
+        if (changes_prepared || uses_prepared || hands_over || may_insert)
+            && !server.queue.has_none()
             || drops_unnamed && lending.prepared.is_pending(b"", None)
+            || is_name_pending(reading.exact.as_ref(), lending)
         {
             return Pass::Waits;
         }
@@ -435,6 +463,14 @@ impl Session {
         if follow.is_some() {
             tags = tags.with(Tags::TURNED);
         }
+        if may_insert {
+            let (context, states) = (server.context, &self.tenant.states);
+            if let Some(inserted) = Inserted::of(text, context, server, lending, states) {
+                write_query(&inserted.text(text), outgoing.before(at));
+                outgoing.leave_out(at + HEADER + head.body);
+                self.inserted = Some(Box::new(inserted));
+            }
+        }
         server.queue.sent_as(Request::Query, tags);
         if let Some(queries) = follow {
             self.behind = Some(say(server, &[queries.join(";")], Tags::TURNED));
@@ -456,23 +492,21 @@ impl Session {
                     return Pass::Incomplete;
                 };
                 if let Ok(parsed) = parse::parse(body) {
-                    let mut exact = None;
+                    let mut runs = None;
                     if may_need_follow_up(parsed.query, lending) {
                         let reading = statement::read(parsed.query, server.context);
-                        exact = reading.exact;
-                        if exact.is_none() {
-                            // As if it were executed, which is what it is for.
-                            lending.follow = lending.follow_up(
-                                reading.effects,
-                                None,
-                                parsed.query,
-                                server,
-                                &self.tenant.states,
-                            );
-                        }
+                        runs = match reading.exact {
+                            Some(exact) => Some(Runs::Exactly(exact)),
+                            None => {
+                                let states = &self.tenant.states;
+                                let (effects, text) = (reading.effects, parsed.query);
+                                let follow = lending.follow_up(effects, None, text, server, states);
+                                follow.map(Runs::Perhaps)
+                            }
+                        };
                     }
-                    if exact.is_some() || lending.has_resets() {
-                        lending.prepares(prepared::name(parsed.statement), exact);
+                    if runs.is_some() || lending.has_resets() {
+                        lending.prepares(prepared::name(parsed.statement), runs);
                     }
                 }
             }
@@ -636,10 +670,10 @@ impl Session {
         let start = at + HEADER;
         let there = &outgoing.bytes[start..outgoing.bytes.len().min(start + head.body)];
         let names = first_two(there);
-        if let Some((_, name)) = names
+        if let Some((portal, name)) = names
             && !lending.tracks()
         {
-            lending.binds(prepared::name(name));
+            lending.binds(portal, prepared::name(name));
             server.queue.sent(Request::Bind);
             return Pass::On;
         }
@@ -671,7 +705,7 @@ impl Session {
                 ready_all(server, lending, at, outgoing, &self.tenant);
             }
             lending.cycle.is_unsettled |= lending.prepared.source.sets_locally;
-            lending.bind(effects, exact);
+            lending.bind(portal, effects, exact);
             server.queue.sent(Request::Bind);
             return Pass::On;
         }
@@ -682,7 +716,7 @@ impl Session {
             if lending.may_have_prepared(self.tenant.known().hazard) {
                 effects = self.tenant.heed(Effects::RUNS, &[], b"", lending);
             }
-            lending.bind(effects, None);
+            lending.bind(portal, effects, None);
             if self.tenant.statements.is_name(name) {
                 rename(NOBODYS, of, name, head, at, outgoing);
             }
@@ -703,7 +737,7 @@ impl Session {
         }
         rename(&statement.name, of, name, head, at, outgoing);
         lending.cycle.is_unsettled |= statement.sets_locally;
-        lending.bind(effects, statement.exact.clone());
+        lending.bind(portal, effects, statement.exact.clone());
         server.queue.sent(Request::Bind);
         Pass::On
     }
@@ -729,7 +763,12 @@ impl Session {
         let target = parse::target(body);
         let name = match target {
             Ok((Kind::Statement, name)) if lending.tracks() => name,
-            _ => {
+            target => {
+                if let Ok((Kind::Portal, name)) = target
+                    && request == Request::Close
+                {
+                    lending.closes(name);
+                }
                 server.queue.sent(request);
                 return Pass::On;
             }
@@ -782,44 +821,69 @@ impl Session {
         Pass::On
     }
 
-    fn look_at_execute(&mut self, at: usize, outgoing: &mut Outgoing<'_>) -> Pass {
+    fn look_at_execute(&mut self, head: Head, at: usize, outgoing: &mut Outgoing<'_>) -> Pass {
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Pass::On;
         };
-        let exact = lending.cycle.bound.clone();
-        let changes_prepared = matches!(
-            exact,
-            Some(Exact::Deallocate(_) | Exact::DeallocateAll | Exact::DiscardAll)
-        );
-        if lending.tracks() && changes_prepared && !server.queue.has_none() {
-            return Pass::Waits;
+        let mut runs = None;
+        if lending.has_portals() {
+            let body = match body(outgoing.bytes, at, head) {
+                Body::Whole(body) => body,
+                // What is said behind it must be behind all of it.
+                Body::Incomplete => return Pass::Incomplete,
+                Body::TooLarge => b"",
+            };
+            if let Some(end) = memchr::memchr(0, body) {
+                let portal = &body[..end];
+                runs = lending.runs(portal);
+                if let Some(Runs::Exactly(exact)) = &runs
+                    && (lending.is_awaited(exact) && !server.queue.has_none()
+                        || is_name_pending(Some(exact), lending))
+                {
+                    return Pass::Waits;
+                }
+                lending.closes(portal);
+            }
         }
-        let mut behind = None;
         add(&self.handle.about.counters.statements, 1);
         lending.is_open = true;
         if lending.tracks() {
-            lending.execute();
-            if let Some(exact) = exact {
-                name_for_sql(&exact, at, outgoing, server, lending);
-                let follow = lending.follow_execute(&exact, server, &self.tenant.states);
-                behind = (!follow.is_empty()).then_some(follow);
-                if changes_prepared {
+            lending.execute(match &runs {
+                Some(Runs::Exactly(exact)) => Some(exact),
+                _ => None,
+            });
+        }
+        let mut behind = Vec::new();
+        match runs {
+            Some(Runs::Exactly(exact)) => {
+                if lending.tracks() {
+                    name_for_sql(&exact, at, outgoing, server, lending);
+                }
+                behind = lending.follow_execute(&exact, server, &self.tenant.states);
+                if lending.is_awaited(&exact) {
                     lending.awaits(exact);
                 }
             }
-        }
-        if !lending.tracks()
-            && let Some(exact) = lending.cycle.bound.take()
-        {
-            let follow = lending.follow_execute(&exact, server, &self.tenant.states);
-            behind = (!follow.is_empty()).then_some(follow);
+            Some(Runs::Perhaps(statements)) => lending.say_behind_sync(statements),
+            None => {}
         }
         server.queue.sent(Request::Execute);
-        if let Some(statements) = behind {
+        if !behind.is_empty() {
             let mut out = Vec::new();
-            say_in_passing(server, &statements, Tags::NONE, &mut out);
+            say_in_passing(server, &behind, Tags::NONE, &mut out);
             self.behind = Some(out);
         }
         Pass::On
+    }
+}
+
+/// Whether SQL gives a statement a name of which it is still open what it means.
+fn is_name_pending(exact: Option<&Exact>, lending: &Lending) -> bool {
+    match exact {
+        Some(Exact::Prepare(name)) => {
+            let name = prepared::name(name.as_bytes());
+            lending.prepared.is_pending(name, None)
+        }
+        _ => false,
     }
 }

@@ -9,9 +9,8 @@
 //! - `TENANTRY_JUDGE_SEED`: where the random numbers begin; without it every run takes others
 //! - `TENANTRY_JUDGE_FINDINGS`: after how many findings it ends; 1
 //! - `TENANTRY_JUDGE_WITHOUT`: what is left out, with commas, to look past what was found already:
-//!   names of settings; `startup` (settings in the startup packet); `resets` (RESET among several statements, or in a function,
-//!   of such settings); `shared-names` (SQL's PREPARE and
-//!   DEALLOCATE with names that Parse gives, too); `wrong-counts` (Bind with too many values)
+//!   names of settings; `startup` (settings in the startup packet); `resets` (RESET of such settings in a
+//!   function); `shared-names` (SQL's PREPARE and DEALLOCATE with names that Parse gives, too); `wrong-counts` (Bind with too many values)
 //! - `TENANTRY_TEST_PG_BIN`: with which PostgreSQL
 
 #![allow(clippy::unwrap_used, reason = "a test")]

@@ -69,7 +69,7 @@ impl Maker {
                 "SELECT set_config($1, $2, false)".to_owned(),
                 vec![Name, Word],
             ),
-            2 => (self.tamed(Self::change), vec![]),
+            2 => (self.change(), vec![]),
             3 => (self.transaction(), vec![]),
             4 => plain(self.pick(&[
                 "",
@@ -97,7 +97,7 @@ impl Maker {
                 ),
                 4 => (self.probe(), vec![]),
                 // A statement that executes itself does so until its stack is full.
-                5 => (self.tamed(Self::held).replace(" s1", " p1"), vec![]),
+                5 => (self.held().replace(" s1", " p1"), vec![]),
                 _ => (
                     format!("INSERT INTO {own}.log(note) VALUES ($1)"),
                     vec![Word],

@@ -88,8 +88,8 @@ pub fn script(tribe: Tribe, slot: usize, seed: u64) -> Script {
     }
 }
 
-/// What is known to differ, and said in `docs/limits-of-sharing.md`: RESET or DISCARD ALL among several
-/// statements or in a pipeline, or in a function, of what a session began with.
+/// What is known to differ, and said in `docs/limits-of-sharing.md`: RESET in a function, of what a session
+/// began with.
 const KNOWN: &str = "resets";
 
 /// Whether `TENANTRY_JUDGE_WITHOUT` names it.
@@ -148,7 +148,7 @@ impl Maker {
             }
             1 => {
                 let count = self.rng.random_range(2..5);
-                let list: Vec<_> = (0..count).map(|_| self.tamed(Self::statement)).collect();
+                let list: Vec<_> = (0..count).map(|_| self.statement()).collect();
                 Step::new(vec![self.query(list.join("; "))])
             }
             2 => self.extended(),
@@ -165,17 +165,6 @@ impl Maker {
     #[expect(clippy::unused_self, reason = "productions read alike")]
     fn query(&self, sql: String) -> Say {
         Say::Query(sql.into_bytes())
-    }
-
-    /// Any one statement, beside others in the same text.
-    fn tamed(&mut self, make: impl FnOnce(&mut Self) -> String) -> String {
-        let sql = make(self);
-        let upper = sql.to_uppercase();
-        let mut resets = ["RESET", "DEFAULT", "ZONE LOCAL", "DISCARD ALL"].iter();
-        if self.tames_resets && resets.any(|word| upper.contains(word)) {
-            return "SHOW work_mem".to_owned();
-        }
-        sql
     }
 
     /// Any one statement.
@@ -318,7 +307,7 @@ impl Maker {
                 ending,
             ]),
             3 => {
-                let change = self.tamed(Self::change);
+                let change = self.change();
                 Step::new(vec![
                     Say::Query(format!("{change}; COPY {own}.{table} FROM STDIN; SELECT 1").into()),
                     rows(good),
