@@ -11,6 +11,7 @@ mod case;
 mod point;
 mod request;
 mod single;
+mod users;
 mod world;
 
 use std::{
@@ -44,6 +45,9 @@ const OF_LIFETIMES: [Operation; 3] = [Operation::Rename, Operation::SetExpiry, O
 
 /// Whose a tenant is.
 const OF_PROJECTS: [Operation; 2] = [Operation::Adopt, Operation::Claim];
+
+/// Who logs in to a tenant under a name of its own.
+const OF_USERS: [Operation; 2] = [Operation::CreateUser, Operation::DeleteUser];
 
 /// A database that is a copy of another one.
 const OF_BRANCHES: [Operation; 2] = [Operation::Branch, Operation::Reset];
@@ -97,6 +101,11 @@ fn of_lifetimes(postgres: Postgres, kills: &[Kill]) {
 
 fn of_projects(postgres: Postgres, kills: &[Kill]) {
     let all = points(&OF_PROJECTS, kills);
+    block_on(run_all(postgres, 0, KEPT_LONG, &all));
+}
+
+fn of_users(postgres: Postgres, kills: &[Kill]) {
+    let all = points(&OF_USERS, kills);
     block_on(run_all(postgres, 0, KEPT_LONG, &all));
 }
 
@@ -157,6 +166,11 @@ fn kills_at_every_step_of_an_adoption_and_of_a_claim_converge() {
 }
 
 #[test]
+fn kills_at_every_step_of_a_user_converge() {
+    of_users(Postgres::System, &Kill::ALL);
+}
+
+#[test]
 fn kills_at_every_step_of_the_pool_leave_complete_entries() {
     of_the_pool(Postgres::System, &Kill::ALL);
 }
@@ -199,6 +213,7 @@ fn every_step_is_killed() {
     all.extend(points(&OF_PROJECTS, &[Kill::Both]));
     all.extend(points(&[Operation::Fill, Operation::Purge], &[Kill::Both]));
     all.extend(points(&OF_BRANCHES, &[Kill::Both]));
+    all.extend(points(&OF_USERS, &[Kill::Both]));
     for step in Step::ALL {
         let tried = all.iter().filter(|point| point.step == *step).count();
         assert_eq!(tried, control::Moment::ALL.len(), "{}", step.name());

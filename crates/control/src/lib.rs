@@ -124,6 +124,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         pages: parts.pages,
         metrics: api::metrics::Last::default(),
         passes: placement::passes::Passes::default(),
+        users_left: tokio::sync::Notify::new(),
         counted: counted::Counted::default(),
         process: process::Process::new(),
         holds: holds.clone(),

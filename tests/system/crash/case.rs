@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::{
     point::{Kept, Operation, Point, operation},
     request::{Answer, Request},
+    users::{self, USER},
     world::{Tenant, World},
 };
 
@@ -36,6 +37,8 @@ pub(crate) async fn run(world: &mut World, point: Point) {
         Operation::Expire => expire(world, point).await,
         Operation::Branch => branch(world, point).await,
         Operation::Reset => reset(world, point).await,
+        Operation::CreateUser => users::create(world, point).await,
+        Operation::DeleteUser => users::delete(world, point).await,
     };
     world.wait_settled().await;
     world.assert_sound().await;
@@ -49,7 +52,7 @@ pub(crate) async fn run(world: &mut World, point: Point) {
 }
 
 /// Sends the request, kills where the point says, waits until every row is at rest.
-async fn strike(world: &mut World, point: Point, request: &Request) -> Answer {
+pub(crate) async fn strike(world: &mut World, point: Point, request: &Request) -> Answer {
     world.arm(&point.name());
     let sent = tokio::spawn(world.send(request));
     world.wait_reached(&point.name());
@@ -61,7 +64,7 @@ async fn strike(world: &mut World, point: Point, request: &Request) -> Answer {
 }
 
 /// Whether the request turned out to be done. An acknowledged one always is.
-fn check_kept(point: Point, answer: &Answer, is_done: bool) {
+pub(crate) fn check_kept(point: Point, answer: &Answer, is_done: bool) {
     match point.kept() {
         Kept::Yes => assert!(
             is_done,
@@ -82,7 +85,7 @@ fn check_kept(point: Point, answer: &Answer, is_done: bool) {
 }
 
 /// A database with a row in it.
-async fn tenant_in_use(world: &mut World) -> Tenant {
+pub(crate) async fn tenant_in_use(world: &mut World) -> Tenant {
     let name = world.new_name();
     let tenant = world.create(&name).await;
     world.write_canary(&tenant).await;
@@ -451,6 +454,7 @@ async fn expire(world: &mut World, point: Point) -> Tenant {
 /// suspended by its files: both ways are killed.
 async fn parent(world: &mut World, point: Point) -> Tenant {
     let parent = tenant_in_use(world).await;
+    world.insist(&Request::create_user(&parent, USER)).await;
     if point.moment == Moment::Between {
         world
             .insist(&Request::act(&parent, "suspend", json!({})))
@@ -483,6 +487,7 @@ async fn branch(world: &mut World, point: Point) -> Tenant {
     world.wait_settled().await;
     assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
     world.assert_canary_of(&tenant, &parent).await;
+    users::assert_carried(world, &tenant).await;
     world.insist(&Request::delete(&parent)).await;
     // The end of its parent leaves it alone.
     world.assert_canary_of(&tenant, &parent).await;
@@ -495,6 +500,7 @@ async fn reset(world: &mut World, point: Point) -> Tenant {
     let request = Request::act(&parent, "branch?wait=60", json!({ "name": name }));
     let tenant = Tenant::of(&world.insist(&request).await);
     world.wait_settled().await;
+    let user = users::give_password(world, &tenant).await;
     world.change_canary(&tenant).await;
     let request = Request::act(&tenant, "reset?wait=60", json!({}));
     let answer = strike(world, point, &request).await;
@@ -506,6 +512,8 @@ async fn reset(world: &mut World, point: Point) -> Tenant {
     world.wait_settled().await;
     assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
     world.assert_canary_of(&tenant, &parent).await;
+    // Its users and their passwords stay, on logins that were made anew.
+    user.assert_reads(world, &parent).await;
     world.insist(&Request::delete(&parent)).await;
     tenant
 }

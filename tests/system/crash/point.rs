@@ -46,6 +46,9 @@ pub(crate) enum Operation {
     Branch,
     /// The same copy, made anew.
     Reset,
+    /// A user of a database.
+    CreateUser,
+    DeleteUser,
 }
 
 /// A new step does not compile here until somebody says what reaches it. No `_` arm.
@@ -57,6 +60,7 @@ pub(crate) fn operation(step: Step) -> Operation {
         Step::FillLogins | Step::FillDatabase | Step::FillOpen => Operation::Fill,
         Step::BranchCommit
         | Step::BranchLogins
+        | Step::BranchUser
         | Step::BranchBegin
         | Step::BranchCopy
         | Step::BranchAdopt
@@ -73,6 +77,8 @@ pub(crate) fn operation(step: Step) -> Operation {
         Step::RenameCommit => Operation::Rename,
         Step::ExpiryCommit => Operation::SetExpiry,
         Step::ExpireCommit => Operation::Expire,
+        Step::UserCommit | Step::UserLogin => Operation::CreateUser,
+        Step::UserDeleteCommit | Step::UserDeleteLogin => Operation::DeleteUser,
     }
 }
 
@@ -115,7 +121,9 @@ impl Point {
             | Step::SuspendCommit
             | Step::ResumeCommit
             | Step::RenameCommit
-            | Step::ExpiryCommit => match (self.moment, self.kill) {
+            | Step::ExpiryCommit
+            | Step::UserCommit
+            | Step::UserDeleteCommit => match (self.moment, self.kill) {
                 (Moment::Before, Kill::Postgres) => Kept::Either,
                 (Moment::Before | Moment::Between, _) => Kept::No,
                 (Moment::After, _) => Kept::Yes,
@@ -124,6 +132,7 @@ impl Point {
             | Step::CreateDatabase
             | Step::CreateOpen
             | Step::BranchLogins
+            | Step::BranchUser
             | Step::BranchBegin
             | Step::BranchCopy
             | Step::BranchAdopt
@@ -139,6 +148,8 @@ impl Point {
             | Step::UndeleteOpen
             | Step::SuspendClose
             | Step::ResumeOpen
+            | Step::UserLogin
+            | Step::UserDeleteLogin
             // Nobody asked but the clock, which goes on.
             | Step::ExpireCommit => Kept::Yes,
         }

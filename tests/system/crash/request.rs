@@ -53,6 +53,17 @@ impl Request {
         Self::new(reqwest::Method::DELETE, tenant.path(), json!({}))
     }
 
+    /// A user of it, who may write.
+    pub(crate) fn create_user(tenant: &Tenant, name: &str) -> Self {
+        let path = format!("{}/users", tenant.path());
+        Self::post(path, json!({ "username": name }))
+    }
+
+    pub(crate) fn delete_user(tenant: &Tenant, name: &str) -> Self {
+        let path = format!("{}/users/{name}", tenant.path());
+        Self::new(reqwest::Method::DELETE, path, json!({}))
+    }
+
     /// Another name or lifetime.
     pub(crate) fn change(tenant: &Tenant, body: Value) -> Self {
         Self::new(reqwest::Method::PATCH, tenant.path(), body)

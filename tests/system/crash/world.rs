@@ -259,13 +259,22 @@ impl World {
         id: &str,
         password: &str,
     ) -> Result<(Client, Hears), tokio_postgres::Error> {
+        self.session_as(&format!("{id}.admin"), password).await
+    }
+
+    /// The same for anybody who may log in: a role, or a user of a database.
+    pub(crate) async fn session_as(
+        &self,
+        user: &str,
+        password: &str,
+    ) -> Result<(Client, Hears), tokio_postgres::Error> {
         let address = self.stack.pg_address();
         let (host, port) = address.rsplit_once(':').expect("host:port");
         let mut config = Config::new();
         config
             .host(host)
             .port(port.parse().expect("a port"))
-            .user(format!("{id}.admin"))
+            .user(user)
             .password(password)
             .dbname("postgres")
             .ssl_mode(SslMode::Require)
@@ -376,7 +385,8 @@ impl World {
                        , E'\\n'), ''),
                    (SELECT count(*) FROM placement WHERE owner = 'pool' AND stage = 'open'),
                    (SELECT count(*) FROM tenant
-                    WHERE state IN ('CREATING', 'CLONING', 'DISABLING', 'CREATE_FAILED'))
+                    WHERE state IN ('CREATING', 'CLONING', 'DISABLING', 'CREATE_FAILED')),
+                   (SELECT count(*) FROM tenant_user WHERE state <> 'ready')
             FROM placement p
             WHERE unsettled_since IS NOT NULL OR leased_by IS NOT NULL
                 OR owner = 'nobody' OR due_at <= now()";
@@ -388,12 +398,13 @@ impl World {
                 .await
                 .expect("look at rows");
             let (rows, pool, tenants): (&str, i64, i64) = (row.get(0), row.get(1), row.get(2));
-            if rows.is_empty() && pool >= self.pool_min && tenants == 0 {
+            let users: i64 = row.get(3);
+            if rows.is_empty() && pool >= self.pool_min && tenants == 0 && users == 0 {
                 return started.elapsed();
             }
             assert!(
                 started.elapsed() < SETTLE_MAX,
-                "after {SETTLE_MAX:?}: {pool} in the pool, {tenants} tenants on their way\n{rows}\n{}",
+                "after {SETTLE_MAX:?}: {pool} in the pool, {tenants} tenants and {users} users on their way\n{rows}\n{}",
                 self.stack.log_at(&["WARN", "ERROR"]).join("\n"),
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -459,7 +470,10 @@ impl World {
             names(
                 "SELECT 'x_' || pid || kind FROM placement,
                      unnest(ARRAY['', '_admin', '_write', '_read']) kind
-                 WHERE stage IN ('logins', 'closed', 'open')"
+                 WHERE stage IN ('logins', 'closed', 'open')
+                 UNION ALL SELECT 'x_' || p.pid || '_' || u.role || '_' || u.id
+                 FROM tenant_user u JOIN tenant t ON t.id = u.tenant_id JOIN placement p USING (pid)
+                 WHERE p.stage IN ('logins', 'closed', 'open')"
             )
             .await,
             "roles, as found and as wanted"

@@ -56,6 +56,8 @@ pub(crate) struct App {
     pub(crate) pages: Pages,
     pub(crate) metrics: metrics::Last,
     pub(crate) passes: Passes,
+    /// The login of a user is not what its row says, and nobody waits for it any more.
+    pub(crate) users_left: tokio::sync::Notify,
     pub(crate) counted: Counted,
     pub(crate) holds: Arc<crate::hold::Ways>,
     pub(crate) process: Process,

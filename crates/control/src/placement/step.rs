@@ -42,6 +42,8 @@ steps! {
     BranchBegin = "branch.begin",
     /// Its database, a copy.
     BranchCopy = "branch.copy",
+    /// The login of a user that it has from its parent.
+    BranchUser = "branch.user",
     /// The copy names its own logins only.
     BranchAdopt = "branch.adopt",
     /// Opening it, and the tenant becomes active; what it had before a reset is given up.
@@ -72,6 +74,14 @@ steps! {
     UndeleteOpen = "undelete.open",
     /// The old password is revoked and the new one valid.
     ResetPasswordCommit = "reset-password.commit",
+    /// Rows of a new user of a database, with its password.
+    UserCommit = "user.commit",
+    /// The user's login on the server.
+    UserLogin = "user.login",
+    /// The row says that a user goes, and nothing opens it any more.
+    UserDeleteCommit = "user-delete.commit",
+    /// Its login is removed, then its row.
+    UserDeleteLogin = "user-delete.login",
     /// Databases of an anonymous project are another's now.
     AdoptCommit = "adopt.commit",
     /// An anonymous project is its owner's, and the code is used.

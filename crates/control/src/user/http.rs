@@ -23,6 +23,7 @@ use crate::{
     },
     catalog::changes,
     credential,
+    placement::step::{Moment, Step, reached},
     tenant::{
         change::{find, refuse_deleted},
         describe::connection_string,
@@ -179,6 +180,7 @@ pub(crate) async fn create(
     Json(request): Json<CreateUserRequest>,
 ) -> ApiResult<(StatusCode, axum::Json<UserWithPassword>)> {
     principal.may_write()?;
+    reached(Step::UserCommit, Moment::Before).await;
     let name: UserName = request.username.parse().map_err(|error| {
         ApiError::with(
             ErrorCode::InvalidField,
@@ -233,9 +235,11 @@ pub(crate) async fn create(
         .keep_in(&transaction, StatusCode::CREATED, &body, Kept::Last)
         .await?;
     let change = changes::mark(&transaction, &tenant.id).await?;
+    reached(Step::UserCommit, Moment::Between).await;
     transaction.commit().await?;
     drop(client);
     app.changes.announce(change);
+    reached(Step::UserCommit, Moment::After).await;
     tracing::info!(tenant = %tenant.id, user = %id, role = %role, by = principal.maker(), "a user was made");
     settle(&app, &tenant, (role, id), false).await;
     Ok((StatusCode::CREATED, axum::Json(answer)))
@@ -277,9 +281,13 @@ async fn settle(app: &App, tenant: &Tenant, (role, id): (Role, UserId), is_delet
         Ok(Err(error)) => {
             tracing::warn!(tenant = %due.tenant, user = %due.id, error = %chain(&error),
                 "the login of a user is not what it should be; a pass tries again");
+            app.users_left.notify_one();
         }
-        Err(_) => tracing::warn!(tenant = %due.tenant, user = %due.id,
-            "the login of a user takes long; a pass goes on"),
+        Err(_) => {
+            tracing::warn!(tenant = %due.tenant, user = %due.id,
+                "the login of a user takes long; a pass goes on");
+            app.users_left.notify_one();
+        }
     }
 }
 
@@ -388,23 +396,33 @@ pub(crate) async fn reset_password(
 pub(crate) async fn delete(
     State(app): State<Arc<App>>,
     principal: Principal,
+    ticket: Ticket,
     key: DatabaseKey,
     user: UserKey,
 ) -> ApiResult<axum::Json<UserDeleted>> {
     principal.may_write()?;
+    reached(Step::UserDeleteCommit, Moment::Before).await;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let (tenant, user) = find_user(&transaction, &principal, (&key, &user)).await?;
     store::begin_delete(&transaction, &tenant.id, &user.id).await?;
+    let answer = UserDeleted {
+        message: "User deleted",
+        username: user.name.to_string(),
+    };
+    // With it: who was not told and asks again is not told that there never was such a user.
+    let body = serde_json::to_vec(&answer).expect("an answer is plain data");
+    ticket
+        .keep_in(&transaction, StatusCode::OK, &body, Kept::Last)
+        .await?;
     let change = changes::mark(&transaction, &tenant.id).await?;
+    reached(Step::UserDeleteCommit, Moment::Between).await;
     transaction.commit().await?;
     drop(client);
     app.changes.announce(change);
+    reached(Step::UserDeleteCommit, Moment::After).await;
     let maker = principal.maker();
     tracing::info!(tenant = %tenant.id, user = %user.id, by = maker, "a user was deleted");
     settle(&app, &tenant, (user.role, user.id), true).await;
-    Ok(axum::Json(UserDeleted {
-        message: "User deleted",
-        username: user.name.to_string(),
-    }))
+    Ok(axum::Json(answer))
 }
