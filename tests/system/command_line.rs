@@ -153,7 +153,12 @@ fn a_project_of_another_data_directory_is_set_aside_by_name() {
 
     let refused = new.cli(&["create", "hello"]);
     assert!(refused.failed(3).contains("logout --force"), "{refused:?}");
-    new.cli(&["logout"]).failed(5);
+    let refused = new.cli(&["logout"]);
+    let why = refused.failed(5);
+    assert!(
+        why.contains("only the key kept here") && why.contains("anon_"),
+        "{why}"
+    );
     let aside = new.cli(&["logout", "--force"]);
     let aside = aside
         .ok()
@@ -169,6 +174,11 @@ fn a_reset_password_opens_and_the_old_one_no_longer_does() {
     let before = stack.create("app");
     let hidden = stack.cli(&["db", "reset-password", "app"]);
     assert!(!hidden.ok().contains("assword:"), "{hidden:?}");
+    let other = stack.cli(&["db", "reset-password", "app", "--role", "write"]);
+    assert!(
+        other.ok().contains("Write user") && !other.ok().contains("Admin"),
+        "{other:?}"
+    );
     let shown = stack.cli(&["db", "reset-password", "app", "--json"]).json();
     assert_ne!(before["admin_password"], shown["admin_password"]);
 

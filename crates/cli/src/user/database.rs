@@ -367,6 +367,7 @@ fn print(context: &Context, database: &Value) -> Result<(), Failure> {
         }
     }
     let database = &database;
+    let (user, password) = login_titles(database);
     let shown: Vec<(&str, &str)> = [
         ("id", "ID"),
         ("name", "Name"),
@@ -379,8 +380,8 @@ fn print(context: &Context, database: &Value) -> Result<(), Failure> {
         ("branch_size_bytes", "Size at the copy"),
         ("branch_held_ms", "Parent held"),
         ("branch_copy_ms", "Copy took"),
-        ("admin_user", "Admin user"),
-        ("admin_password", "Admin password"),
+        ("admin_user", user),
+        ("admin_password", password),
         ("connection_string", "Connection string"),
     ]
     .into_iter()
@@ -403,6 +404,16 @@ fn print(context: &Context, database: &Value) -> Result<(), Failure> {
         ],
     }
     .print(context.format)
+}
+
+/// What the user and the password in an answer are called: those of the role `admin`, but after the password
+/// of another role was reset.
+fn login_titles(database: &Value) -> (&'static str, &'static str) {
+    match field(database, "admin_user").rsplit_once('.') {
+        Some((_, "write")) => ("Write user", "Write password"),
+        Some((_, "read")) => ("Read user", "Read password"),
+        _ => ("Admin user", "Admin password"),
+    }
 }
 
 /// What is known of a branch, as fields of its own.
@@ -438,6 +449,18 @@ mod tests {
         );
         for text in ["", "..", "a/b", "a%2fb", "A", "a b", "é", "a?b"] {
             assert_eq!(path(text, "").unwrap_err().exit(), Exit::NotFound, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_called_what_it_is() {
+        for (user, title) in [
+            ("abcdefghijkl.admin", "Admin user"),
+            ("abcdefghijkl.write", "Write user"),
+            ("abcdefghijkl.read", "Read user"),
+            ("", "Admin user"),
+        ] {
+            assert_eq!(login_titles(&json!({ "admin_user": user })).0, title);
         }
     }
 

@@ -86,13 +86,19 @@ pub(super) async fn status(context: &Context) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `tenantry logout`.
+/// `tenantry logout`. Asks no server: whether the project was claimed meanwhile makes no difference to what
+/// would be lost.
 pub(super) fn logout(context: &Context, args: &LogoutArgs) -> Result<(), Failure> {
     let api = &context.api;
-    if api.home().server(api.url())?.anonymous.is_some() && !args.force {
+    if let Some(kept) = api.home().server(api.url())?.anonymous
+        && !args.force
+    {
         return Err(Failure::new(
             Exit::Conflict,
-            "the project is anonymous: the key kept here is the only way into it",
+            format!(
+                "the project {} was made from here: only the key kept here gets new tokens of it",
+                kept.anonymous_id
+            ),
             "`tenantry logout --force` sets it aside in a file of its own",
         ));
     }
