@@ -250,10 +250,8 @@ fn words(diff: &Value, quiet: bool) -> String {
     for one in of("changed") {
         line(&mut text, "~", &one);
         if !quiet {
-            for (mark, side) in [("-", "parent"), ("+", "branch")] {
-                for part in field(&one, side).lines() {
-                    let _ = writeln!(text, "    {mark} {}", printed(part));
-                }
+            for (mark, part) in differing(&one["before"], &one["after"]) {
+                let _ = writeln!(text, "    {mark} {}", printed(part));
             }
         }
     }
@@ -283,6 +281,25 @@ fn words(diff: &Value, quiet: bool) -> String {
     text
 }
 
+/// The lines that stand between what both texts begin with and what both end with.
+fn differing<'a>(before: &'a Value, after: &'a Value) -> Vec<(&'static str, &'a str)> {
+    let lines = |side: &'a Value| -> Vec<&'a str> {
+        let lines = side.as_array().into_iter().flatten();
+        lines.filter_map(Value::as_str).collect()
+    };
+    let (before, after) = (lines(before), lines(after));
+    let same = |pair: &(&&str, &&str)| pair.0 == pair.1;
+    let head = before.iter().zip(&after).take_while(same).count();
+    let (before, after) = (&before[head..], &after[head..]);
+    let tail = before.iter().rev().zip(after.iter().rev());
+    let tail = tail.take_while(same).count();
+    let old = before[..before.len() - tail]
+        .iter()
+        .map(|line| ("-", *line));
+    let new = after[..after.len() - tail].iter().map(|line| ("+", *line));
+    old.chain(new).collect()
+}
+
 fn line(text: &mut String, mark: &str, one: &Value) {
     let (kind, name) = (field(one, "kind"), printed(field(one, "name")));
     let _ = writeln!(text, "{mark} {kind} {name}");
@@ -300,12 +317,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_the_same_at_both_ends_is_left_out() {
+        let told = |before: &[&str], after: &[&str]| {
+            let (before, after) = (json!(before), json!(after));
+            let told = differing(&before, &after).into_iter();
+            told.map(|(mark, line)| format!("{mark}{line}"))
+                .collect::<Vec<_>>()
+                .join(" ")
+        };
+        assert_eq!(told(&["a", "b", "c"], &["a", "x", "y", "c"]), "-b +x +y");
+        assert_eq!(told(&["a", "a"], &["a"]), "-a");
+        assert_eq!(told(&[], &["a"]), "+a");
+        assert_eq!(told(&["a"], &["a"]), "");
+    }
+
+    #[test]
     fn a_difference_is_told_in_lines() {
         let diff = json!({
             "same_schema": false,
-            "added": [{"kind": "table", "name": "public.a", "definition": "x"}],
-            "removed": [{"kind": "view", "name": "public.\u{1b}b", "definition": "x"}],
-            "changed": [{"kind": "column", "name": "public.c.d", "parent": "int", "branch": "text"}],
+            "added": [{"kind": "table", "name": "public.a", "definition": ["x"]}],
+            "removed": [{"kind": "view", "name": "public.\u{1b}b", "definition": ["x"]}],
+            "changed": [{"kind": "column", "name": "public.c.d",
+                "before": ["int", "grant select to a", "owner o"],
+                "after": ["text", "grant select to a", "owner o"]}],
             "rows": [
                 {"table": "public.a", "parent": null, "branch": 3},
                 {"table": "public.c", "parent": 2, "branch": 2},

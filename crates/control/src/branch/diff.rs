@@ -13,20 +13,25 @@ use utoipa::ToSchema;
 pub(crate) struct OneSided {
     /// `table`, `column`, `index`, `function`, …
     kind: String,
-    /// Qualified, quoted as in SQL.
+    /// The schema it lies in, without quotes; null for what lies in none, as an extension.
+    schema: Option<String>,
+    /// Qualified, quoted as in SQL: `public.notes` of a table, `public.notes.title` of its column.
     name: String,
-    definition: String,
+    /// What it is, one property in a line, in the words of SQL; then its owner, its grants and its comment.
+    definition: Vec<String>,
 }
 
 /// An object that both have, and that is not the same.
 #[derive(Debug, Eq, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Changed {
     kind: String,
+    /// As of one that only one side has.
+    schema: Option<String>,
     name: String,
-    /// Definition in the parent, with its owner, grants and comment.
-    parent: String,
-    /// In the branch.
-    branch: String,
+    /// Its definition in the parent, in lines.
+    before: Vec<String>,
+    /// Its definition in the branch.
+    after: Vec<String>,
 }
 
 /// Rows of a table; null where it is not there, or counting took too long.
@@ -56,7 +61,7 @@ pub(super) fn diff(
     parent: (Vec<Object>, Vec<RowCount>),
     branch: (Vec<Object>, Vec<RowCount>),
 ) -> Diff {
-    let index = |objects: Vec<Object>| -> BTreeMap<(String, String), String> {
+    let index = |objects: Vec<Object>| -> BTreeMap<(String, String), Object> {
         let relevant = |object: &Object| {
             // Of a login, which owns nothing: never carried over.
             object.kind != "large objects"
@@ -65,40 +70,25 @@ pub(super) fn diff(
         objects
             .into_iter()
             .filter(relevant)
-            .map(|object| {
-                (
-                    (object.kind, object.name),
-                    words(object.definition, &object.rights),
-                )
-            })
+            .map(|object| ((object.kind.clone(), object.name.clone()), object))
             .collect()
     };
     let (old, mut new) = (index(parent.0), index(branch.0));
     let (mut removed, mut changed) = (Vec::new(), Vec::new());
-    for ((kind, name), before) in old {
-        match new.remove(&(kind.clone(), name.clone())) {
-            None => removed.push(OneSided {
-                kind,
-                name,
-                definition: before,
-            }),
+    for (key, before) in old {
+        match new.remove(&key) {
+            None => removed.push(OneSided::of(before)),
             Some(after) if after != before => changed.push(Changed {
-                kind,
-                name,
-                parent: before,
-                branch: after,
+                schema: before.schema(),
+                before: lines(&before),
+                after: lines(&after),
+                kind: before.kind,
+                name: before.name,
             }),
             Some(_) => {}
         }
     }
-    let added: Vec<_> = new
-        .into_iter()
-        .map(|((kind, name), definition)| OneSided {
-            kind,
-            name,
-            definition,
-        })
-        .collect();
+    let added: Vec<_> = new.into_values().map(OneSided::of).collect();
     Diff {
         same_schema: added.is_empty() && removed.is_empty() && changed.is_empty(),
         added,
@@ -108,12 +98,23 @@ pub(super) fn diff(
     }
 }
 
-fn words(definition: String, rights: &str) -> String {
-    match (definition.is_empty(), rights.is_empty()) {
-        (_, true) => definition,
-        (true, false) => rights.to_owned(),
-        (false, false) => format!("{}; {rights}", definition.trim_end()),
+impl OneSided {
+    fn of(object: Object) -> Self {
+        Self {
+            schema: object.schema(),
+            definition: lines(&object),
+            kind: object.kind,
+            name: object.name,
+        }
     }
+}
+
+fn lines(object: &Object) -> Vec<String> {
+    let definition = object.definition.trim_end_matches('\n');
+    let all = definition.split('\n').chain(object.rights.split('\n'));
+    all.filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect()
 }
 
 fn rows(parent: Vec<RowCount>, branch: Vec<RowCount>) -> Vec<Rows> {
@@ -158,15 +159,15 @@ mod tests {
         let found = diff(
             (
                 vec![
-                    object("table", "a", "x", "owner o"),
-                    object("table", "b", "x", ""),
+                    object("table", "s.a", "x", "owner o"),
+                    object("table", "s.b", "x", ""),
                 ],
                 vec![count("a", 1), count("b", 2)],
             ),
             (
                 vec![
-                    object("table", "a", "x", "owner o"),
-                    object("view", "b", "x", ""),
+                    object("table", "s.a", "x", "owner o"),
+                    object("view", "s.b", "x\n  y\n", "owner o\ngrant select to r"),
                 ],
                 vec![count("a", 5)],
             ),
@@ -174,11 +175,16 @@ mod tests {
         assert!(!found.same_schema && found.changed.is_empty());
         assert_eq!(
             (&*found.added[0].kind, &*found.added[0].name),
-            ("view", "b")
+            ("view", "s.b")
+        );
+        assert_eq!(found.added[0].schema.as_deref(), Some("s"));
+        assert_eq!(
+            found.added[0].definition,
+            ["x", "  y", "owner o", "grant select to r"]
         );
         assert_eq!(
             (&*found.removed[0].kind, &*found.removed[0].name),
-            ("table", "b")
+            ("table", "s.b")
         );
         let counts: Vec<_> = found
             .rows
@@ -199,7 +205,8 @@ mod tests {
         };
         let found = diff(side("grants r", "1"), side("grants w", "1"));
         assert_eq!(found.changed.len(), 1);
-        assert_eq!(found.changed[0].branch, "x; grants w");
+        assert_eq!(found.changed[0].before, ["x", "grants r"]);
+        assert_eq!(found.changed[0].after, ["x", "grants w"]);
         assert!(diff(side("grants r", "1"), side("grants r", "2")).same_schema);
     }
 }
