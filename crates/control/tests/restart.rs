@@ -242,3 +242,54 @@ async fn the_server_may_die_at_any_time() {
     stack.assert_clean().await;
     stack.stop().await;
 }
+
+/// However many databases there are, no request looks at more than it was asked to.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_goes_on_where_its_part_before_ended() {
+    let stack = Stack::start().await;
+    stack.warm().await;
+    let made = stack.create(OPERATOR, "a").await;
+    stack.create(OPERATOR, "b").await;
+    stack.warm().await;
+    stack.assert_clean().await;
+    let catalog = stack.catalog().await;
+    let sql = "SELECT pid FROM tenant WHERE id = $1";
+    let row = catalog.query_one(sql, &[&text(&made["id"])]).await.unwrap();
+    let pid: String = row.get(0);
+    // What only somebody inside can see.
+    let mut inside = stack.managed.node().catalog_config().config;
+    inside.dbname(format!("x_{pid}"));
+    let (inside, connection) = inside.connect(tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    let foreign = "CREATE TABLE public.ours (v int)";
+    inside.batch_execute(foreign).await.unwrap();
+    drop(inside);
+
+    let (mut checked, mut found, mut after) = (0, 0, String::new());
+    let total = loop {
+        let part = format!("/operator/check?limit=1{after}");
+        let report = stack.get(&part, OPERATOR).await.ok();
+        assert_eq!(report["checked"], 1, "{report}");
+        checked += 1;
+        if report["clean"] == false {
+            assert!(report["findings"].to_string().contains(&pid), "{report}");
+            found += 1;
+        }
+        match report["next_after"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break report["total"].clone(),
+        }
+    };
+    assert_eq!((total, found), (json!(checked), 1));
+    let whole = stack.get("/operator/check", OPERATOR).await.ok();
+    assert_eq!(
+        (&whole["checked"], &whole["clean"]),
+        (&json!(checked), &json!(false))
+    );
+    assert!(whole["next_after"].is_null(), "{whole}");
+    for wrong in ["limit=0", "limit=1001", "after=x_1"] {
+        let path = format!("/operator/check?{wrong}");
+        stack.get(&path, OPERATOR).await.error(400, "invalid_field");
+    }
+    stack.stop().await;
+}

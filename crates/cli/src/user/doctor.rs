@@ -5,6 +5,7 @@
 
 use std::{
     fmt,
+    io::IsTerminal as _,
     net::{SocketAddr, TcpListener},
     path::Path,
     time::{Duration, SystemTime},
@@ -100,7 +101,8 @@ pub(super) async fn doctor(args: &DoctorArgs, global: &Global) -> Result<(), Fai
     let mut exit = Exit::Machine;
     if args.deep {
         let is_fine = checks.iter().all(|check| check.verdict != Verdict::Bad);
-        let (found, refused) = deep(&api).await;
+        let progress = !global.quiet && std::io::stderr().is_terminal();
+        let (found, refused) = deep(&api, progress).await;
         checks.extend(found);
         if is_fine && let Some(refused) = refused {
             exit = refused;
@@ -323,40 +325,70 @@ fn ports(api: &Api, server_runs: bool) -> Vec<Check> {
     .collect()
 }
 
-/// Asks the server to compare its catalog with PostgreSQL. With what it found, or the code of why it did
-/// not look.
-async fn deep(api: &Api) -> (Vec<Check>, Option<Exit>) {
-    const NAME: &str = "Databases";
-    let report = match api.get("/operator/check").await {
-        Ok(report) => report,
-        Err(failure) => {
-            let exit = failure.exit();
-            let (found, advice) = match failure {
-                Failure::Api(error) if exit == Exit::NotAllowed => (
-                    error.message,
-                    "give the operator's key: TENANTRY_API_KEY=$(cat data/operator.key) tenantry doctor --deep",
-                ),
-                Failure::Api(error) => (error.message, "the server's log may say more"),
-                Failure::Here { message, .. } if exit == Exit::NotAllowed => (
-                    message,
-                    "give the operator's key: TENANTRY_API_KEY=$(cat data/operator.key) tenantry doctor --deep",
-                ),
-                _ => ("the server does not answer".to_owned(), "start it first"),
-            };
-            let check = Check::new(NAME, Verdict::Bad, found, advice);
-            return (vec![check], Some(exit));
+/// Databases in one part of the deep look: a request of a second or two, and progress after each.
+const PART: usize = 20;
+/// What the checks of databases are called.
+const DATABASES: &str = "Databases";
+
+/// Asks the server to compare its catalog with PostgreSQL, in parts. With what it found, or the code of why it
+/// did not look.
+async fn deep(api: &Api, progress: bool) -> (Vec<Check>, Option<Exit>) {
+    let mut looked = 0;
+    let mut checks = Vec::new();
+    let mut after = String::new();
+    loop {
+        let part = format!("/operator/check?limit={PART}{after}");
+        let report = match api.get(&part).await {
+            Ok(report) => report,
+            Err(failure) => {
+                let (check, exit) = not_looked(failure, looked);
+                checks.push(check);
+                return (checks, Some(exit));
+            }
+        };
+        let told = |finding: &Value| {
+            let parts = ["kind", "subject", "detail"].map(|name| field(finding, name));
+            Check::new(DATABASES, Verdict::Bad, parts.join(": "), "")
+        };
+        let findings = report["findings"].as_array();
+        checks.extend(findings.into_iter().flatten().map(told));
+        let checked = report["checked"].as_u64().unwrap_or_default();
+        looked += checked;
+        match report["next_after"].as_str() {
+            // A part without a database would go on for ever.
+            Some(next) if checked > 0 => after = format!("&after={next}"),
+            _ => break,
         }
-    };
-    if report["clean"] == true {
-        let found = format!("{} compared, nothing found", report["checked"]);
-        return (vec![Check::good(NAME, found)], None);
+        if progress {
+            eprint!("\rlooked at {looked} of {} databases", report["total"]);
+        }
     }
-    let told = |finding: &Value| {
-        let parts = ["kind", "subject", "detail"].map(|name| field(finding, name));
-        Check::new(NAME, Verdict::Bad, parts.join(": "), "")
+    if progress && looked > PART as u64 {
+        eprintln!();
+    }
+    if checks.is_empty() {
+        let found = format!("{looked} compared, nothing found");
+        checks.push(Check::good(DATABASES, found));
+    }
+    (checks, None)
+}
+
+/// Why the server did not look, or not further.
+fn not_looked(failure: Failure, looked: u64) -> (Check, Exit) {
+    const WITH_KEY: &str =
+        "give the operator's key: TENANTRY_API_KEY=$(cat data/operator.key) tenantry doctor --deep";
+    let exit = failure.exit();
+    let (found, advice) = match failure {
+        Failure::Api(error) if exit == Exit::NotAllowed => (error.message, WITH_KEY),
+        Failure::Api(error) => (error.message, "the server's log may say more"),
+        Failure::Here { message, .. } if exit == Exit::NotAllowed => (message, WITH_KEY),
+        _ => ("the server does not answer".to_owned(), "start it first"),
     };
-    let findings = report["findings"].as_array();
-    (findings.into_iter().flatten().map(told).collect(), None)
+    let found = match looked {
+        0 => found,
+        looked => format!("{found}, after {looked} databases"),
+    };
+    (Check::new(DATABASES, Verdict::Bad, found, advice), exit)
 }
 
 fn tell(checks: &[Check], global: &Global) -> Result<(), Failure> {

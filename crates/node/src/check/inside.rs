@@ -2,7 +2,10 @@
 //!
 //! Does not own: grants (`grants`).
 
+use std::time::Duration;
+
 use model::Pid;
+use tokio::time::timeout;
 
 use super::{Finding, FindingKind as Kind};
 use crate::{Node, NodeError};
@@ -68,13 +71,20 @@ const FORBIDDEN: [&str; 7] = [
     "plperlu",
 ];
 
+/// How long looking into one database may take: tenths of a second are usual, a database of very many objects
+/// takes seconds. What takes longer is a finding, and the next database's turn.
+const INSIDE_MAX: Duration = Duration::from_secs(20);
+
 impl Node {
     pub(super) async fn check_inside(&self, pid: &Pid, findings: &mut Vec<Finding>) {
-        if let Err(error) = self.look_inside(pid, findings).await {
-            let why = std::error::Error::source(&error)
-                .map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
-            findings.push(Finding::new(Kind::Unvisited, pid.database(), why));
-        }
+        let look = self.look_inside(pid, findings);
+        let why = match timeout(INSIDE_MAX, look).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => std::error::Error::source(&error)
+                .map_or_else(|| error.to_string(), |source| format!("{error}: {source}")),
+            Err(_) => format!("looking into it takes longer than {INSIDE_MAX:?}"),
+        };
+        findings.push(Finding::new(Kind::Unvisited, pid.database(), why));
     }
 
     async fn look_inside(&self, pid: &Pid, findings: &mut Vec<Finding>) -> Result<(), NodeError> {

@@ -9,9 +9,11 @@ mod grants;
 mod inside;
 mod server;
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, pin::pin};
 
+use futures_util::{StreamExt as _, stream};
 use model::Pid;
+use tokio::time::Instant;
 
 use crate::{
     DatabaseState, Node, NodeError, Physical,
@@ -23,6 +25,40 @@ use server::Roles;
 /// Age of a database, in transactions, from which an operator is warned. A quarter of the way to the
 /// end; a server at 10,000 transactions a second has two days left.
 const AGE_WARN: u32 = 500_000_000;
+
+/// Tenants whose logins and databases are looked at at once: half of the maintenance connections, so that
+/// creates go on beside a check.
+const AT_ONCE: usize = 2;
+
+/// How far one part of a check goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Part {
+    /// So many tenants at most.
+    pub count: usize,
+    /// It ends with the tenant that is looked at then. One is always looked at.
+    pub until: Option<Instant>,
+}
+
+impl Part {
+    /// All of them.
+    pub const ALL: Self = Self {
+        count: usize::MAX,
+        until: None,
+    };
+}
+
+/// What one part of a check found.
+#[derive(Debug)]
+pub struct Checked {
+    /// Sorted.
+    pub findings: Vec<Finding>,
+    /// Physical ids that were looked at.
+    pub count: usize,
+    /// Those that are on the server.
+    pub total: usize,
+    /// The last of them, when more follow.
+    pub next_after: Option<Pid>,
+}
 
 /// What should be on the server for one physical id.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -121,13 +157,26 @@ pub enum FindingKind {
 }
 
 impl Node {
-    /// Compares the server with `expected`, which names every tenant of this node. Connects to each
-    /// open database, one after another.
+    /// Compares the server with `expected`, which names every tenant of this node: what they share, then
+    /// every tenant.
     ///
     /// # Errors
     ///
     /// Those of the server; a database that cannot be visited is a finding instead.
     pub async fn check(&self, expected: &[Expected]) -> Result<Vec<Finding>, NodeError> {
+        let mut findings = self.check_server(expected).await?;
+        findings.extend(self.check_some(None, Part::ALL).await?.findings);
+        findings.sort_unstable();
+        Ok(findings)
+    }
+
+    /// The first half of [`Self::check`]: what can be seen of all tenants in some statements. Derives no
+    /// password and enters no database of a tenant.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn check_server(&self, expected: &[Expected]) -> Result<Vec<Finding>, NodeError> {
         const STEP: &str = "check";
         let mut findings = Vec::new();
         let seen = self.inventory().await?;
@@ -138,9 +187,6 @@ impl Node {
                 .await?;
             let roles = Roles::read(self, &lease, None).await?;
             roles.check_groups(&mut findings);
-            for physical in &seen {
-                self.check_logins(physical, &roles, &mut findings).await;
-            }
             roles.check_strays(&seen, &mut findings);
             self.check_settings(&lease, None, &mut findings).await?;
             self.check_shared_grants(&lease, &mut findings).await?;
@@ -149,14 +195,58 @@ impl Node {
             self.check_age(&lease, &mut findings).await?;
             lease.give_back();
         }
-        for physical in seen
-            .iter()
-            .filter(|one| one.database == DatabaseState::Open)
-        {
-            self.check_inside(&physical.pid, &mut findings).await;
-        }
         findings.sort_unstable();
         Ok(findings)
+    }
+
+    /// The other half of [`Self::check`]: logins and the inside of the open databases of tenants, in the
+    /// order of physical ids behind `after`. What takes its time is bounded for each of them.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server; a database that cannot be visited is a finding instead.
+    pub async fn check_some(&self, after: Option<&Pid>, part: Part) -> Result<Checked, NodeError> {
+        const STEP: &str = "check logins";
+        let seen = self.inventory().await?;
+        let lease = self.lease(STEP).await?;
+        let roles = Roles::read(self, &lease, None).await?;
+        // A look takes a permit of its own: never wait for one while holding another.
+        lease.give_back();
+        let total = seen.len();
+        let due = seen
+            .into_iter()
+            .filter(|one| after.is_none_or(|after| one.pid > *after));
+        let due: Vec<Physical> = due.collect();
+        let left = due.len();
+        let due = due.into_iter().take(part.count);
+        let looks: Vec<_> = due.map(|one| self.check_one(one, &roles)).collect();
+        let mut looks = pin!(stream::iter(looks).buffered(AT_ONCE));
+        let mut findings = Vec::new();
+        let (mut count, mut last) = (0, None);
+        while let Some((pid, found)) = looks.next().await {
+            findings.extend(found);
+            count += 1;
+            last = Some(pid);
+            if part.until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
+        }
+        findings.sort_unstable();
+        Ok(Checked {
+            findings,
+            count,
+            total,
+            next_after: last.filter(|_| count < left),
+        })
+    }
+
+    async fn check_one(&self, physical: Physical, roles: &Roles) -> (Pid, Vec<Finding>) {
+        let mut findings = Vec::new();
+        self.check_logins(&physical, roles, &mut findings).await;
+        if physical.database == DatabaseState::Open {
+            self.check_inside(&physical.pid, &mut findings).await;
+        }
+        (physical.pid, findings)
     }
 
     /// Like [`Self::check`], for one tenant: after a create, clone, deployment or restore.
