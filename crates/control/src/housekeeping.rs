@@ -29,5 +29,6 @@ async fn round(app: &App) -> Result<(), CatalogError> {
     let client = app.catalog.get().await?;
     credential::store::sweep(&client, SWEEP_MAX).await?;
     project::claim::sweep(&client, SWEEP_MAX).await?;
+    project::pace::sweep(&client, SWEEP_MAX).await?;
     api::idempotency::sweep(&client, SWEEP_MAX).await
 }

@@ -130,7 +130,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         holds: holds.clone(),
         one_use: routes::one_use::OneUse::default(),
         used: credential::used::Used::default(),
-        pace: project::pace::Pace::default(),
+        refused: project::pace::Refused::default(),
         working: api::idempotency::Working::default(),
         sql_places: sql::Places::new(
             limits.sql_concurrent_max,

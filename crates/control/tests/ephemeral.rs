@@ -183,3 +183,41 @@ async fn one_address_does_not_make_projects_without_end() {
     stack.create(OPERATOR, "a").await;
     stack.stop().await;
 }
+
+/// Neither another process nor a restart makes an address begin anew; the end of its hour does.
+#[tokio::test(flavor = "multi_thread")]
+async fn projects_of_an_address_are_counted_over_all_processes() {
+    let mut stack = Stack::with(|config| config.limits.anonymous_per_hour_max = 2).await;
+    let register = "/customer/anonymous-register";
+    // What is refused for another reason is not counted.
+    for _ in 0..3 {
+        post(
+            &stack,
+            "/customer/databases?expires=1h",
+            json!({"name": "No"}),
+        )
+        .await
+        .error(400, "invalid_name");
+    }
+    post(&stack, register, json!({})).await.ok();
+    stack.stop_control().await;
+    stack.start_control().await;
+    post(&stack, register, json!({})).await.ok();
+    post(&stack, register, json!({}))
+        .await
+        .error(429, "too_many_projects");
+    // Another one knows nothing of the refusal but what the catalog says.
+    stack.stop_control().await;
+    stack.start_control().await;
+    post(&stack, register, json!({}))
+        .await
+        .error(429, "too_many_projects");
+    let (before, catalog) = (projects(&stack).await, stack.catalog().await);
+    let hour = "UPDATE anonymous_pace SET since = since - interval '1 hour'";
+    assert_eq!(catalog.execute(hour, &[]).await.unwrap(), 1, "one address");
+    stack.stop_control().await;
+    stack.start_control().await;
+    post(&stack, register, json!({})).await.ok();
+    assert_eq!(projects(&stack).await, before + 1);
+    stack.stop().await;
+}

@@ -292,8 +292,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "anonymous-per-hour-max",
         "COUNT",
         "100",
-        "Anonymous projects that one address (of IPv6: one /64) may make within an hour; 0 is no limit. \
-         Behind a reverse proxy set api-forwarded-from, too",
+        "Anonymous projects that one address (of IPv6: one /64) may make within an hour, counted over all processes; \
+         0 is no limit. Behind a reverse proxy set api-forwarded-from, too",
     ),
     Setting {
         name: "allow-anonymous",

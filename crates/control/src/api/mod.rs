@@ -63,7 +63,7 @@ pub(crate) struct App {
     pub(crate) process: Process,
     pub(crate) one_use: routes::one_use::OneUse,
     pub(crate) used: Used,
-    pub(crate) pace: project::pace::Pace,
+    pub(crate) refused: project::pace::Refused,
     pub(crate) working: idempotency::Working,
     pub(crate) sql_places: sql::Places,
     pub(crate) issuers: sql::Issuers,

@@ -72,6 +72,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "users",
         sql: include_str!("../../migrations/0012_users.sql"),
     },
+    Migration {
+        version: 13,
+        name: "pace",
+        sql: include_str!("../../migrations/0013_pace.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -1,6 +1,6 @@
 //! `/customer/me`, `/customer/anonymous-register`, `/customer/anonymous-refresh`, `/projects`.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use utoipa::{IntoParams, ToSchema};
 
-use super::store;
+use super::{pace, store};
 use crate::{
     api::{
         App,
@@ -134,7 +134,7 @@ pub(crate) async fn register(
     let registration = Registration::prepare(&app, &client)?;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
-    let registered = registration.insert(&transaction).await?;
+    let registered = registration.insert(&app, &transaction).await?;
     transaction.commit().await?;
     tracing::info!(project = %registration.project, "an anonymous project was registered");
     Ok((StatusCode::CREATED, axum::Json(registered)))
@@ -147,24 +147,26 @@ pub(crate) struct Registration {
     secret: Secret,
     /// Its first token.
     token: CredentialId,
+    /// Who asks.
+    from: IpAddr,
 }
 
 impl Registration {
-    /// Counts it; writes nothing.
+    /// Writes nothing.
     ///
     /// # Errors
     ///
-    /// [`ErrorCode::RegistrationOff`], [`ErrorCode::TooManyProjects`].
+    /// [`ErrorCode::RegistrationOff`]; [`ErrorCode::TooManyProjects`] where that is known already.
     pub(crate) fn prepare(app: &App, Client(from): &Client) -> ApiResult<Self> {
         if !app.config.anonymous_registration {
             return Err(ErrorCode::RegistrationOff.into());
         }
-        let max = app.config.limits.anonymous_per_hour_max;
-        app.pace.count(from.ip(), max).map_err(|wait| ApiError {
-            retry_after: Some(wait),
-            ..ErrorCode::TooManyProjects.into()
-        })?;
+        let from = from.ip();
+        if let Some(wait) = app.refused.wait(from) {
+            return Err(too_many(wait));
+        }
         Ok(Self {
+            from,
             project: ProjectId::random(&mut rand::rng()),
             anonymous_id: format!("anon_{}", TenantId::random(&mut rand::rng())),
             secret: credential::new_token("sk_anon_"),
@@ -185,8 +187,23 @@ impl Registration {
         }
     }
 
-    /// Writes it down, with its first token.
-    pub(crate) async fn insert(&self, transaction: &Transaction<'_>) -> ApiResult<Registered> {
+    /// Writes it down, with its first token, and counts it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorCode::TooManyProjects`], and those of the catalog.
+    pub(crate) async fn insert(
+        &self,
+        app: &App,
+        transaction: &Transaction<'_>,
+    ) -> ApiResult<Registered> {
+        let max = app.config.limits.anonymous_per_hour_max;
+        if max > 0
+            && let Some(wait) = pace::count(transaction, self.from, max).await?
+        {
+            app.refused.remember(self.from, wait);
+            return Err(too_many(wait));
+        }
         let hash = token_hash(self.secret.reveal());
         store::insert_anonymous(transaction, &self.project, &self.anonymous_id, &hash).await?;
         let (token, expires_at) = issue(transaction, &self.token, &self.project).await?;
@@ -198,6 +215,13 @@ impl Registration {
             anonymous_id: self.anonymous_id.clone(),
             anonymous_secret: self.secret.reveal().to_owned(),
         })
+    }
+}
+
+fn too_many(wait: Duration) -> ApiError {
+    ApiError {
+        retry_after: Some(wait),
+        ..ErrorCode::TooManyProjects.into()
     }
 }
 

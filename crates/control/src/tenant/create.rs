@@ -142,7 +142,7 @@ async fn insert_named(
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let registered = match &wanted.registration {
-        Some(registration) => Some(registration.insert(&transaction).await?),
+        Some(registration) => Some(registration.insert(app, &transaction).await?),
         None => None,
     };
     if quota.is_some() {
