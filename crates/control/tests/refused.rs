@@ -7,7 +7,13 @@
 
 mod kit;
 
-use kit::{Answer, OPERATOR, Stack, text};
+use control::{Issuer, KeySource};
+use jsonwebtoken::Algorithm;
+use kit::{
+    Answer, OPERATOR, Stack,
+    signer::{Signer, now},
+    text,
+};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -351,6 +357,34 @@ async fn target(stack: &Stack, owner: &str, name: &str) -> Target {
     }
 }
 
+/// The one endpoint that takes tokens of an issuer, beside `/sql`.
+const ISSUED: &str = "/customer/databases/{database}/sql";
+
+/// A token of the issuer, good for reading and writing one database until then.
+fn issued(signer: &Signer, database: &str, until: i64) -> String {
+    signer.sign(&json!({
+        "iss": "https://auth.example", "aud": "tenantry", "exp": until, "sub": "somebody",
+        "tenant": database, "scope": "read write",
+    }))
+}
+
+/// A stack that believes what `signer` signed.
+async fn with_issuer(signer: &Signer, keys: &scratch::Scratch) -> Stack {
+    let path = keys.join("jwks.json");
+    let set = json!({ "keys": [signer.public()] });
+    std::fs::write(&path, set.to_string()).unwrap();
+    let issuer = Issuer {
+        name: "https://auth.example".to_owned(),
+        audience: "tenantry".to_owned(),
+        keys: KeySource::File(path),
+        tenant_claim: "tenant".to_owned(),
+        scope_claim: "scope".to_owned(),
+        admin: false,
+        projects: None,
+    };
+    Stack::with(move |config| config.sql_issuers = vec![issuer.clone()]).await
+}
+
 async fn token(stack: &Stack, owner: &str, body: Value) -> String {
     text(&stack.post("/customer/tokens", owner, body).await.ok()["token"])
 }
@@ -388,7 +422,8 @@ fn every_endpoint_of_the_document_is_covered() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_reaches_what_is_not_theirs() {
-    let stack = Stack::start().await;
+    let (signer, keys) = (Signer::new("k", Algorithm::EdDSA), scratch::Scratch::new());
+    let stack = with_issuer(&signer, &keys).await;
     let document = document();
     let owner = stack.token().await;
     let mine = target(&stack, &owner, "db-mine").await;
@@ -410,6 +445,16 @@ async fn nobody_reaches_what_is_not_theirs() {
         token(&stack, &owner, json!({})).await,
         token(&stack, &owner, json!({})).await,
     ];
+    let hour = now() + 3600;
+    let [issued_here, issued_beside, issued_expired] = [
+        issued(&signer, &mine.database, hour),
+        issued(&signer, &beside.database, hour),
+        issued(&signer, &mine.database, now() - 3600),
+    ];
+    // It is a good one, where such tokens are good for something.
+    let sql = ISSUED.replace("{database}", &mine.database);
+    let select = json!({"query": "SELECT 1"});
+    stack.post(&sql, &issued_here, select).await.ok();
     let catalog = stack.catalog().await;
     for (token, change) in [
         (&expired, "expires_at = now() - interval '1 second'"),
@@ -461,6 +506,17 @@ async fn nobody_reaches_what_is_not_theirs() {
         }
         for token in [&*expired, &*own_expired] {
             ask(Some(token)).await.error(401, "expired_token");
+        }
+        // An issuer's tokens are for SQL at one database, and nothing anywhere else.
+        if path == ISSUED {
+            let elsewhere = ask(Some(&issued_beside)).await;
+            elsewhere.error(403, "token_wrong_database");
+            let late = ask(Some(&issued_expired)).await;
+            late.error(401, "expired_token");
+        } else {
+            for token in [&issued_here, &issued_beside, &issued_expired] {
+                ask(Some(token)).await.error(401, "invalid_token");
+            }
         }
         if whose == For::Operator {
             for token in [&*owner, &*reader, &*bound_writer] {

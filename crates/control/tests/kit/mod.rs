@@ -8,6 +8,7 @@
 )]
 
 pub mod door;
+pub mod signer;
 
 use std::{
     sync::{Arc, Mutex},
