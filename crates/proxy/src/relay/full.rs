@@ -59,8 +59,13 @@ fn may_prepare(text: &[u8]) -> bool {
 }
 
 impl Session {
-    /// Takes note of what is prepared, and refuses what makes a full database larger. `None`: it goes on as
-    /// if there were no limit.
+    /// Takes note of what is prepared, and refuses what makes a full database larger. Otherwise it goes on
+    /// as if there were no limit, with what was read of its text, if all of that was: nobody has to read it
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// What is to happen with the message.
     #[inline]
     pub(super) fn look_at_growth(
         &mut self,
@@ -68,7 +73,7 @@ impl Session {
         request: Request,
         at: usize,
         outgoing: &mut Outgoing<'_>,
-    ) -> Option<Pass> {
+    ) -> Result<Option<Reading>, Pass> {
         let is_limited = self.tenant.limits().storage_bytes_max.is_some();
         let there = outgoing.bytes.get(at + HEADER..).unwrap_or_default();
         match request {
@@ -81,9 +86,15 @@ impl Session {
             {
                 self.look_at_growing_parse(head, at, outgoing)
             }
-            Request::Bind if is_limited => self.look_at_growing_bind(head, at, outgoing),
-            Request::Call if is_limited => self.look_at_growing_call(head, at, outgoing),
-            _ => None,
+            Request::Bind if is_limited => {
+                let pass = self.look_at_growing_bind(head, at, outgoing);
+                pass.map_or(Ok(None), Err)
+            }
+            Request::Call if is_limited => {
+                let pass = self.look_at_growing_call(head, at, outgoing);
+                pass.map_or(Ok(None), Err)
+            }
+            _ => Ok(None),
         }
     }
 
@@ -98,12 +109,14 @@ impl Session {
         head: Head,
         at: usize,
         outgoing: &mut Outgoing<'_>,
-    ) -> Option<Pass> {
+    ) -> Result<Option<Reading>, Pass> {
         let Some(text) = text(outgoing.bytes, at, head) else {
-            return Some(Pass::Incomplete);
+            return Err(Pass::Incomplete);
         };
         let is_cut = text.len() < head.body;
-        let reading = self.read(text.strip_suffix(b"\0").unwrap_or(text))?;
+        let Some(reading) = self.read(text.strip_suffix(b"\0").unwrap_or(text)) else {
+            return Ok(None);
+        };
         let mut growth = Growth::of(reading.effects);
         let names = &mut self.lending.growing;
         match &reading.exact {
@@ -135,7 +148,8 @@ impl Session {
         if is_cut && growth == Growth::No {
             growth = Growth::Unseen;
         }
-        self.refuse_or_note(growth, Request::Query, at, outgoing)
+        let pass = self.refuse_or_note(growth, Request::Query, at, outgoing);
+        pass.map_or(Ok((!is_cut).then_some(reading)), Err)
     }
 
     #[cold]
@@ -144,19 +158,23 @@ impl Session {
         head: Head,
         at: usize,
         outgoing: &mut Outgoing<'_>,
-    ) -> Option<Pass> {
+    ) -> Result<Option<Reading>, Pass> {
         let Some(there) = text(outgoing.bytes, at, head) else {
-            return Some(Pass::Incomplete);
+            return Err(Pass::Incomplete);
         };
-        let (name, text) = match parse::parse(there) {
+        let parsed = parse::parse(there);
+        let is_whole = parsed.is_ok();
+        let (name, text) = match parsed {
             Ok(parsed) => (parsed.statement, parsed.query),
             // Too large to be all there, or nothing that PostgreSQL takes.
-            Err(_) => {
-                let end = memchr::memchr(0, there)?;
-                (&there[..end], &there[end + 1..])
-            }
+            Err(_) => match memchr::memchr(0, there) {
+                Some(end) => (&there[..end], &there[end + 1..]),
+                None => return Ok(None),
+            },
         };
-        let reading = self.read(text)?;
+        let Some(reading) = self.read(text) else {
+            return Ok(None);
+        };
         let mut growth = Growth::of(reading.effects);
         if there.len() < head.body && growth == Growth::No {
             growth = Growth::Unseen;
@@ -178,7 +196,8 @@ impl Session {
             growth = Growth::No;
         }
         if growth.is_refused(self.tenant.storage.get()) {
-            return self.refuse(Request::Parse, at, outgoing);
+            let pass = self.refuse(Request::Parse, at, outgoing);
+            return pass.map_or(Ok(None), Err);
         }
         let names = &mut self.lending.growing;
         if name.is_empty() {
@@ -186,7 +205,7 @@ impl Session {
         } else {
             names.prepared(name, grows);
         }
-        None
+        Ok(is_whole.then_some(reading))
     }
 
     #[cold]

@@ -10,7 +10,7 @@
 use std::{rc::Rc, task::Context};
 
 use model::route::PoolMode;
-use statement::{Effects, Exact, Lead, Statements};
+use statement::{Effects, Exact, Lead, Reading, Statements};
 use wire::{
     frame::{self, HEADER, Head},
     message::{Kind, TransactionStatus, build, parse},
@@ -274,15 +274,16 @@ impl Session {
             server.queue.sent(request);
             return Pass::On;
         }
-        if let Some(pass) = self.look_at_growth(head, request, at, outgoing) {
-            return pass;
-        }
+        let reading = match self.look_at_growth(head, request, at, outgoing) {
+            Ok(reading) => reading,
+            Err(pass) => return pass,
+        };
         let Some(server) = self.server.as_deref_mut() else {
             return Pass::On;
         };
         match request {
-            Request::Query => self.look_at_query(head, at, outgoing),
-            Request::Parse => self.look_at_parse(head, at, outgoing),
+            Request::Query => self.look_at_query(head, at, outgoing, reading),
+            Request::Parse => self.look_at_parse(head, at, outgoing, reading),
             Request::Bind => self.look_at_bind(head, at, outgoing),
             Request::DescribeStatement | Request::DescribePortal | Request::Close => {
                 self.look_at_target(head, request, at, outgoing)
@@ -315,7 +316,14 @@ impl Session {
         }
     }
 
-    fn look_at_query(&mut self, head: Head, at: usize, outgoing: &mut Outgoing<'_>) -> Pass {
+    /// `reading`: of its text, if that was read already.
+    fn look_at_query(
+        &mut self,
+        head: Head,
+        at: usize,
+        outgoing: &mut Outgoing<'_>,
+        reading: Option<Reading>,
+    ) -> Pass {
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Pass::On;
         };
@@ -327,7 +335,8 @@ impl Session {
         let is_read = head.body <= LOOKED_INTO_MAX;
         if !lending.tracks() {
             let may_follow = is_read && may_need_follow_up(text, lending);
-            let reading = may_follow.then(|| statement::read(text, server.context));
+            let read = || reading.unwrap_or_else(|| statement::read(text, server.context));
+            let reading = may_follow.then(read);
             let mut inserted = None;
             if let Some(reading) = &reading
                 && reading.statements == Statements::Several
@@ -365,10 +374,10 @@ impl Session {
             }
             return Pass::On;
         }
-        let reading = if is_read {
-            statement::read(text, lending.context(server))
-        } else {
-            unknown()
+        let reading = match reading {
+            _ if !is_read => unknown(),
+            Some(reading) => reading,
+            None => statement::read(text, lending.context(server)),
         };
         let mut effects = reading.effects;
         let changes_prepared = effects.intersects(Effects::DISCARD.with(Effects::DEALLOCATE));
@@ -478,7 +487,14 @@ impl Session {
         Pass::On
     }
 
-    fn look_at_parse(&mut self, head: Head, at: usize, outgoing: &mut Outgoing<'_>) -> Pass {
+    /// `reading`: of its text, if that was read already.
+    fn look_at_parse(
+        &mut self,
+        head: Head,
+        at: usize,
+        outgoing: &mut Outgoing<'_>,
+        reading: Option<Reading>,
+    ) -> Pass {
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Pass::On;
         };
@@ -494,7 +510,8 @@ impl Session {
                 if let Ok(parsed) = parse::parse(body) {
                     let mut runs = None;
                     if may_need_follow_up(parsed.query, lending) {
-                        let reading = statement::read(parsed.query, server.context);
+                        let read = || statement::read(parsed.query, server.context);
+                        let reading = reading.unwrap_or_else(read);
                         runs = match reading.exact {
                             Some(exact) => Some(Runs::Exactly(exact)),
                             None => {
@@ -525,7 +542,8 @@ impl Session {
             server.queue.sent(Request::Parse);
             return Pass::On;
         };
-        let reading = statement::read(parsed.query, lending.context(server));
+        let read = || statement::read(parsed.query, lending.context(server));
+        let reading = reading.unwrap_or_else(read);
         let effects = if reading.effects.intersects(HEEDED) || !reading.custom.is_empty() {
             self.tenant
                 .heed(reading.effects, &reading.custom, parsed.query, lending)
