@@ -129,6 +129,8 @@ pub(crate) struct Cycle {
     pub(crate) failed_before: bool,
     /// The settings in force are not known before the end of the transaction.
     pub(crate) is_unsettled: bool,
+    /// The unnamed statement could not be made where it was named.
+    pub(crate) misses_unnamed: bool,
     /// Defines something.
     pub(crate) defining: Option<Defining>,
 }

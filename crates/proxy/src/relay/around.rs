@@ -492,6 +492,7 @@ pub(super) fn ready_unnamed(
         }
         // Under the settings of now it would be another statement: better none than that.
         Some(_) | None => {
+            lending.cycle.misses_unnamed |= serial.is_some();
             build::close(Kind::Statement, b"", outgoing.before(at));
             lending
                 .prepared

@@ -41,6 +41,8 @@ const OUT_OF_REACH: &str = "In pool mode auto, a statement prepared by the proto
 /// The same about a number of a sequence.
 const NUMBER_LOST: &str = "In pool mode auto, such numbers are kept from the first time that one is asked for, which was now. \
     Use RETURNING, ask in the same transaction, or connect with options=-c tenantry.pool_mode=session.";
+/// How the server says that there is no unnamed statement.
+const UNNAMED: &[u8] = b"unnamed prepared statement";
 /// `query_canceled`.
 const CANCELLED: &str = "57014";
 
@@ -262,11 +264,12 @@ impl Session {
                             let is_named = all.are_named(message);
                             let is_out_of_reach = report.code() == "26000"
                                 && lending.mode == PoolMode::Auto
-                                && lending.prepared.is_out_of_reach(
-                                    message,
-                                    all,
-                                    &server.statements,
-                                );
+                                && (lending.cycle.misses_unnamed && message.starts_with(UNNAMED)
+                                    || lending.prepared.is_out_of_reach(
+                                        message,
+                                        all,
+                                        &server.statements,
+                                    ));
                             let is_number_lost = report.code() == "55000"
                                 && lending.mode == PoolMode::Auto
                                 && lending.numbers == Numbers::Lost

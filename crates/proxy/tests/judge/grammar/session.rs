@@ -5,7 +5,8 @@ use rand::RngExt as _;
 
 use super::Maker;
 
-/// Everything of that, and all settings, as questions. Custom settings are listed nowhere.
+/// Everything of that, and all settings, as questions. Custom settings are listed nowhere. What the proxy puts
+/// behind a RESET among several statements is left out of their texts.
 pub(super) const HELD: &[&str] = &[
     "SELECT name, setting FROM pg_catalog.pg_settings WHERE name !~ '^plpgsql' \
      AND name NOT IN ('session_authorization') ORDER BY name",
@@ -18,9 +19,11 @@ pub(super) const HELD: &[&str] = &[
      (SELECT count(*) FROM pg_catalog.pg_ts_config WHERE cfgnamespace = pg_catalog.pg_my_temp_schema()), \
      (SELECT count(*) FROM pg_catalog.pg_type WHERE typnamespace = pg_catalog.pg_my_temp_schema())",
     "SELECT * FROM pg_catalog.pg_listening_channels() ORDER BY 1",
-    "SELECT name, statement, is_holdable, is_binary, is_scrollable FROM pg_catalog.pg_cursors \
+    "SELECT name, regexp_replace(statement, ';SET (\"[^;]+\" TO ''[^'']*''|ROLE tenantry_admin)', '', 'g'), \
+     is_holdable, is_binary, is_scrollable FROM pg_catalog.pg_cursors \
      WHERE is_holdable ORDER BY 1",
-    "SELECT name, statement, parameter_types FROM pg_catalog.pg_prepared_statements \
+    "SELECT name, regexp_replace(statement, ';SET (\"[^;]+\" TO ''[^'']*''|ROLE tenantry_admin)', '', 'g'), \
+     parameter_types FROM pg_catalog.pg_prepared_statements \
      WHERE from_sql ORDER BY 1",
     "SELECT mode, classid, objid, objsubid FROM pg_catalog.pg_locks \
      WHERE locktype = 'advisory' AND pid = pg_catalog.pg_backend_pid() ORDER BY 1, 2, 3, 4",
