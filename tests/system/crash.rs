@@ -9,6 +9,7 @@
 
 mod case;
 mod point;
+mod projects;
 mod request;
 mod single;
 mod users;
