@@ -99,6 +99,9 @@ pub(crate) enum Command {
     /// Short for `db sql`.
     #[command(hide = true)]
     Sql(SqlArgs),
+    /// Short for `db inspect`.
+    #[command(hide = true)]
+    Inspect(crate::user::inspect::InspectArgs),
     /// Files of SQL that databases have been through, each once and in order.
     #[command(subcommand)]
     Migration(crate::user::migration::MigrationCommand),
@@ -240,6 +243,8 @@ pub(crate) enum DbCommand {
     Users(crate::user::users::UsersCommand),
     /// Ask the server for the password. It keeps none, and says so.
     Credentials(NamedArgs),
+    /// See what it does: its last minute, hour and day, and its statements.
+    Inspect(crate::user::inspect::InspectArgs),
     /// See and set what it may use at once.
     #[command(subcommand)]
     Limits(crate::user::limits::LimitsCommand),

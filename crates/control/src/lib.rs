@@ -12,6 +12,7 @@ mod counted;
 mod credential;
 mod hold;
 mod housekeeping;
+mod insight;
 mod keys;
 mod limits;
 mod placement;
@@ -31,6 +32,7 @@ use model::{
     TenantId,
     exposition::Pages,
     hold::Holds,
+    insight::Questions,
     route::{Door, RouteServer},
 };
 
@@ -56,6 +58,8 @@ pub struct Parts {
     pub holds: Holds,
     /// The proxy's part of `/metrics`.
     pub pages: Pages,
+    /// Where the proxy says what it counts of tenants.
+    pub insight: Questions,
     /// Keys of the installation.
     pub keys: Keys,
 }
@@ -122,6 +126,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         changes: changes.clone(),
         door: parts.door,
         pages: parts.pages,
+        insight: insight::Insight::new(parts.insight),
         metrics: api::metrics::Last::default(),
         passes: placement::passes::Passes::default(),
         users_left: tokio::sync::Notify::new(),
@@ -158,6 +163,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     tasks.spawn("users", user::job::run(app.clone()));
     tasks.spawn("watch", watch::hogs(app.clone()));
     tasks.spawn("care", watch::care(app.clone()));
+    tasks.spawn("insight", insight::run(app.clone()));
     tasks.spawn("storage", storage::run(app.clone()));
     tasks.spawn(
         "routes",
@@ -200,6 +206,12 @@ impl Control {
     /// [`HoldError`], with nothing held.
     pub async fn hold(&self, tenant: &TenantId, bound: Duration) -> Result<Held, HoldError> {
         hold::take(&self.app, tenant, bound).await
+    }
+
+    /// Writes down what the proxy counted of tenants up to now. It has to be there still; what is counted
+    /// later is lost when the process ends. Takes a few seconds at most.
+    pub async fn remember(&self) {
+        insight::end(&self.app).await;
     }
 
     /// Accepts nothing new, lets running requests finish within `limit`, then ends everything. What is

@@ -116,6 +116,12 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::Owner,
         r#"{"server_connections_max": 1}"#,
     ),
+    (
+        "GET",
+        "/customer/databases/{database}/observability",
+        For::Readers,
+        "",
+    ),
     // As the role that the token allows.
     (
         "POST",

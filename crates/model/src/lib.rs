@@ -7,6 +7,7 @@
 pub mod exposition;
 pub mod hold;
 mod id;
+pub mod insight;
 pub mod lifecycle;
 pub mod limits;
 mod name;

@@ -20,6 +20,17 @@ pub struct Physical {
     pub wall: bool,
 }
 
+/// What a server counts of a database.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Figures {
+    /// On disk.
+    pub bytes: u64,
+    /// Blocks found in PostgreSQL's own memory, since its statistics began.
+    pub blocks_hit: u64,
+    /// Blocks that were not.
+    pub blocks_read: u64,
+}
+
 impl Physical {
     fn absent(pid: Pid) -> Self {
         Self {
@@ -119,6 +130,31 @@ impl Node {
         Ok(rows
             .first()
             .map(|row| row.get::<_, Option<i64>>(0).unwrap_or(0).unsigned_abs()))
+    }
+
+    /// What PostgreSQL counts of the database of `pid`; `None` when there is none. Its size is looked at as
+    /// by [`Self::database_bytes`].
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn database_figures(&self, pid: &Pid) -> Result<Option<Figures>, NodeError> {
+        const STEP: &str = "measure";
+        const FIGURES: &str = "SELECT pg_database_size(d.oid), coalesce(s.blks_hit, 0), coalesce(s.blks_read, 0)
+             FROM pg_database d LEFT JOIN pg_stat_database s ON s.datid = d.oid WHERE d.datname = $1";
+        let lease = self.lease(STEP).await?;
+        let rows = self.rows(&lease, STEP, FIGURES, &[&pid.database()]).await?;
+        lease.give_back();
+        let number = |row: &tokio_postgres::Row, column| {
+            row.get::<_, Option<i64>>(column)
+                .unwrap_or(0)
+                .unsigned_abs()
+        };
+        Ok(rows.first().map(|row| Figures {
+            bytes: number(row, 0),
+            blocks_hit: number(row, 1),
+            blocks_read: number(row, 2),
+        }))
     }
 
     /// Whose databases have sessions now.

@@ -32,7 +32,7 @@ pub use error::NodeError;
 pub use handle::{
     CATALOG_DATABASE, CatalogConfig, MAINTENANCE_MAX, Node, ServerVersion, TEMPLATE_DATABASE,
 };
-pub use inventory::Physical;
+pub use inventory::{Figures, Physical};
 pub use key::NodeKey;
 pub use objects::{COUNTED_TABLES_MAX, OBJECTS_MAX, Object, RowCount};
 pub use presence::Presence;

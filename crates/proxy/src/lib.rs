@@ -61,6 +61,7 @@ use std::{
 use model::{
     TenantId,
     hold::Holds,
+    insight::{TenantCounts, TenantDetail},
     route::{Door, RouteClient},
 };
 use tokio::{
@@ -81,6 +82,9 @@ use worker::{Inbox, Shared, Start, Worker};
 
 /// Streams through the door that may wait to be taken in.
 const DOOR_MAX: usize = 64;
+
+/// Tenants that a worker counts in one turn of its event loop: some 100 µs.
+const COUNTED_AT_ONCE: usize = 100;
 
 /// A proxy that serves.
 #[derive(Debug)]
@@ -294,6 +298,41 @@ impl Numbers {
             insights.collect::<Vec<_>>()
         };
         errand::on_all(&self.0, insights).await.concat()
+    }
+}
+
+impl Numbers {
+    /// What was counted of all tenants in use or used lately. A worker counts some of them between two
+    /// turns of its event loop, and then others, so that no query waits for all.
+    pub async fn counts(&self) -> Vec<TenantCounts> {
+        let known = |worker: &Rc<Worker>| {
+            let tenants = worker.all_tenants();
+            let ids = tenants.iter().map(|tenant| tenant.id.clone());
+            ids.collect::<Vec<_>>()
+        };
+        let mut all = Vec::new();
+        for worker in 0..self.0.inboxes.len() {
+            let ids = errand::on(&self.0, worker, known).await;
+            for some in ids.unwrap_or_default().chunks(COUNTED_AT_ONCE) {
+                let some = some.to_vec();
+                let counts = move |worker: &Rc<Worker>| {
+                    let tenants = some.iter().filter_map(|id| worker.known_tenant(id));
+                    tenants.map(|tenant| tenant.counts()).collect::<Vec<_>>()
+                };
+                let counts = errand::on(&self.0, worker, counts).await;
+                all.extend(counts.unwrap_or_default());
+            }
+        }
+        all
+    }
+
+    /// What is known of a tenant, with the `most` statements that took most time together, and as many
+    /// that ran most often. `None`: it is not in use.
+    pub async fn detail(&self, tenant: &TenantId, most: usize) -> Option<TenantDetail> {
+        let home = self.0.home_of(tenant);
+        let tenant = tenant.clone();
+        let detail = move |worker: &Rc<Worker>| Some(worker.known_tenant(&tenant)?.detail(most));
+        errand::on(&self.0, home, detail).await?
     }
 }
 

@@ -16,21 +16,18 @@ use std::{
     time::Duration,
 };
 
+use model::insight::TIMES;
+
 use crate::stats::{Totals, add};
 
+pub(crate) use model::insight::BOUNDS_US;
 pub use page::Reader;
-
-/// Upper bounds of the times that are told apart, microseconds.
-pub(crate) const BOUNDS_US: [u64; 18] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
-    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
-];
 
 /// How often something took how long.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Times {
     /// One count for each of the bounds, and one for what took longer than all.
-    pub counts: [u64; BOUNDS_US.len() + 1],
+    pub counts: [u64; TIMES],
     /// All together, microseconds.
     pub sum_us: u64,
 }
@@ -52,7 +49,7 @@ impl Times {
 /// [`Times`] as they are counted.
 #[derive(Debug, Default)]
 pub(crate) struct Clocked {
-    counts: [Cell<u64>; BOUNDS_US.len() + 1],
+    counts: [Cell<u64>; TIMES],
     sum_us: Cell<u64>,
 }
 
@@ -60,10 +57,13 @@ impl Clocked {
     /// Notes that it took so long once more.
     #[inline]
     pub(crate) fn note(&self, took_us: u64) {
-        add(
-            &self.counts[BOUNDS_US.partition_point(|bound| *bound < took_us)],
-            1,
-        );
+        self.note_at(place(took_us), took_us);
+    }
+
+    /// The same, when its [`place`] is known.
+    #[inline]
+    pub(crate) fn note_at(&self, place: usize, took_us: u64) {
+        add(&self.counts[place], 1);
         add(&self.sum_us, took_us);
     }
 
@@ -73,6 +73,12 @@ impl Clocked {
             sum_us: self.sum_us.get(),
         }
     }
+}
+
+/// Where a time is counted: below [`TIMES`].
+#[inline]
+pub(crate) fn place(took_us: u64) -> usize {
+    BOUNDS_US.partition_point(|bound| *bound < took_us)
 }
 
 /// In whole microseconds.

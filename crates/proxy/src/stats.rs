@@ -11,7 +11,10 @@ use std::{
     ops::{Add, AddAssign, Sub},
 };
 
-use model::TenantId;
+use model::{
+    TenantId,
+    insight::{Counts, TenantCounts, TenantDetail},
+};
 
 use crate::{insight::TenantInsight, metrics::WorkerCounts, pins::Pin, pool::Tenant};
 
@@ -179,6 +182,38 @@ impl Tenant {
         let life = self.counters.life.get();
         self.insight
             .numbers(self.id.clone(), life, self.totals(), most)
+    }
+
+    /// What is told of it to whoever keeps it.
+    pub(crate) fn counts(&self) -> TenantCounts {
+        let totals = self.totals();
+        let times = self.insight.times();
+        TenantCounts {
+            tenant: self.id.clone(),
+            life: self.counters.life.get(),
+            clients: self.clients.get(),
+            servers: self.usage().0,
+            counts: Counts {
+                statements: totals.statements,
+                transactions: totals.transactions,
+                errors: totals.errors,
+                rows: totals.rows,
+                bytes_from_clients: totals.bytes_from_clients,
+                bytes_to_clients: totals.bytes_to_clients,
+                logins: totals.logins,
+                busy_us: totals.busy_us,
+                times_us: times.sum_us,
+                times: times.counts,
+            },
+        }
+    }
+
+    /// The same, with `most` statements by time and as many by count.
+    pub(crate) fn detail(&self, most: usize) -> TenantDetail {
+        TenantDetail {
+            counts: self.counts(),
+            statements: self.insight.most(most),
+        }
     }
 
     pub(crate) fn stats(&self) -> TenantStats {

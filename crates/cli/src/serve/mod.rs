@@ -5,6 +5,7 @@
 
 mod config;
 mod files;
+mod insight;
 mod issuers;
 mod metrics;
 mod parts;

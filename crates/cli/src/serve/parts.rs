@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 
 use crate::{
     exit::{Exit, Failure},
-    serve::{config::Config, files, metrics, ports, signals::Signals, tls::Identity, told},
+    serve::{
+        config::Config, files, insight, metrics, ports, signals::Signals, tls::Identity, told,
+    },
 };
 
 /// How often the pace of PostgreSQL's background work is fitted to the number of databases: it
@@ -361,6 +363,7 @@ async fn start_control(
         door: proxy.door(),
         holds: proxy.holds(),
         pages: metrics::answer(proxy.numbers(), config.metrics_tenants_max as usize),
+        insight: insight::answer(proxy.numbers()),
         keys,
     };
     control::start(wanted, parts)
@@ -383,6 +386,8 @@ impl Parts {
         let (numbers, until) = (self.proxy.numbers(), clock_after(limit));
         let control_stopped = Cell::new(false);
         let drained = async {
+            // While the proxy still knows it.
+            self.control.remember().await;
             let control = async {
                 let stopped = self.control.stop(limit).await;
                 control_stopped.set(true);

@@ -12,6 +12,7 @@ mod database;
 mod doctor;
 pub(crate) mod dump;
 mod home;
+pub(crate) mod inspect;
 pub(crate) mod limits;
 pub(crate) mod migration;
 mod programs;
@@ -113,6 +114,9 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             }
             Command::Db(DbCommand::Access(command)) => access::run(&context()?, command).await,
             Command::Db(DbCommand::Users(command)) => users::run(&context()?, command).await,
+            Command::Db(DbCommand::Inspect(args)) | Command::Inspect(args) => {
+                inspect::inspect(&context()?, args).await
+            }
             Command::Db(DbCommand::Limits(command)) => limits::run(&context()?, command).await,
             Command::Migration(command) => migration::run(&context()?, command).await,
             Command::Use(args) => session::choose(&context()?, args).await,

@@ -34,7 +34,7 @@ use crate::{
     catalog::{Catalog, changes::Changes},
     counted::Counted,
     credential::{self, used::Used},
-    limits,
+    insight, limits,
     placement::passes::Passes,
     process::Process,
     project, routes, sql, tenant, user,
@@ -54,6 +54,7 @@ pub(crate) struct App {
     pub(crate) door: Door,
     /// The page of the proxy.
     pub(crate) pages: Pages,
+    pub(crate) insight: insight::Insight,
     pub(crate) metrics: metrics::Last,
     pub(crate) passes: Passes,
     /// The login of a user is not what its row says, and nobody waits for it any more.
@@ -174,6 +175,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
             limits::http::put,
             limits::http::patch
         ))
+        .routes(routes!(insight::http::observability))
         .routes(routes!(branch::http::create))
         .routes(routes!(branch::http::list))
         .routes(routes!(branch::http::reset))

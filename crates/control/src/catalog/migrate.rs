@@ -77,6 +77,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "pace",
         sql: include_str!("../../migrations/0013_pace.sql"),
     },
+    Migration {
+        version: 14,
+        name: "insight",
+        sql: include_str!("../../migrations/0014_insight.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -19,6 +19,7 @@ use control::{Config, Control, Keys, Parts, WarmPool};
 use model::{
     LoginName,
     hold::{Holds, Kept, Order, Step},
+    insight::{Question, Questions, TenantCounts, TenantDetail},
     route::{self, Door, RouteClient},
 };
 use node::managed::{Managed, ManagedConfig, StopLimit};
@@ -80,6 +81,31 @@ impl Obeys {
     }
 }
 
+/// What a proxy says that it counts of tenants.
+pub type Counted = Arc<Mutex<Vec<TenantCounts>>>;
+
+/// Answers like a proxy that counted so much, in one process.
+fn counting(counted: Counted) -> Questions {
+    let (questions, mut asked) = tokio::sync::mpsc::channel(8);
+    tokio::spawn(async move {
+        while let Some(question) = asked.recv().await {
+            let all = counted.lock().unwrap().clone();
+            match question {
+                Question::All(reply) => drop(reply.send(all)),
+                Question::One { tenant, reply, .. } => {
+                    let found = all.into_iter().find(|own| own.tenant == tenant);
+                    let detail = found.map(|counts| TenantDetail {
+                        counts,
+                        statements: Vec::new(),
+                    });
+                    drop(reply.send(detail));
+                }
+            }
+        }
+    });
+    questions
+}
+
 /// What a test wants other than usual.
 type Change = Arc<dyn Fn(&mut Config) + Send + Sync>;
 
@@ -87,6 +113,7 @@ type Change = Arc<dyn Fn(&mut Config) + Send + Sync>;
 pub struct Stack {
     pub orders: Orders,
     pub obeys: Option<Obeys>,
+    pub counted: Counted,
     pub managed: Managed,
     pub control: Option<Control>,
     pub routes: RouteClient,
@@ -171,6 +198,7 @@ impl Stack {
         let mut stack = Self {
             orders: Orders::default(),
             obeys: None,
+            counted: Counted::default(),
             managed,
             control: None,
             routes,
@@ -188,11 +216,12 @@ impl Stack {
         let (routes, server) = route::channel();
         let (obeys, holds) = Obeys::start("serve", &self.orders);
         self.obeys = Some(obeys);
+        let questions = counting(self.counted.clone());
         let (control, base) = start(
             &self.managed,
             &self.change,
             server,
-            (door::open(routes.clone(), SECRET), holds),
+            (door::open(routes.clone(), SECRET), holds, questions),
             "serve",
         )
         .await;
@@ -212,11 +241,21 @@ impl Stack {
         &self,
         instance: &'static str,
     ) -> (Control, route::RouteClient, Obeys) {
+        let (control, routes, obeys, _) = self.start_counting(instance, Counted::default()).await;
+        (control, routes, obeys)
+    }
+
+    /// The same, and where its API is; its proxy says that it counted so much.
+    pub async fn start_counting(
+        &self,
+        instance: &'static str,
+        counted: Counted,
+    ) -> (Control, route::RouteClient, Obeys, String) {
         let (routes, server) = route::channel();
         let (obeys, holds) = Obeys::start(instance, &self.orders);
-        let ways = (door::open(routes.clone(), SECRET), holds);
-        let (control, _) = start(&self.managed, &self.change, server, ways, instance).await;
-        (control, routes, obeys)
+        let ways = (door::open(routes.clone(), SECRET), holds, counting(counted));
+        let (control, base) = start(&self.managed, &self.change, server, ways, instance).await;
+        (control, routes, obeys, base)
     }
 
     /// Ends the control plane; the server stays.
@@ -378,7 +417,7 @@ async fn start(
     managed: &Managed,
     change: &Change,
     routes: route::RouteServer,
-    (door, holds): (Door, Holds),
+    (door, holds, insight): (Door, Holds, Questions),
     instance: &str,
 ) -> (Control, String) {
     let node = managed.node();
@@ -395,6 +434,7 @@ async fn start(
         holds,
         // No proxy is there to answer.
         pages: tokio::sync::mpsc::channel(1).0,
+        insight,
         keys: Keys::derive(&SECRET),
     };
     let control = control::start(config, parts)

@@ -14,13 +14,17 @@ mod shape;
 mod top;
 mod watch;
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, rc::Rc, time::Duration};
 
-use model::TenantId;
+use model::{
+    TenantId,
+    insight::{Statement, TIMES},
+};
 use statement::Encoding;
+use tokio::time::Instant;
 
 use crate::{
-    metrics::{Clocked, Times},
+    metrics::{Clocked, Times, place},
     stats::Totals,
 };
 pub(crate) use shape::ShapeBytes;
@@ -102,11 +106,33 @@ impl Insight {
         }
     }
 
-    /// Notes that a statement ended.
+    /// Notes that a statement ended; with its shape and the time, if it is told apart.
     #[inline]
-    fn ended(&self, shape: Option<&Rc<Shape>>, took_us: u64, outcome: Outcome) {
-        self.times.note(took_us);
-        self.top.borrow_mut().note(shape, took_us, outcome);
+    fn ended(&self, run: Option<(&Rc<Shape>, Instant)>, took_us: u64, outcome: Outcome) {
+        self.times.note_at(place(took_us), took_us);
+        self.top.borrow_mut().note(run, took_us, outcome);
+    }
+
+    /// How long its statements took.
+    pub(crate) fn times(&self) -> Times {
+        self.times.times()
+    }
+
+    /// The statements that take most time together, and as many that run most often.
+    pub(crate) fn most(&self, each: usize) -> Vec<Statement> {
+        let most = self.top.borrow().most(each).into_iter();
+        most.map(|own| Statement {
+            id: own.id,
+            text: own.text,
+            count: own.sums.count,
+            errors: own.sums.errors,
+            rows: own.sums.rows,
+            time_us: own.sums.time_us,
+            time_us_max: own.sums.time_us_max,
+            times: own.times,
+            last_ago: own.last_ago,
+        })
+        .collect()
     }
 
     /// The numbers of now; of statements, the `statements_max` that took most time together, and as
@@ -170,6 +196,10 @@ pub struct StatementInsight {
     pub text: String,
     /// Since it is told apart.
     pub sums: Sums,
+    /// How often it took how long, by [`model::insight::BOUNDS_US`].
+    pub times: [u64; TIMES],
+    /// How long ago it ended last.
+    pub last_ago: Duration,
 }
 
 /// What runs of statements add up to.

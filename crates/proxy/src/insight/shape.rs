@@ -18,8 +18,8 @@ use super::{Sqlstate, top::Top};
 const TEXTS_MAX: usize = 128;
 /// Of a longer text, only so much is looked at. What makes statements longer is data.
 pub(super) const TEXT_BYTES_MAX: usize = 8 * 1024;
-/// What a shape takes beside its text: its own fields, places in tables.
-const SHAPE_OVERHEAD: usize = 160;
+/// What a shape takes beside its text: its own fields, places in tables, its times.
+const SHAPE_OVERHEAD: usize = 256;
 
 /// A statement without its constants.
 #[derive(Debug)]
@@ -166,7 +166,8 @@ mod tests {
         let one = of("SELECT 1", &mut texts, &top, &bytes).unwrap();
         let again = of("SELECT 1", &mut texts, &top, &bytes).unwrap();
         assert!(Rc::ptr_eq(&one, &again), "the text is known");
-        top.note(Some(&one), 1, super::super::Outcome::default());
+        let now = tokio::time::Instant::now();
+        top.note(Some((&one, now)), 1, super::super::Outcome::default());
         let other = of("select 'x'", &mut texts, &top, &bytes).unwrap();
         assert!(Rc::ptr_eq(&one, &other), "the shape is known");
         drop((one, again, other, texts));

@@ -14,7 +14,11 @@ use std::{
     rc::Rc,
 };
 
+use model::insight::TIMES;
+use tokio::time::Instant;
+
 use super::{Outcome, StatementInsight, Sums, shape::Shape};
+use crate::metrics::place as place_of_time;
 
 /// Weight of one run, before its time is counted.
 const RUN: u64 = 64;
@@ -38,6 +42,8 @@ pub(super) struct Top {
 struct Entry {
     shape: Rc<Shape>,
     sums: Sums,
+    times: [u32; TIMES],
+    last: Instant,
 }
 
 impl Top {
@@ -60,9 +66,14 @@ impl Top {
 
     /// Notes one run.
     #[inline]
-    pub(super) fn note(&mut self, shape: Option<&Rc<Shape>>, took_us: u64, outcome: Outcome) {
+    pub(super) fn note(
+        &mut self,
+        run: Option<(&Rc<Shape>, Instant)>,
+        took_us: u64,
+        outcome: Outcome,
+    ) {
         self.all.note(took_us, outcome);
-        let Some(shape) = shape.filter(|_| self.max > 0) else {
+        let Some((shape, now)) = run.filter(|_| self.max > 0) else {
             self.rest.note(took_us, outcome);
             return;
         };
@@ -71,16 +82,22 @@ impl Top {
         let weight = RUN + (took_us.saturating_mul(RUN) / average).min(AVERAGES_MAX * RUN);
         let place = match self.places.get(&shape.number) {
             Some(place) => *place,
-            None => self.admit(shape),
+            None => self.admit(shape, now),
         };
         self.weights[place] = self.weights[place].saturating_add(weight);
-        self.entries[place].sums.note(took_us, outcome);
+        let entry = &mut self.entries[place];
+        entry.sums.note(took_us, outcome);
+        let count = &mut entry.times[place_of_time(took_us)];
+        *count = count.saturating_add(1);
+        entry.last = now;
     }
 
-    fn admit(&mut self, shape: &Rc<Shape>) -> usize {
+    fn admit(&mut self, shape: &Rc<Shape>, now: Instant) -> usize {
         let entry = Entry {
             shape: shape.clone(),
             sums: Sums::default(),
+            times: [0; TIMES],
+            last: now,
         };
         let place = if self.entries.len() < self.max {
             self.entries.push(entry);
@@ -108,6 +125,10 @@ impl Top {
 
     /// Those that took most time together, and as many that ran most often; the most time first.
     pub(super) fn most(&self, each: usize) -> Vec<StatementInsight> {
+        if each == 0 {
+            return Vec::new();
+        }
+        let now = Instant::now();
         let mut chosen = vec![false; self.entries.len()];
         let by: [fn(&Sums) -> u64; 2] = [|sums| sums.time_us, |sums| sums.count];
         for by in by {
@@ -126,6 +147,8 @@ impl Top {
                 id: entry.shape.number,
                 text: entry.shape.text(),
                 sums: entry.sums,
+                times: entry.times.map(u64::from),
+                last_ago: now.saturating_duration_since(entry.last),
             })
             .collect();
         most.sort_by_key(|entry| (std::cmp::Reverse(entry.sums.time_us), entry.id));
@@ -185,8 +208,9 @@ mod tests {
             let shapes = shapes(402);
             let mut top = Top::new(MAX);
             let mut all = Sums::default();
+            let now = Instant::now();
             let mut run = |shape: usize, took_us: u64| {
-                top.note(Some(&shapes[shape]), took_us, outcome(1));
+                top.note(Some((&shapes[shape], now)), took_us, outcome(1));
                 all.note(took_us, outcome(1));
             };
             for (i, (other, took_us)) in runs.iter().enumerate() {
@@ -203,6 +227,9 @@ mod tests {
             for kept in [400, 401] {
                 prop_assert!(most.iter().any(|entry| entry.id == kept), "{kept} {most:?}");
             }
+            for entry in &most {
+                prop_assert_eq!(entry.times.iter().sum::<u64>(), entry.sums.count);
+            }
             prop_assert!(most.is_sorted_by_key(|entry| std::cmp::Reverse(entry.sums.time_us)));
             let mut sum = top.rest();
             most.iter().for_each(|entry| sum.take_over(&entry.sums));
@@ -216,7 +243,11 @@ mod tests {
         let mut top = Top::new(MAX);
         for (place, shape) in shapes.iter().enumerate() {
             for _ in 0..=place {
-                top.note(Some(shape), 600 / (1 << place), outcome(0));
+                top.note(
+                    Some((shape, Instant::now())),
+                    600 / (1 << place),
+                    outcome(0),
+                );
             }
         }
         let ids = |each| {

@@ -226,7 +226,8 @@ impl Watch {
             .map_or(first.run.sent, |last| last.max(first.run.sent));
         let took_us = micros(now.saturating_duration_since(since)) / self.ended.len() as u64;
         for ended in self.ended.drain(..) {
-            insight.ended(ended.run.shape.as_ref(), took_us, ended.outcome);
+            let shape = ended.run.shape.as_ref();
+            insight.ended(shape.map(|shape| (shape, now)), took_us, ended.outcome);
         }
         self.last_ended = Some(now);
     }

@@ -1,0 +1,164 @@
+//! Rows of what was counted.
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::{GenericClient, Object};
+use model::{
+    ProcessId, TenantId,
+    insight::{Counts, TenantCounts},
+};
+
+use super::window::{GRAINS, Slot};
+use crate::catalog::{self, CatalogError};
+
+/// Adds to the slots of now what was counted of tenants, all or nothing of it. Tenants that are gone are
+/// left out. A crash of the catalog's server may lose the last ones: nothing else depends on them.
+pub(super) async fn add(
+    client: &mut Object,
+    counted: &[(TenantId, Counts)],
+) -> Result<(), CatalogError> {
+    let tenants: Vec<&str> = counted.iter().map(|(tenant, _)| tenant.as_str()).collect();
+    let counts: Vec<String> = counted.iter().map(|(_, counts)| array(counts)).collect();
+    let grains: Vec<i16> = GRAINS.iter().map(|grain| grain.id).collect();
+    let seconds: Vec<i64> = GRAINS.iter().map(|grain| grain.seconds).collect();
+    let places: Vec<i64> = GRAINS.iter().map(|grain| grain.places).collect();
+    let transaction = client.transaction().await?;
+    let fast = "SELECT set_config('synchronous_commit', 'off', true)";
+    catalog::query_one(&transaction, fast, &[]).await?;
+    // In one order, whoever writes: two that do it at once wait for each other, and never both.
+    let sql = "INSERT INTO insight_tenant AS own (tenant_id, counts)
+        SELECT t.id, c.counts::bigint[]
+        FROM unnest($1::text[], $2::text[]) AS c (id, counts) JOIN tenant t ON t.id = c.id
+        ORDER BY t.id
+        ON CONFLICT (tenant_id) DO UPDATE SET active_at = now(), has_slots = true,
+            counts = insight_sum(own.counts, excluded.counts)";
+    catalog::execute(&transaction, sql, &[&tenants, &counts]).await?;
+    let sql = "INSERT INTO insight_slot AS own (tenant_id, grain, place, slot, counts)
+        SELECT t.id, g.id, now.slot % g.places, now.slot, c.counts::bigint[]
+        FROM unnest($1::text[], $2::text[]) AS c (id, counts) JOIN tenant t ON t.id = c.id
+        CROSS JOIN unnest($3::smallint[], $4::bigint[], $5::bigint[]) AS g (id, seconds, places)
+        CROSS JOIN LATERAL (SELECT floor(extract(epoch FROM now()) / g.seconds)::bigint AS slot) AS now
+        ORDER BY t.id, g.id
+        ON CONFLICT (tenant_id, grain, place) DO UPDATE SET slot = excluded.slot,
+            counts = CASE WHEN own.slot = excluded.slot
+                THEN insight_sum(own.counts, excluded.counts) ELSE excluded.counts END";
+    let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&tenants, &counts, &grains, &seconds, &places];
+    catalog::execute(&transaction, sql, values).await?;
+    Ok(transaction.commit().await?)
+}
+
+/// As PostgreSQL writes an array.
+fn array(counts: &Counts) -> String {
+    let numbers = counts.numbers().map(|number| signed(number).to_string());
+    format!("{{{}}}", numbers.join(","))
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn counts_of(numbers: &[i64]) -> Counts {
+    let numbers: Vec<u64> = numbers.iter().map(|number| number.unsigned_abs()).collect();
+    Counts::of(&numbers)
+}
+
+/// What is kept of a tenant.
+#[derive(Debug, Default)]
+pub(super) struct Kept {
+    pub(super) slots: Vec<Slot>,
+    /// By the clock of the catalog, seconds since 1970.
+    pub(super) now: f64,
+    pub(super) active_at: Option<DateTime<Utc>>,
+    /// At other processes.
+    pub(super) clients: u32,
+    pub(super) servers: u32,
+}
+
+/// All of it.
+pub(super) async fn read(
+    client: &impl GenericClient,
+    tenant: &TenantId,
+    own: &ProcessId,
+) -> Result<Kept, CatalogError> {
+    let sql = "SELECT extract(epoch FROM now())::float8,
+            (SELECT active_at FROM insight_tenant WHERE tenant_id = $1),
+            coalesce(sum(c.clients), 0)::bigint, coalesce(sum(c.servers), 0)::bigint
+        FROM insight_client c JOIN process p ON p.id = c.process_id
+        WHERE c.tenant_id = $1 AND c.process_id <> $2 AND p.alive_until > now()";
+    let row = catalog::query_one(client, sql, &[&tenant.as_str(), &own.as_str()]).await?;
+    let number = |column| u32::try_from(row.get::<_, i64>(column)).unwrap_or(u32::MAX);
+    let sql = "SELECT grain, slot, counts FROM insight_slot WHERE tenant_id = $1";
+    let slots = catalog::query(client, sql, &[&tenant.as_str()]).await?;
+    Ok(Kept {
+        slots: slots
+            .iter()
+            .map(|row| Slot {
+                grain: row.get(0),
+                slot: row.get(1),
+                counts: counts_of(&row.get::<_, Vec<i64>>(2)),
+            })
+            .collect(),
+        now: row.get(0),
+        active_at: row.get(1),
+        clients: number(2),
+        servers: number(3),
+    })
+}
+
+/// Says who is connected at a process, of those where that has changed.
+pub(super) async fn connect(
+    client: &impl GenericClient,
+    own: &ProcessId,
+    connected: &[TenantCounts],
+) -> Result<(), CatalogError> {
+    let number = |value: u32| i32::try_from(value).unwrap_or(i32::MAX);
+    let (some, none): (Vec<_>, Vec<_>) = connected
+        .iter()
+        .partition(|own| own.clients > 0 || own.servers > 0);
+    let ids = |all: &[&TenantCounts]| {
+        let ids = all.iter().map(|own| own.tenant.to_string());
+        ids.collect::<Vec<_>>()
+    };
+    if !some.is_empty() {
+        let clients: Vec<i32> = some.iter().map(|own| number(own.clients)).collect();
+        let servers: Vec<i32> = some.iter().map(|own| number(own.servers)).collect();
+        let sql = "INSERT INTO insight_client (process_id, tenant_id, clients, servers)
+            SELECT p.id, t.id, c.clients, c.servers
+            FROM unnest($2::text[], $3::integer[], $4::integer[]) AS c (id, clients, servers)
+            JOIN tenant t ON t.id = c.id JOIN process p ON p.id = $1
+            ON CONFLICT (process_id, tenant_id) DO UPDATE
+                SET clients = excluded.clients, servers = excluded.servers";
+        let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+            &[&own.as_str(), &ids(&some), &clients, &servers];
+        catalog::execute(client, sql, values).await?;
+    }
+    if !none.is_empty() {
+        let sql = "DELETE FROM insight_client WHERE process_id = $1 AND tenant_id = ANY ($2)";
+        catalog::execute(client, sql, &[&own.as_str(), &ids(&none)]).await?;
+    }
+    Ok(())
+}
+
+/// Nobody else is connected there.
+pub(super) async fn connect_only(
+    client: &impl GenericClient,
+    own: &ProcessId,
+    tenants: &[&str],
+) -> Result<(), CatalogError> {
+    let sql = "DELETE FROM insight_client WHERE process_id = $1 AND tenant_id <> ALL ($2)";
+    catalog::execute(client, sql, &[&own.as_str(), &tenants]).await?;
+    Ok(())
+}
+
+/// Removes slots of tenants that were last in use before any window began.
+pub(super) async fn sweep(client: &impl GenericClient, most: i64) -> Result<(), CatalogError> {
+    let sql = "WITH old AS (
+            UPDATE insight_tenant SET has_slots = false
+            WHERE has_slots AND active_at < now() - make_interval(hours => 26) AND tenant_id IN (
+                SELECT tenant_id FROM insight_tenant
+                WHERE has_slots AND active_at < now() - make_interval(hours => 26) LIMIT $1)
+            RETURNING tenant_id)
+        DELETE FROM insight_slot s USING old WHERE s.tenant_id = old.tenant_id";
+    catalog::execute(client, sql, &[&most]).await?;
+    Ok(())
+}

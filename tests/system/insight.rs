@@ -1,0 +1,126 @@
+//! What databases do, as their owners and the operator see it.
+
+use kit::{
+    Stack,
+    api::Api,
+    program::{Ran, psql, run},
+};
+use serde_json::Value;
+
+fn ask(address: &str, sql: &str) -> Ran {
+    run(psql(address).args(["-c", sql]))
+}
+
+fn owner(stack: &Stack) -> Api {
+    let token = stack.cli(&["token", "show"]).ok().to_owned();
+    Api::new(stack.api_url(), Some(token))
+}
+
+async fn seen(api: &Api, id: &str, query: &str) -> Value {
+    let path = format!("/customer/databases/{id}/observability{query}");
+    api.get(&path).await.ok()
+}
+
+/// Figures are those of the clients themselves, of this database only, and outlive the process.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
+    let mut stack = Stack::start();
+    let made = stack.create("app");
+    let other = stack.create("other");
+    let address = made["connection_string"].as_str().unwrap();
+    let (id, other) = (made["id"].as_str().unwrap(), other["id"].as_str().unwrap());
+    let api = owner(&stack);
+    let nothing = seen(&api, id, "").await;
+    assert_eq!(nothing["summary"]["statement_count"], 0);
+    assert_eq!(nothing["summary"]["last_activity_at"], Value::Null);
+    assert_eq!(nothing["samples"], Value::Array(Vec::new()));
+
+    ask(address, "SELECT n FROM generate_series(1, 5) n").ok();
+    for number in 1..=3 {
+        ask(address, &format!("SELECT {number}, 'hunter2'")).ok();
+    }
+    assert!(ask(address, "SELECT 1 / 0").stderr.contains("division"));
+    ask(address, "SELECT pg_sleep(0.3)").ok();
+
+    // Columns: statements, transactions, errors, rows, logins.
+    let figures = |window: &Value| {
+        [
+            "statement_count",
+            "txn_commit_count",
+            "error_count",
+            "row_count",
+            "login_count",
+        ]
+        .map(|name| window[name].as_u64().unwrap())
+    };
+    let now = seen(&api, id, "?order=count").await;
+    let windows = now["windows"].as_array().unwrap();
+    let lengths = windows.iter().map(|window| &window["window_seconds"]);
+    assert!(lengths.eq(&[60, 3_600, 86_400]));
+    for window in &windows[1..] {
+        assert_eq!(figures(window), [5, 6, 1, 9, 6], "{window}");
+        let time = |name: &str| window[name].as_f64().unwrap();
+        let (p50, p99) = (time("latency_p50_ms"), time("latency_p99_ms"));
+        assert!(p50 <= time("latency_p95_ms") && time("latency_p95_ms") <= p99);
+        assert!(p99 > 250.0, "one of six took 300 ms: {window}");
+        assert!(time("latency_avg_ms") >= 300.0 / 6.0, "{window}");
+        assert!(window["bytes_to_clients"].as_u64().unwrap() > 100);
+    }
+    let day = &windows[2];
+    assert_eq!(
+        day["qps"].as_f64().unwrap(),
+        (5.0 / 86_400.0 * 1e6_f64).round() / 1e6
+    );
+    let summary = &now["summary"];
+    assert!(summary["storage_bytes"].as_u64().unwrap() > 1 << 20);
+    assert!(summary["cache_hit_ratio"].as_f64().unwrap() <= 1.0);
+    assert!(summary["last_activity_at"].is_string());
+
+    let samples = now["samples"].as_array().unwrap();
+    let most = &samples[0];
+    assert_eq!(most["query"], "SELECT $1, $2");
+    assert_eq!(
+        (&most["sample_count"], &most["row_count"]),
+        (&3.into(), &3.into())
+    );
+    assert!(most["last_seen_ms_ago"].is_u64() && most["latency_p99_ms"].is_f64());
+    assert!(!now.to_string().contains("hunter2"), "no constant is kept");
+    let slow = seen(&api, id, "?order=p99&samples=1").await;
+    assert_eq!(slow["samples"][0]["query"], "SELECT pg_sleep($1)");
+    let failed = seen(&api, id, "?order=errors&samples=1").await;
+    assert_eq!(failed["samples"][0]["error_count"], 1);
+    let path = format!("/customer/databases/{id}/observability");
+    api.get(&format!("{path}?order=x")).await.code(400);
+    assert_eq!(figures(&seen(&api, other, "").await["windows"][2]), [0; 5]);
+    let stranger = stack.anonymous().await;
+    stranger.get(&path).await.code(404);
+
+    // The same on the command line.
+    let shown = stack.cli(&["db", "inspect", "app", "--window", "24h"]);
+    let shown = shown.ok();
+    assert!(
+        shown.contains("86400 seconds") && shown.contains("Latency (p99)"),
+        "{shown}"
+    );
+    let shown = stack.cli(&["inspect", "app", "slow-queries", "--limit", "1"]);
+    assert!(shown.ok().contains("SELECT pg_sleep($1)"), "{shown:?}");
+    let shown = stack.cli(&["db", "inspect", "app", "report"]);
+    assert!(shown.ok().contains("3600 S") && shown.ok().contains("SELECT $1, $2"));
+    let shown = stack.cli(&["-d", "app", "db", "inspect", "queries", "--json"]);
+    assert_eq!(shown.json()[0]["query"], "SELECT pg_sleep($1)");
+    stack.cli(&["db", "inspect", "app", "nonsense"]).failed(2);
+
+    stack.stop();
+    stack.start_again();
+    let after = seen(&api, id, "").await;
+    assert_eq!(figures(&after["windows"][2]), [5, 6, 1, 9, 6]);
+    assert!(after["windows"][2]["latency_p99_ms"].as_f64().unwrap() > 250.0);
+    assert!(after["summary"]["last_activity_at"].is_string());
+    ask(address, "SELECT 1").ok();
+    let after = seen(&api, id, "").await;
+    assert_eq!(
+        figures(&after["windows"][2]),
+        [6, 7, 1, 10, 7],
+        "it goes on"
+    );
+}
