@@ -515,7 +515,13 @@ impl Lending {
             {
                 self.did(exact, cycle.effects, server, states);
             }
-            _ => self.effects |= cycle.effects,
+            _ => {
+                self.effects |= cycle.effects;
+                if cycle.effects.intersects(Effects::DISCARD) && self.tracks() {
+                    // Perhaps plans.
+                    server.statements.doubt();
+                }
+            }
         }
         let writes = Effects::WRITES.with(Effects::CALLS).with(Effects::RUNS);
         let reads_write = Effects::TOUCHES;
@@ -641,6 +647,15 @@ impl Lending {
         })
     }
 
+    /// A named statement is used.
+    #[inline]
+    pub(crate) fn uses(&mut self, name: &[u8], tenant: &Tenant) {
+        if self.prepared.has_discarded() && self.is_settled(tenant) {
+            self.prepared
+                .read_anew(name, &tenant.statements, &self.wanted);
+        }
+    }
+
     /// Whether SQL PREPARE may have made statements.
     pub(crate) fn may_have_prepared(&self, hazard: Hazard) -> bool {
         let effects = self.effects | self.cycle.effects;
@@ -742,7 +757,12 @@ impl Lending {
                     self.effects |= Effects::TEMP;
                 }
             }
-            Exact::DiscardPlans => {}
+            // PostgreSQL reads statements anew when they are used next: ours, and those of others that are on
+            // this server connection, under settings that are not theirs.
+            Exact::DiscardPlans => {
+                server.statements.doubt();
+                self.prepared.discard_plans();
+            }
             Exact::Deallocate(_) | Exact::DeallocateAll => {
                 // SQL PREPARE may have let go.
                 if !self.found.is_empty() || self.effects.intersects(Effects::PREPARE) {

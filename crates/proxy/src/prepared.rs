@@ -4,7 +4,7 @@
 //! not to have done. Does not own: the statements (`statements`), or the messages (`relay`).
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     rc::Rc,
 };
 
@@ -32,6 +32,9 @@ pub(crate) fn name(name: &[u8]) -> &[u8] {
 #[derive(Debug, Default)]
 pub(crate) struct Prepared {
     names: HashMap<Box<[u8]>, Rc<Statement>>,
+    /// Of them, those whose plans were discarded: PostgreSQL reads each anew when it is used next, under the
+    /// settings of then.
+    discarded: Option<Box<Names>>,
     /// How often a name was given.
     pub(crate) gains: u64,
     pub(crate) unnamed: Unnamed,
@@ -46,6 +49,10 @@ pub(crate) struct Prepared {
     /// Named statements that live on one server connection only.
     private: usize,
 }
+
+/// Names, in a room that most sessions do not need.
+#[derive(Debug)]
+struct Names(HashSet<Box<[u8]>>);
 
 /// The unnamed statement of a session.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -224,6 +231,7 @@ impl Prepared {
 
     fn insert(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
         self.gains += 1;
+        self.is_used(&name);
         if let Some(was) = self.names.insert(name, statement) {
             self.private -= usize::from(was.is_private);
         }
@@ -233,6 +241,47 @@ impl Prepared {
         let was = self.names.remove(name)?;
         self.private -= usize::from(was.is_private);
         Some(was)
+    }
+
+    /// The plans of all statements were discarded.
+    #[cold]
+    pub(crate) fn discard_plans(&mut self) {
+        let names: HashSet<_> = self.names.keys().cloned().collect();
+        self.discarded = (!names.is_empty()).then(|| Box::new(Names(names)));
+    }
+
+    /// Whether the plan of this one was discarded and it was not used since.
+    fn is_used(&mut self, name: &[u8]) -> bool {
+        let Some(names) = &mut self.discarded else {
+            return false;
+        };
+        let was_discarded = names.0.remove(name);
+        if names.0.is_empty() {
+            self.discarded = None;
+        }
+        was_discarded
+    }
+
+    /// Whether plans were discarded and not made again.
+    #[inline]
+    pub(crate) fn has_discarded(&self) -> bool {
+        self.discarded.is_some()
+    }
+
+    /// The client uses a statement under these settings: if its plan was discarded, it is read under them.
+    #[cold]
+    pub(crate) fn read_anew(&mut self, name: &[u8], all: &Statements, wanted: &Rc<State>) {
+        if !self.is_used(name) {
+            return;
+        }
+        if let Some(own) = self.names.get_mut(name)
+            && !own.is_private
+            && !Rc::ptr_eq(&own.parsing, wanted.parsing())
+            && let Some(anew) = all.under(own, wanted)
+        {
+            *own = anew;
+            self.gains += 1;
+        }
     }
 
     /// The client closes a named statement. Returns it.

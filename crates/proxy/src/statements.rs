@@ -162,6 +162,27 @@ impl Statements {
         statement
     }
 
+    /// The same statement, prepared under other settings. `None`: there is no room for it.
+    #[cold]
+    pub(crate) fn under(&self, statement: &Statement, wanted: &Rc<State>) -> Option<Rc<Statement>> {
+        let reading = statement::Reading {
+            statements: statement::Statements::One,
+            lead: statement::Lead::Unknown,
+            effects: statement.effects,
+            exact: statement.exact.clone(),
+            custom: Vec::new(),
+        };
+        let other = self.of(Parsed {
+            query: &statement.query,
+            types: &statement.types,
+            parsing: wanted,
+            reading,
+            is_private: false,
+            sets_locally: statement.sets_locally,
+        });
+        (!other.is_private).then_some(other)
+    }
+
     /// A statement that lives where it is made, under the name that a client gives it.
     #[cold]
     pub(crate) fn of_own_name(

@@ -544,6 +544,70 @@ fn marked(stack: &Stack, tenant: &Tenant, seed: u64, mark: u64, began: &Barrier)
     }
 }
 
+fn parse(pair: &mut Pair, name: &str, sql: &str) {
+    let mut bytes = Vec::new();
+    build::parse(name.as_bytes(), sql.as_bytes(), &[], &mut bytes);
+    build::sync(&mut bytes);
+    pair.flight(format!("{name}: {sql}"), &bytes, 1);
+}
+
+fn run_prepared(pair: &mut Pair, name: &str) {
+    let mut bytes = Vec::new();
+    build::bind_nothing(b"", name.as_bytes(), &mut bytes);
+    build::execute(b"", 0, &mut bytes);
+    build::sync(&mut bytes);
+    pair.flight(format!("run {name}"), &bytes, 1);
+}
+
+/// After DISCARD PLANS a statement is read as it would be now, once it is used; those of other sessions, on whichever
+/// server connection they are, stay what they were.
+#[tokio::test(flavor = "multi_thread")]
+async fn discarded_plans_are_made_under_the_settings_of_then() {
+    let stack = Stack::start(|config| {
+        config.lending = LendingRule::NeverTheSameTwice;
+        config.require_tls = false;
+    })
+    .await;
+    let tenant = tenant(&stack);
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.limits.server_connections_max = 2;
+    });
+    tokio::task::block_in_place(|| {
+        for mode in ["auto", "transaction"] {
+            let mut beside = Pair::new(&stack, &tenant, mode, &[]);
+            let mut pair = Pair::new(&stack, &tenant, mode, &[]);
+            let sql = "SELECT timestamptz '2024-06-01 12:00'";
+            for pair in [&mut beside, &mut pair] {
+                for name in ["one", "other"] {
+                    parse(pair, name, sql);
+                }
+                pair.query("SET TimeZone TO 'America/New_York'");
+                run_prepared(pair, "one");
+            }
+            pair.query("DISCARD PLANS");
+            run_prepared(&mut pair, "one");
+            pair.query("SET TimeZone TO 'Asia/Tokyo'");
+            run_prepared(&mut pair, "one");
+            run_prepared(&mut pair, "other");
+            pair.query("SET TimeZone TO 'UTC'");
+            pair.query("EXECUTE other");
+            run_prepared(&mut pair, "one");
+            for _ in 0..4 {
+                run_prepared(&mut beside, "one");
+                run_prepared(&mut beside, "other");
+            }
+            // Also where nobody can tell what was discarded.
+            pair.query("DISCARD PLANS; DISCARD SEQUENCES");
+            for _ in 0..4 {
+                run_prepared(&mut beside, "one");
+                run_prepared(&mut beside, "other");
+            }
+        }
+    });
+    let snapshot = stack.proxy().snapshot().await;
+    assert_eq!((snapshot.mismatches, snapshot.panics), (0, 0));
+}
+
 /// SQL finds a statement that came by the protocol as whoever prepared it did, whatever role and transaction
 /// the session is in when it names it, and the transaction outlives one whose table is gone.
 #[tokio::test(flavor = "multi_thread")]
@@ -554,19 +618,6 @@ async fn sql_meets_statements_of_the_protocol_under_any_role_and_in_any_transact
     })
     .await;
     let tenant = tenant(&stack);
-    let parse = |pair: &mut Pair, name: &str, sql: &str| {
-        let mut bytes = Vec::new();
-        build::parse(name.as_bytes(), sql.as_bytes(), &[], &mut bytes);
-        build::sync(&mut bytes);
-        pair.flight(format!("{name}: {sql}"), &bytes, 1);
-    };
-    let run = |pair: &mut Pair, name: &str| {
-        let mut bytes = Vec::new();
-        build::bind_nothing(b"", name.as_bytes(), &mut bytes);
-        build::execute(b"", 0, &mut bytes);
-        build::sync(&mut bytes);
-        pair.flight(format!("run {name}"), &bytes, 1);
-    };
     tokio::task::block_in_place(|| {
         for (begin, end) in [("SELECT 1", "SELECT 2"), ("BEGIN", "COMMIT")] {
             for change in ["SET ROLE NONE", "SET TimeZone TO 'Asia/Tokyo'", "SELECT 3"] {
@@ -592,16 +643,16 @@ async fn sql_meets_statements_of_the_protocol_under_any_role_and_in_any_transact
                 pair.query(end);
                 pair.query("RESET ROLE; SET ROLE tenantry_admin");
                 for name in ["one", "other"] {
-                    run(&mut pair, name);
+                    run_prepared(&mut pair, name);
                 }
                 pair.query(begin);
                 pair.query("SELECT 6; EXECUTE one");
                 pair.query("SELECT 7; DEALLOCATE other");
-                run(&mut pair, "one");
+                run_prepared(&mut pair, "one");
                 pair.query(end);
-                run(&mut pair, "other");
+                run_prepared(&mut pair, "other");
                 pair.query("SELECT 8; DEALLOCATE ALL");
-                run(&mut pair, "one");
+                run_prepared(&mut pair, "one");
                 pair.same_settings();
             }
         }

@@ -680,11 +680,9 @@ pub(super) fn execute_by_sql(
     lending: &mut Lending,
     tenant: &Tenant,
 ) -> Option<Effects> {
-    let Some(statement) = lending
-        .prepared
-        .get(prepared::name(name.as_bytes()))
-        .cloned()
-    else {
+    let key = prepared::name(name.as_bytes());
+    lending.uses(key, tenant);
+    let Some(statement) = lending.prepared.get(key).cloned() else {
         return Some(Effects::NONE);
     };
     let is_failed = server.status == TransactionStatus::Failed;

@@ -704,6 +704,7 @@ impl Session {
         };
         let of = start + portal.len() + 1;
         let key = prepared::name(name);
+        lending.uses(key, &self.tenant);
         let number = lending.prepared.get(key).map(|statement| statement.number);
         if lending.prepared.is_pending(key, number) {
             return Pass::Waits;
@@ -792,6 +793,9 @@ impl Session {
             }
         };
         let key = prepared::name(name);
+        if request != Request::Close {
+            lending.uses(key, &self.tenant);
+        }
         let number = lending.prepared.get(key).map(|statement| statement.number);
         if lending.prepared.is_pending(key, number) {
             return Pass::Waits;
