@@ -361,7 +361,6 @@ impl Lending {
     #[inline]
     pub(crate) fn is_settled_under(&self, hazard: Hazard) -> bool {
         !self.cycle.is_unsettled
-            && !self.is_unlearned
             && !self.has_own_names
             && !self
                 .effects

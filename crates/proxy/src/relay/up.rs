@@ -579,7 +579,9 @@ impl Session {
                 || reading
                     .effects
                     .intersects(Effects::UNSEEN.with(Effects::RUNS))
-                    && (lending.may_be_another() || !lending.is_settled(&self.tenant)));
+                    && (lending.may_be_another()
+                        || lending.is_unlearned
+                        || !lending.is_settled(&self.tenant)));
         if name.is_empty() {
             let serial = self.tenant.next_serial();
             let mut source = Source {
