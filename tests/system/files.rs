@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{Read as _, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -12,9 +12,10 @@ use std::{
 use kit::{
     Stack, StackConfig,
     postgres::Postgres,
-    program::{Ran, psql, run, signal, wait_for},
+    program::{Ran, psql, resident_bytes, run, signal, wait_for},
 };
 use rustix::process::Signal;
+use serde_json::{Value, json};
 
 /// For a process that was told to end.
 const END_MAX: Duration = Duration::from_secs(60);
@@ -397,4 +398,143 @@ fn a_stranger_s_dump_is_restored_without_its_roles_and_sql_is_run_as_it_is() {
         "begin; insert into t values (1); commit;",
     );
     begun.failed(6);
+}
+
+fn exports(of: Postgres) {
+    let stack = Stack::start_with(StackConfig::on(of));
+    let address = stack.create_address("app");
+    let fill = r#"
+create table "Odd ""name""" (id bigint, t text, n numeric, b bool, j json, a int[], at timestamptz, raw bytea, nothing text);
+insert into "Odd ""name""" values
+  (1, E'a,"b"\nc\\\t', 1.50, true, E'{"x":\n [1,\r\n 2]}', '{1,null}', '2026-01-31 12:00:00+02', '\x0102', null),
+  (2, '', 'NaN', null, 'null', '{}', 'infinity', '', '\.');
+create table guarded (n int);
+alter table guarded enable row level security, force row level security;
+"#;
+    sql(&address, fill).ok();
+    let table = r#""Odd ""name""""#;
+    let csv = stack.cli(&["db", "export", "app", table]);
+    assert_eq!(
+        csv.ok(),
+        "id,t,n,b,j,a,at,raw,nothing\n\
+         1,\"a,\"\"b\"\"\nc\\\t\",1.50,t,\"{\"\"x\"\":\n [1,\r\n 2]}\",\"{1,NULL}\",2026-01-31 10:00:00+00,\\x0102,\n\
+         2,\"\",NaN,,null,{},infinity,\\x,\\."
+    );
+    let file = stack.scratch().join("rows.ndjson");
+    let name = file.to_str().unwrap();
+    let said = [
+        "db", "export", "app", table, "--format", "ndjson", "-o", name, "--json",
+    ];
+    let said = stack.cli(&said).json();
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(said["bytes"], text.len());
+    let rows: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let is = json!([
+        {"id": 1, "t": "a,\"b\"\nc\\\t", "n": 1.5, "b": true, "j": {"x": [1, 2]}, "a": [1, null],
+         "at": "2026-01-31T10:00:00+00:00", "raw": "\\x0102", "nothing": null},
+        {"id": 2, "t": "", "n": "NaN", "b": null, "j": null, "a": [], "at": "infinity", "raw": "\\x",
+         "nothing": "\\."},
+    ]);
+    assert_eq!(Value::Array(rows), is);
+
+    let query = |query: &str, more: &[&str]| {
+        let words = ["db", "export", "app", "--query", query];
+        stack.cli(&[&words[..], more].concat())
+    };
+    assert_eq!(
+        query("select 1 as a union select 2 order by a; -- all", &[])
+            .failed(9)
+            .lines()
+            .count(),
+        2
+    );
+    assert_eq!(query("select 1 as a -- all\n;", &[]).ok(), "a\n1");
+    query("select 1 as a, 2 as a", &["--format", "ndjson"]).failed(6);
+    query("select 1 as a, 2 as a", &[]).ok();
+    let written = query(
+        "with x as (delete from guarded returning n) select n from x",
+        &[],
+    );
+    written.failed(9);
+    // Hidden rows are an error, and the file stays what it was.
+    let hidden = stack.cli(&["db", "export", "app", "guarded", "-o", name]);
+    assert!(
+        hidden.failed(9).contains("row-level security"),
+        "{hidden:?}"
+    );
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    stack.cli(&["db", "export", "app", "nowhere"]).failed(4);
+    stack
+        .cli(&["db", "export", "app", "a; drop table guarded"])
+        .failed(4);
+}
+
+#[test]
+fn rows_are_exported_as_they_are_on_15() {
+    exports(Postgres::System);
+}
+
+#[test]
+fn rows_are_exported_as_they_are_on_18() {
+    exports(Postgres::V18);
+}
+
+/// Memory of a process on the way of 100 MB: its program, with what of the file of an unoptimised build lies in
+/// RAM, TLS, and what is on its way. Less than what passes.
+const RESIDENT_BYTES_MAX: u64 = 100 * 1024 * 1024;
+
+#[test]
+fn what_goes_in_and_out_is_not_kept_in_memory() {
+    let stack = Stack::start();
+    stack.create_address("app");
+    let rows = "select n, repeat('x', 1000) as x from generate_series(1, 100000) n";
+    let mut export = stack
+        .cli_command(&["db", "export", "app", "--query", rows])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    stack
+        .cli(&["db", "sql", "app", "-q", "create table t (n int, x text)"])
+        .ok();
+    let mut restore = stack
+        .cli_command(&["db", "restore", "app", "-"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (mut from, mut to) = (export.stdout.take().unwrap(), restore.stdin.take().unwrap());
+    to.write_all(b"copy t from stdin (format csv, header);\n")
+        .unwrap();
+    let mut buffer = vec![0; 1024 * 1024];
+    let (mut bytes, mut most) = (0, 0);
+    loop {
+        let read = from.read(&mut buffer).unwrap();
+        if read == 0 {
+            break;
+        }
+        to.write_all(&buffer[..read]).unwrap();
+        bytes += read;
+        most = most
+            .max(resident_bytes(export.id()))
+            .max(resident_bytes(restore.id()));
+    }
+    to.write_all(b"\\.\n").unwrap();
+    drop(to);
+    assert!(export.wait().unwrap().success() && restore.wait().unwrap().success());
+    assert!(
+        bytes > 100_000_000 && most < RESIDENT_BYTES_MAX,
+        "{bytes} {most}"
+    );
+    let count = stack.cli(&[
+        "db",
+        "sql",
+        "app",
+        "-q",
+        "select count(*) from t",
+        "--output",
+        "raw",
+    ]);
+    assert_eq!(count.ok(), "100000");
 }

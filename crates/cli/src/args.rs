@@ -225,6 +225,8 @@ pub(crate) enum DbCommand {
     Sql(SqlArgs),
     /// Write it to a file, or to standard output, of any size and for any PostgreSQL.
     Dump(crate::user::dump::DumpArgs),
+    /// Write the rows of a table or a query as CSV or as lines of JSON, any number of them.
+    Export(crate::user::export::ExportArgs),
     /// Fill it from a dump: all of it in one transaction, or nothing.
     Restore(crate::user::restore::RestoreArgs),
     /// Run a file of SQL in one transaction.

@@ -4,7 +4,8 @@
 //! passes through this process, so its size does not matter to it.
 
 use std::{
-    fs::{self, File},
+    ffi::OsString,
+    fs,
     io::{self, IsTerminal as _},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
@@ -13,20 +14,20 @@ use std::{
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use tokio::{
-    process::Command,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::process::Command;
 
 use crate::{
     args::RoleArg,
     exit::{Exit, Failure},
     output::{self, Format},
     user::{
-        Context, database,
+        Context,
+        beside::Beside,
+        database,
         programs::{self, Wanted},
         progress::{Progress, size},
         script::enter,
+        signals::asked_to_end,
     },
 };
 
@@ -112,7 +113,10 @@ pub(super) async fn dump(context: &Context, args: DumpArgs) -> Result<(), Failur
         .stdin(Stdio::null())
         .kill_on_drop(true);
     match file {
-        None => run(&mut pg_dump, "nothing of what was written can be used").await,
+        None => {
+            let became = "nothing of what was written can be used";
+            run(&mut pg_dump, asked_to_end()?, became).await
+        }
         Some(file) => {
             let bytes = to_file(&mut pg_dump, file, context.quiet).await?;
             said(context, &db, file, args.format, bytes)
@@ -156,86 +160,34 @@ async fn server_major(context: &Context, db: &str) -> Result<u32, Failure> {
     Ok(version / 10_000)
 }
 
-/// A file beside the one that is to be; removed unless it became that one.
-struct Beside {
-    path: PathBuf,
-    is_kept: bool,
-}
-
-impl Drop for Beside {
-    fn drop(&mut self) {
-        if !self.is_kept {
-            let _ = fs::remove_file(&self.path);
-        }
-    }
-}
-
 /// Lets `pg_dump` write a file beside `file`, which takes its name when it is whole and on disk.
 /// Returns its size in bytes.
 async fn to_file(pg_dump: &mut Command, file: &Path, quiet: bool) -> Result<u64, Failure> {
-    let cannot = |what: &str, error: io::Error| {
-        Failure::new(
-            Exit::Failed,
-            format!("cannot {what} {}: {error}", file.display()),
-            "",
-        )
-    };
-    if file.is_dir() {
-        return Err(Failure::usage(
-            format!("{} is a directory", file.display()),
-            "",
-        ));
-    }
-    let name = file
-        .file_name()
-        .ok_or_else(|| Failure::usage("the file has no name", ""))?;
-    let name = format!(".{}.{}.part", name.to_string_lossy(), std::process::id());
-    let mut beside = Beside {
-        path: file.with_file_name(name),
-        is_kept: false,
-    };
-    // What others may not read in the database they may not read here.
-    let made = {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        let mut options = File::options();
-        options
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&beside.path)
-    };
-    let made = made.map_err(|error| cannot("write", error))?;
-    let mut option = std::ffi::OsString::from("--file=");
-    option.push(&beside.path);
+    let asked = asked_to_end()?;
+    let beside = Beside::new(file)?;
+    let mut option = OsString::from("--file=");
+    option.push(beside.path());
     pg_dump.arg(option).stdout(Stdio::null());
-    let path = beside.path.clone();
+    let path = beside.path().to_owned();
     let progress = Progress::show("dumped", quiet, None, move || {
         fs::metadata(&path).map_or(0, |file| file.len())
     });
-    let ran = run(pg_dump, &format!("{} is as it was", file.display())).await;
+    let ran = run(pg_dump, asked, &format!("{} is as it was", file.display())).await;
     drop(progress);
     ran?;
-    made.sync_all().map_err(|error| cannot("write", error))?;
-    let bytes = made
-        .metadata()
-        .map_err(|error| cannot("look at", error))?
-        .len();
-    fs::rename(&beside.path, file).map_err(|error| cannot("write", error))?;
-    beside.is_kept = true;
-    Ok(bytes)
+    beside.keep()
 }
 
 /// Runs pg_dump to its end, or until somebody ends this program. It tells its errors itself.
-async fn run(pg_dump: &mut Command, became: &str) -> Result<(), Failure> {
-    let mut terminated = signal(SignalKind::terminate())?;
-    let mut interrupted = signal(SignalKind::interrupt())?;
-    let mut hung_up = signal(SignalKind::hangup())?;
+async fn run(
+    pg_dump: &mut Command,
+    asked: impl Future<Output = ()>,
+    became: &str,
+) -> Result<(), Failure> {
     let mut child = pg_dump.spawn().context("run pg_dump")?;
     let ended: Option<io::Result<ExitStatus>> = tokio::select! {
         status = child.wait() => Some(status),
-        _ = terminated.recv() => None,
-        _ = interrupted.recv() => None,
-        _ = hung_up.recv() => None,
+        () = asked => None,
     };
     match ended {
         Some(Ok(status)) if status.success() => Ok(()),

@@ -5,12 +5,14 @@
 
 pub(crate) mod access;
 mod api;
+mod beside;
 pub(crate) mod branch;
 mod completion;
 mod connect;
 mod database;
 mod doctor;
 pub(crate) mod dump;
+pub(crate) mod export;
 mod home;
 pub(crate) mod inspect;
 pub(crate) mod limits;
@@ -21,6 +23,7 @@ pub(crate) mod project;
 pub(crate) mod restore;
 mod script;
 mod session;
+mod signals;
 mod sql;
 mod sweep;
 pub(crate) mod token;
@@ -101,6 +104,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
                 sql::sql(&context()?, args).await
             }
             Command::Db(DbCommand::Dump(args)) => dump::dump(&context()?, args).await,
+            Command::Db(DbCommand::Export(args)) => export::export(&context()?, args).await,
             Command::Db(DbCommand::Restore(args)) => restore::restore(&context()?, args).await,
             Command::Db(DbCommand::Seed(args)) => restore::seed(&context()?, args).await,
             Command::Db(DbCommand::ResetPassword(args)) => {
