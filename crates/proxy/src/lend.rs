@@ -599,11 +599,21 @@ async fn run(server: &mut Server, query: &str) -> Result<(), ExchangeError> {
 impl Lending {
     /// What had to be answered is.
     fn is_over(&mut self, barrier: Barrier, server: &mut Server) {
-        let Barrier::Of(exact) = barrier else {
+        if matches!(barrier, Barrier::Before) {
             return;
-        };
+        }
         let failed = self.cycle.failed;
         self.cycle.failed |= self.cycle.failed_before;
+        let exact = match barrier {
+            Barrier::Of(exact) => exact,
+            Barrier::Named(name, runs) => {
+                if !failed {
+                    self.prepares(&name, runs);
+                }
+                return;
+            }
+            Barrier::Before => return,
+        };
         if failed {
             self.anew = Anew::No;
             return;

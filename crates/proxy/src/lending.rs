@@ -143,6 +143,19 @@ pub(crate) enum Runs {
     Perhaps(Vec<String>),
 }
 
+impl Runs {
+    /// Whether something has to be said behind it in mode `session`, too.
+    pub(crate) fn leads_back(&self) -> bool {
+        match self {
+            Self::Exactly(exact) => matches!(
+                exact,
+                Exact::DiscardAll | Exact::ResetAll | Exact::Reset(_) | Exact::ResetAuthorization
+            ),
+            Self::Perhaps(_) => true,
+        }
+    }
+}
+
 /// What a session began with and DISCARD ALL took away, when the client says more before its Sync: it is
 /// said in a transaction of its own, or an error behind it would take it back.
 #[derive(Debug, Default)]
@@ -158,10 +171,12 @@ pub(crate) enum Anew {
 }
 
 /// Something that must be over before the client's next message is looked at.
-#[derive(Debug, Eq, PartialEq)]
+#[derive(Debug)]
 pub(crate) enum Barrier {
     /// What is unanswered.
     Before,
+    /// Also this Parse, whose success decides what the name means.
+    Named(Box<[u8]>, Option<Runs>),
     /// Also this statement, whose success changes what is prepared.
     Of(Exact),
 }
@@ -324,9 +339,14 @@ impl Lending {
 
     /// What was sent last has to be answered before anything else is looked at.
     pub(crate) fn awaits(&mut self, exact: Exact) {
+        self.awaits_as(Barrier::Of(exact));
+    }
+
+    /// The same, whatever it is.
+    pub(crate) fn awaits_as(&mut self, barrier: Barrier) {
         self.cycle.failed_before |= self.cycle.failed;
         self.cycle.failed = false;
-        self.barrier = Some(Barrier::Of(exact));
+        self.barrier = Some(barrier);
     }
 
     #[inline]
@@ -411,23 +431,19 @@ impl Lending {
         .filter(|statements: &Vec<String>| !statements.is_empty())
     }
 
-    /// In mode `session`, a statement is prepared.
+    /// In mode `session`, a statement was prepared.
     pub(crate) fn prepares(&mut self, name: &[u8], runs: Option<Runs>) {
         self.resets.retain(|(own, _)| **own != *name);
-        let leads_back = match &runs {
-            Some(Runs::Exactly(exact)) => matches!(
-                exact,
-                Exact::DiscardAll | Exact::ResetAll | Exact::Reset(_) | Exact::ResetAuthorization
-            ),
-            Some(Runs::Perhaps(_)) => true,
-            None => false,
-        };
-        if leads_back
-            && let Some(runs) = runs
+        if let Some(runs) = runs
             && self.resets.len() < RESETS_MAX
         {
             self.resets.push((name.into(), runs));
         }
+    }
+
+    /// In mode `session`, whether a name is one of a statement that leads settings back.
+    pub(crate) fn is_reset(&self, name: &[u8]) -> bool {
+        self.resets.iter().any(|(own, _)| **own == *name)
     }
 
     /// In mode `session`, a statement is bound.

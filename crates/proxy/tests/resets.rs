@@ -366,6 +366,18 @@ async fn whichever_portal_runs_what_was_bound_to_it() {
             ],
         ),
         (
+            "a name that was taken",
+            vec![
+                pipeline(&[parse("mine", "RESET ALL")]),
+                pipeline(&[parse("mine", "SHOW TimeZone")]),
+                pipeline(&[parse("other", "SHOW TimeZone")]),
+                pipeline(&[parse("other", "RESET ALL")]),
+                changed(),
+                pipeline(&[bind("", "other"), execute(""), run(SEEN)]),
+                pipeline(&[bind("", "mine"), execute(""), run(SEEN)]),
+            ],
+        ),
+        (
             "DISCARD ALL beside another",
             vec![
                 changed(),

@@ -194,7 +194,10 @@ impl Session {
         let Some(server) = self.server.as_deref_mut() else {
             return Ok(None);
         };
-        if matches!(self.lending.barrier, Some(Barrier::Of(_))) {
+        if matches!(
+            self.lending.barrier,
+            Some(Barrier::Of(_) | Barrier::Named(..))
+        ) {
             build::flush(outgoing.before(at));
         }
         server.used = true;
@@ -522,8 +525,14 @@ impl Session {
                             }
                         };
                     }
-                    if runs.is_some() || lending.has_resets() {
-                        lending.prepares(prepared::name(parsed.statement), runs);
+                    let runs = runs.filter(Runs::leads_back);
+                    let name = prepared::name(parsed.statement);
+                    if runs.is_some() || lending.is_reset(name) {
+                        // What it means is decided by the server: a name may be taken.
+                        if !server.queue.has_none() {
+                            return Pass::Waits;
+                        }
+                        lending.awaits_as(Barrier::Named(name.into(), runs));
                     }
                 }
             }
@@ -785,10 +794,18 @@ impl Session {
         let name = match target {
             Ok((Kind::Statement, name)) if lending.tracks() => name,
             target => {
-                if let Ok((Kind::Portal, name)) = target
-                    && request == Request::Close
-                {
-                    lending.closes(name);
+                match target {
+                    Ok((Kind::Portal, name)) if request == Request::Close => lending.closes(name),
+                    Ok((Kind::Statement, name)) if request == Request::Close => {
+                        let name = prepared::name(name);
+                        if lending.is_reset(name) {
+                            if !server.queue.has_none() {
+                                return Pass::Waits;
+                            }
+                            lending.prepares(name, None);
+                        }
+                    }
+                    _ => {}
                 }
                 server.queue.sent(request);
                 return Pass::On;
