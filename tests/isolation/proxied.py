@@ -221,6 +221,11 @@ def Plain(world):
     raise PgError({"C": code_of(answer) or "none", "M": repr(answer[:80])})
 
 
+# Sessions until the next one has the server connection of the one before: a tenant has 12 at most, and of those that
+# are idle one that needs no reset is taken first. What came before here may have left that many.
+TRIES = 20
+
+
 # ---------------------------------------------------------------------------------------------------- cancel
 
 
@@ -270,7 +275,7 @@ def _sleeping(world, tenant, seconds):
 @mechanism
 def cancel_after(world):
     """A cancel that comes when the session has ended never reaches the next user of its server connection."""
-    for _ in range(10):
+    for _ in range(TRIES):
         first = world.login(world.a, "write")
         process = first.value("select pg_backend_pid()")
         key = first.key
@@ -320,7 +325,7 @@ def leftovers(world):
         for ending in ("", "BEGIN", "BEGIN; SELECT 1/0", "BEGIN; SET LOCAL ROLE NONE", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
                        "ALTER ROLE SESSION_USER SET work_mem = '66kB'; ALTER ROLE SESSION_USER RESET work_mem"):
             lent = False
-            for _ in range(5):
+            for _ in range(TRIES):
                 first = world.login(world.a, role)
                 process = first.value("select pg_backend_pid()")
                 first.query("SELECT 1; " + LEAVES.split(";")[0])
