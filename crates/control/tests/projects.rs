@@ -243,7 +243,9 @@ async fn a_branch_adopted_alone_has_no_parent() {
     }
     // Nor is one copied that failed before.
     let client = stack.login(&parent).await.unwrap();
-    let lock = "CREATE TABLE t (); BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE";
+    // Committed by itself, or a copy by a dump would not see the table and not wait for it.
+    client.batch_execute("CREATE TABLE t ()").await.unwrap();
+    let lock = "BEGIN; LOCK TABLE t IN ACCESS EXCLUSIVE MODE";
     client.batch_execute(lock).await.unwrap();
     let body = json!({ "name": "late", "timeout_seconds": 4 });
     let path = "/customer/databases/main/branch";
