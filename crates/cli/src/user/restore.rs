@@ -218,15 +218,8 @@ async fn whole(
     drop(progress);
     match ran {
         Ok(done) => {
-            let committed = session.client.batch_execute("COMMIT").await;
-            committed.map_err(|error| match error.as_db_error() {
-                Some(_) => told(&error, None, UNDONE),
-                None => told(
-                    &error,
-                    None,
-                    "it was lost at the very end: look whether the data is there",
-                ),
-            })?;
+            let lost = "it was lost at the very end: look whether the data is there";
+            session.commit(UNDONE, lost).await?;
             Ok(done)
         }
         Err(failure) => {

@@ -10,8 +10,12 @@
 use std::ops::Range;
 
 use statement::{Context, Exact};
-use wire::message::parse::Report;
+use wire::{
+    frame::{HEADER, Head},
+    message::parse::Report,
+};
 
+use super::{around::write_query, up::Outgoing};
 use crate::{
     lending::{Lending, mentions_authorization, mentions_reset},
     server::Server,
@@ -81,8 +85,21 @@ impl Inserted {
         (!inserted.places.is_empty()).then_some(inserted)
     }
 
+    /// Sends the query at `at`, of which this is the text, with it.
+    pub(super) fn put(
+        self,
+        text: &[u8],
+        head: Head,
+        at: usize,
+        outgoing: &mut Outgoing<'_>,
+    ) -> Box<Self> {
+        write_query(&self.text(text), outgoing.before(at));
+        outgoing.leave_out(at + HEADER + head.body);
+        Box::new(self)
+    }
+
     /// The text with it.
-    pub(super) fn text(&self, text: &[u8]) -> Vec<u8> {
+    fn text(&self, text: &[u8]) -> Vec<u8> {
         let (mut all, mut done) = (Vec::new(), 0);
         for place in &self.places {
             all.extend_from_slice(&text[done..place.at]);

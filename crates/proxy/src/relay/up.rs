@@ -24,7 +24,7 @@ use super::{
         execute_by_sql, first_two, free_names, hand_over_names, large_parse, may_need_follow_up,
         name_for_sql, names_statements, occupy, ready_all, ready_before_role, ready_named,
         ready_unnamed, rename, say, say_apart, say_behind_sync, say_in_passing, sets_locally,
-        unknown, write_parse, write_query,
+        unknown, write_parse,
     },
     insert::{self, Inserted},
     note::Clock,
@@ -362,9 +362,7 @@ impl Session {
             });
             lending.is_open = false;
             if let Some(inserted) = inserted {
-                write_query(&inserted.text(text), outgoing.before(at));
-                outgoing.leave_out(at + HEADER + head.body);
-                self.inserted = Some(Box::new(inserted));
+                self.inserted = Some(inserted.put(text, head, at, outgoing));
             }
             match follow {
                 None => {
@@ -478,9 +476,7 @@ impl Session {
         if may_insert {
             let (context, states) = (server.context, &self.tenant.states);
             if let Some(inserted) = Inserted::of(text, context, server, lending, states) {
-                write_query(&inserted.text(text), outgoing.before(at));
-                outgoing.leave_out(at + HEADER + head.body);
-                self.inserted = Some(Box::new(inserted));
+                self.inserted = Some(inserted.put(text, head, at, outgoing));
             }
         }
         server.queue.sent_as(Request::Query, tags);

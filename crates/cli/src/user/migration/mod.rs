@@ -376,15 +376,8 @@ async fn apply(session: &Session, file: &Migration) -> Result<(), Failure> {
 }
 
 async fn commit(session: &Session) -> Result<(), Failure> {
-    let committed = session.client.batch_execute("COMMIT").await;
-    committed.map_err(|error| match error.as_db_error() {
-        Some(_) => told(&error, None, UNDONE),
-        None => told(
-            &error,
-            None,
-            "`tenantry migration status` shows whether it was applied",
-        ),
-    })
+    let lost = "`tenantry migration status` shows whether it was applied";
+    session.commit(UNDONE, lost).await
 }
 
 /// Says which file it was.

@@ -88,6 +88,20 @@ impl Session {
         session.server_version = row.first().map_or(0, |row| row.get(0));
         Ok(session)
     }
+
+    /// Commits. `undone`: what became of the data when PostgreSQL refuses; `lost`: what to do when there is no answer,
+    /// and so nobody knows.
+    ///
+    /// # Errors
+    ///
+    /// Those of PostgreSQL and of the connection.
+    pub(in crate::user) async fn commit(&self, undone: &str, lost: &str) -> Result<(), Failure> {
+        let committed = self.client.batch_execute("COMMIT").await;
+        committed.map_err(|error| match error.as_db_error() {
+            Some(_) => told(&error, None, undone),
+            None => told(&error, None, lost),
+        })
+    }
 }
 
 fn config(address: &Address) -> Result<Config, Failure> {
