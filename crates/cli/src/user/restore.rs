@@ -8,10 +8,7 @@ use std::{
     os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::atomic::Ordering,
 };
 
 use anyhow::Context as _;
@@ -76,10 +73,9 @@ pub(super) async fn restore(context: &Context, args: RestoreArgs) -> Result<(), 
             "restore into a new database, or make the dump with --format custom",
         ));
     }
-    let read = Arc::new(AtomicU64::new(0));
     let mut pg_restore = None;
     let mut source = match kind {
-        Kind::Text => input.into_source(&read),
+        Kind::Text => input.into_source(),
         Kind::Archive => {
             let program = programs::find("pg_restore", Wanted::Highest, args.pg_bin.as_deref());
             let mut command = Command::new(program.await?);
@@ -90,7 +86,7 @@ pub(super) async fn restore(context: &Context, args: RestoreArgs) -> Result<(), 
             input.size = None;
             let (child, text) = feed(command, input)?;
             pg_restore = Some(child);
-            Source::new(b"", text, read.clone())
+            Source::new(b"", text)
         }
         Kind::Empty => {
             return Err(Failure::new(Exit::Refused, "the file is empty", UNDONE));
@@ -109,7 +105,6 @@ pub(super) async fn restore(context: &Context, args: RestoreArgs) -> Result<(), 
         rules,
         pg_restore,
         "restored",
-        &read,
     );
     let done = done.await?;
     if done.left_out > 0 && !context.quiet {
@@ -123,7 +118,7 @@ pub(super) async fn restore(context: &Context, args: RestoreArgs) -> Result<(), 
         &db,
         "restored",
         &done,
-        read.load(Ordering::Relaxed),
+        source.read().load(Ordering::Relaxed),
     )
 }
 
@@ -137,8 +132,7 @@ pub(super) async fn seed(context: &Context, args: SeedArgs) -> Result<(), Failur
             "`tenantry db restore` takes it",
         ));
     }
-    let read = Arc::new(AtomicU64::new(0));
-    let mut source = input.into_source(&read);
+    let mut source = input.into_source();
     let rules = Rules {
         blocks: Blocks::Refused,
         leave_out_owners: false,
@@ -152,14 +146,13 @@ pub(super) async fn seed(context: &Context, args: SeedArgs) -> Result<(), Failur
         rules,
         None,
         "seeded",
-        &read,
     );
     said(
         context,
         &db,
         "seeded",
         &done.await?,
-        read.load(Ordering::Relaxed),
+        source.read().load(Ordering::Relaxed),
     )
 }
 
@@ -190,10 +183,6 @@ fn said(context: &Context, db: &str, what: &str, done: &Done, bytes: u64) -> Res
 }
 
 /// Runs all of `source` in one transaction, and commits when it and `pg_restore` ended well.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "two commands share it, and no third"
-)]
 async fn whole(
     context: &Context,
     db: &str,
@@ -202,12 +191,11 @@ async fn whole(
     rules: Rules,
     mut pg_restore: Option<Child>,
     what: &'static str,
-    read: &Arc<AtomicU64>,
 ) -> Result<Done, Failure> {
     let session = Session::open(context, db, role).await?;
-    let count = read.clone();
+    let read = source.read();
     let progress = Progress::show(what, context.quiet, None, move || {
-        count.load(Ordering::Relaxed)
+        read.load(Ordering::Relaxed)
     });
     let begun = session.client.batch_execute("BEGIN").await;
     begun.map_err(|error| told(&error, None, UNDONE))?;
@@ -325,14 +313,13 @@ impl Input {
         })
     }
 
-    fn into_source(self, read: &Arc<AtomicU64>) -> Source {
+    fn into_source(self) -> Source {
         // Written by editors of another system; PostgreSQL would take it for a word.
         let head = self
             .head
             .strip_prefix(b"\xef\xbb\xbf")
             .unwrap_or(&self.head);
-        read.store(self.head.len() as u64, Ordering::Relaxed);
-        Source::new(head, self.rest, read.clone())
+        Source::new(head, self.rest)
     }
 }
 

@@ -10,7 +10,6 @@ mod plan;
 use std::{
     io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use clap::{Args, Subcommand};
@@ -350,7 +349,7 @@ async fn apply(session: &Session, file: &Migration) -> Result<(), Failure> {
     const PARTLY: &str = "what was done before that line stays done, since the file asks for no transaction; \
         mend the database, then give --again or --done";
     let source = io::Cursor::new(file.text.clone());
-    let mut source = Source::new(b"", source, Arc::default());
+    let mut source = Source::new(b"", source);
     let values = [file.name.as_str(), file.checksum.as_str()];
     let named = |failure| named(&file.name, failure);
     let mut rules = Rules {

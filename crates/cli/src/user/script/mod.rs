@@ -235,13 +235,13 @@ fn gives_owner(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{io, sync::Arc};
+    use std::io;
 
     use super::*;
 
     async fn step_of(text: &str, blocks: Blocks) -> Step {
         let text = text.to_owned().into_bytes();
-        let mut source = Source::new(b"", io::Cursor::new(text), Arc::default());
+        let mut source = Source::new(b"", io::Cursor::new(text));
         let statement = source.statement().await.unwrap().unwrap();
         step(&statement, blocks, true, 150_000)
     }

@@ -66,21 +66,22 @@ pub(in crate::user) struct Source {
 }
 
 impl Source {
-    /// What `input` gives, with `head` before it. `read` counts the bytes.
-    pub(in crate::user) fn new(
-        head: &[u8],
-        input: impl AsyncRead + Send + 'static,
-        read: Arc<AtomicU64>,
-    ) -> Self {
+    /// What `input` gives, with `head` before it.
+    pub(in crate::user) fn new(head: &[u8], input: impl AsyncRead + Send + 'static) -> Self {
         Self {
+            read: Arc::new(AtomicU64::new(head.len() as u64)),
             buffer: head.to_vec(),
             input: Box::pin(input),
             is_end: false,
             scanner: Scanner::new(),
-            read,
             copy_line: 0,
             is_at_line_start: true,
         }
+    }
+
+    /// Bytes read so far; goes on counting.
+    pub(in crate::user) fn read(&self) -> Arc<AtomicU64> {
+        self.read.clone()
     }
 
     /// Whether a dump of pg_dump is being read.
@@ -245,7 +246,7 @@ mod tests {
     /// Statements, and data of COPY between brackets.
     async fn read(text: &str) -> Result<Vec<String>, SourceError> {
         let text = text.to_owned().into_bytes();
-        let mut source = Source::new(b"", io::Cursor::new(text), Arc::default());
+        let mut source = Source::new(b"", io::Cursor::new(text));
         let mut found = Vec::new();
         while let Some(statement) = source.statement().await? {
             found.push(format!("{}:{}", statement.span.line, statement.text));
