@@ -13,6 +13,7 @@ mod down;
 mod full;
 mod insert;
 mod note;
+mod text;
 mod up;
 
 use std::{
