@@ -1,11 +1,16 @@
 //! What databases do, as their owners and the operator see it.
 
+use std::{process::Stdio, time::Duration};
+
 use kit::{
     Stack,
     api::Api,
-    program::{Ran, psql, run},
+    program::{Ran, psql, run, wait_for},
 };
 use serde_json::Value;
+
+/// For what another process does, on a machine that is busy.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 fn ask(address: &str, sql: &str) -> Ran {
     run(psql(address).args(["-c", sql]))
@@ -28,6 +33,7 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
     let made = stack.create("app");
     let other = stack.create("other");
     let address = made["connection_string"].as_str().unwrap();
+    let other_address = other["connection_string"].as_str().unwrap();
     let (id, other) = (made["id"].as_str().unwrap(), other["id"].as_str().unwrap());
     let api = owner(&stack);
     let nothing = seen(&api, id, "").await;
@@ -110,6 +116,8 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
     assert_eq!(shown.json()[0]["query"], "SELECT pg_sleep($1)");
     stack.cli(&["db", "inspect", "app", "nonsense"]).failed(2);
 
+    inside(&stack, other_address);
+
     stack.stop();
     stack.start_again();
     let after = seen(&api, id, "").await;
@@ -123,4 +131,75 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
         [6, 7, 1, 10, 7],
         "it goes on"
     );
+}
+
+/// What is in database `other`, and who is there, as a token that may only look sees it.
+fn inside(stack: &Stack, address: &str) {
+    // Names that a user made mean nothing to questions of ours.
+    ask(
+        address,
+        "CREATE SCHEMA shop; CREATE TABLE shop.large (id int PRIMARY KEY, note text);
+         INSERT INTO shop.large SELECT n, repeat('x', 100) FROM generate_series(1, 5000) n;
+         CREATE TABLE small (id int); CREATE TABLE public.pg_class (oid int); ANALYZE",
+    )
+    .ok();
+    let made = stack.cli(&["token", "create", "--scope", "other:ro", "--json"]);
+    let made = made.json();
+    let inspect = |what: &str| {
+        let mut command = stack.cli_command(&["db", "inspect", "other", what, "--json"]);
+        let shown = run(command.env("TENANTRY_API_KEY", made["token"].as_str().unwrap()));
+        let shown = shown.json();
+        let columns = shown["columns"].as_array().unwrap().clone();
+        let rows = shown["rows"].as_array().unwrap().iter().map(|row| {
+            let named = columns.iter().zip(row.as_array().unwrap());
+            let named = named.map(|(column, value)| {
+                (column["name"].as_str().unwrap().to_owned(), value.clone())
+            });
+            named.collect::<serde_json::Map<_, _>>()
+        });
+        rows.collect::<Vec<_>>()
+    };
+    let schemas = inspect("schemas");
+    let names: Vec<_> = schemas
+        .iter()
+        .map(|row| row["schema"].as_str().unwrap())
+        .collect();
+    assert_eq!(names, ["public", "shop"]);
+    let tables = inspect("tables");
+    assert_eq!(
+        (&tables[0]["table"], &tables[0]["rows_estimated"]),
+        (&"large".into(), &"5000".into())
+    );
+    assert_eq!(tables.len(), 3);
+    let indexes = inspect("indexes");
+    assert_eq!(
+        (&indexes[0]["index"], &indexes[0]["is_primary"]),
+        (&"large_pkey".into(), &true.into())
+    );
+
+    let mut holder = psql(address)
+        .args(["-c", "BEGIN; LOCK TABLE shop.large; SELECT pg_sleep(300)"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let lock = wait_for("its lock", WAIT_MAX, || {
+        let locks = inspect("locks").into_iter();
+        locks
+            .into_iter()
+            .find(|row| row["relation"] == "shop.large")
+    });
+    assert_eq!(lock["mode"], "AccessExclusiveLock");
+    let connections = inspect("connections");
+    let own = connections.iter().find(|row| row["application"] == "psql");
+    let own = own.unwrap_or_else(|| panic!("{connections:?}"));
+    assert_eq!(
+        (&own["state"], &own["process"]),
+        (&"active".into(), &lock["process"])
+    );
+    assert_eq!(own["address"], "127.0.0.1");
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let shown = stack.cli(&["db", "inspect", "other", "tables"]);
+    assert!(shown.ok().contains("large"), "{shown:?}");
 }

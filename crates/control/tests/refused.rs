@@ -122,6 +122,13 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::Readers,
         "",
     ),
+    // As the role `read`, whoever asks.
+    (
+        "GET",
+        "/customer/databases/{database}/inspect/{what}",
+        For::Readers,
+        "",
+    ),
     // As the role that the token allows.
     (
         "POST",
@@ -287,6 +294,7 @@ impl Target {
         let filled = path
             .replace("{database}", &self.database)
             .replace("{username}", USER)
+            .replace("{what}", "tables")
             .replace("{credential}", credential);
         assert!(
             !filled.contains('{'),

@@ -3,7 +3,7 @@
 //! Owns: the numbers that are told, and how one part of a process asks another for them. Does not own:
 //! counting (`proxy`), or windows of time and what is kept (`control`).
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -159,6 +159,33 @@ pub struct TenantDetail {
     pub statements: Vec<Statement>,
 }
 
+/// A client at a proxy.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Connection {
+    /// As whom it logged in.
+    pub user: String,
+    /// As it calls itself.
+    pub application: String,
+    /// Where it comes from; `None`: from the platform itself.
+    pub address: Option<IpAddr>,
+    /// `active` (PostgreSQL owes it an answer), `waiting` (for a server connection) or `idle`.
+    pub state: &'static str,
+    /// The number of the server process that it has now.
+    pub process: Option<i32>,
+    /// Since it connected.
+    pub connected: Duration,
+    /// Since it waits.
+    pub waits: Option<Duration>,
+    /// Statements since it logged in.
+    pub statements: u64,
+    /// Errors since then.
+    pub errors: u64,
+    /// The version of TLS; `None`: plain text.
+    pub tls: Option<&'static str>,
+    /// What keeps it on the server connection it has.
+    pub pinned_by: Option<String>,
+}
+
 /// What a proxy is asked. An answer that is dropped says that it is gone.
 #[derive(Debug)]
 pub enum Question {
@@ -172,6 +199,15 @@ pub enum Question {
         statements_max: usize,
         /// The answer.
         reply: oneshot::Sender<Option<TenantDetail>>,
+    },
+    /// Clients of one now, those that wait first, then those that are active.
+    Connections {
+        /// Which.
+        tenant: TenantId,
+        /// At most so many.
+        most: usize,
+        /// The answer.
+        reply: oneshot::Sender<Vec<Connection>>,
     },
 }
 

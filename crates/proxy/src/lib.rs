@@ -61,7 +61,7 @@ use std::{
 use model::{
     TenantId,
     hold::Holds,
-    insight::{TenantCounts, TenantDetail},
+    insight::{Connection, TenantCounts, TenantDetail},
     route::{Door, RouteClient},
 };
 use tokio::{
@@ -333,6 +333,18 @@ impl Numbers {
         let tenant = tenant.clone();
         let detail = move |worker: &Rc<Worker>| Some(worker.known_tenant(&tenant)?.detail(most));
         errand::on(&self.0, home, detail).await?
+    }
+
+    /// Clients of a tenant, at most so many: those that wait first, then those that are active.
+    pub async fn connections(&self, tenant: &TenantId, most: usize) -> Vec<Connection> {
+        let home = self.0.home_of(tenant);
+        let tenant = tenant.clone();
+        let connections = move |worker: &Rc<Worker>| {
+            let tenant = worker.known_tenant(&tenant);
+            tenant.map_or_else(Vec::new, |tenant| tenant.connections(most))
+        };
+        let found = errand::on(&self.0, home, connections).await;
+        found.unwrap_or_default()
     }
 }
 

@@ -13,10 +13,13 @@ use std::{
 
 use model::{
     TenantId,
-    insight::{Counts, TenantCounts, TenantDetail},
+    insight::{Connection, Counts, TenantCounts, TenantDetail},
 };
 
-use crate::{insight::TenantInsight, metrics::WorkerCounts, pins::Pin, pool::Tenant};
+use crate::{
+    accept::Peer, handle::Handle, insight::TenantInsight, metrics::WorkerCounts, pins::Pin,
+    pool::Tenant,
+};
 
 /// Counters of a session, or of all of a tenant that ended.
 #[derive(Debug, Default)]
@@ -216,6 +219,15 @@ impl Tenant {
         }
     }
 
+    /// Its clients, at most so many: those that wait first, then those that are active.
+    pub(crate) fn connections(&self, most: usize) -> Vec<Connection> {
+        let sessions = self.sessions.borrow();
+        let mut order: Vec<_> = sessions.iter().collect();
+        order.sort_by_key(|(id, own)| (!own.is_waiting(), !own.is_busy.get(), **id));
+        let first = order.into_iter().take(most);
+        first.map(|(_, own)| connection(&self.id, own)).collect()
+    }
+
     pub(crate) fn stats(&self) -> TenantStats {
         let (servers, waiting) = self.usage();
         TenantStats {
@@ -229,6 +241,34 @@ impl Tenant {
                 .map(|pin| (pin, self.knowledge.pins[pin as usize].get()))
                 .into(),
         }
+    }
+}
+
+fn connection(tenant: &TenantId, own: &Handle) -> Connection {
+    let about = &own.about;
+    let waits = about.waits_since.get().map(|since| since.elapsed());
+    let totals = about.counters.totals();
+    let pins: Vec<&str> = own.pins.get().iter().map(Pin::as_str).collect();
+    let target = own.target();
+    Connection {
+        user: format!("{tenant}.{}", own.login),
+        application: about.application.clone().into(),
+        address: match about.peer {
+            Peer::Tcp(peer) | Peer::Http(peer) => Some(peer.ip()),
+            Peer::Door => None,
+        },
+        state: match (waits, own.is_busy.get()) {
+            (Some(_), _) => "waiting",
+            (None, true) => "active",
+            (None, false) => "idle",
+        },
+        process: target.and_then(|target| Some(target.key.as_ref()?.process_id())),
+        connected: about.began.elapsed(),
+        waits,
+        statements: totals.statements,
+        errors: totals.errors,
+        tls: about.tls,
+        pinned_by: (!pins.is_empty()).then(|| pins.join(",")),
     }
 }
 

@@ -16,6 +16,11 @@ pub(super) fn answer(numbers: Numbers) -> Questions {
                     statements_max,
                     reply,
                 } => drop(reply.send(numbers.detail(&tenant, statements_max).await)),
+                Question::Connections {
+                    tenant,
+                    most,
+                    reply,
+                } => drop(reply.send(numbers.connections(&tenant, most).await)),
             }
         }
     });

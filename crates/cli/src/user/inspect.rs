@@ -9,6 +9,7 @@ use crate::{
     user::{
         Context,
         database::{field, path},
+        sql,
     },
 };
 
@@ -38,6 +39,16 @@ pub(crate) enum What {
     SlowQueries,
     /// Windows of a minute, an hour and a day, and the statements that took most time together.
     Report,
+    /// Schemas, with what is in them.
+    Schemas,
+    /// Tables, the largest first; rows as PostgreSQL estimates them.
+    Tables,
+    /// Indexes, the largest first, and how often they were used.
+    Indexes,
+    /// Locks, and who waits for whom.
+    Locks,
+    /// Clients at the proxy that answers.
+    Connections,
 }
 
 /// A window of time.
@@ -113,6 +124,11 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<(), 
         Some(What::Queries) => ("recent", args.limit),
         Some(What::SlowQueries) => ("p99", args.limit),
         Some(What::Report) => ("time", args.limit.or(Some(10))),
+        Some(What::Schemas) => return inside(context, &db, "schemas").await,
+        Some(What::Tables) => return inside(context, &db, "tables").await,
+        Some(What::Indexes) => return inside(context, &db, "indexes").await,
+        Some(What::Locks) => return inside(context, &db, "locks").await,
+        Some(What::Connections) => return inside(context, &db, "connections").await,
     };
     let mut query = format!("/observability?order={order}");
     if let Some(most) = samples {
@@ -122,19 +138,33 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<(), 
     if context.format == Format::Json {
         return match what {
             Some(What::Queries | What::SlowQueries) => output::json(&seen["samples"]),
-            None | Some(What::Report) => output::json(&seen),
+            _ => output::json(&seen),
         };
     }
     match what {
         None => summary(context, &db, &seen, args.window),
         Some(What::Queries | What::SlowQueries) => statements(context, &seen),
-        Some(What::Report) => {
+        Some(_) => {
             windows(context, &seen)?;
             if context.format == Format::Table {
                 output::line("")?;
             }
             statements(context, &seen)
         }
+    }
+}
+
+/// What is in the database, as a table of the server's.
+async fn inside(context: &Context, db: &str, what: &str) -> Result<(), Failure> {
+    let path = path(db, &format!("/inspect/{what}"))?;
+    let seen = context.api.get(&path).await?;
+    if let Some(failure) = sql::error_in(&seen) {
+        return Err(failure);
+    }
+    match context.format {
+        Format::Json => output::json(&seen),
+        _ if context.quiet => Ok(()),
+        format => sql::print(&seen, format),
     }
 }
 

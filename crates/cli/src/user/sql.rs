@@ -76,7 +76,7 @@ fn sql_error(error: ApiError) -> Failure {
 }
 
 /// The answer of a request that was served may still say that a statement failed.
-fn error_in(answer: &Value) -> Option<Failure> {
+pub(super) fn error_in(answer: &Value) -> Option<Failure> {
     let error = answer.get("error").filter(|error| !error.is_null())?;
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let parts = if error.is_object() { error } else { answer };
@@ -95,7 +95,8 @@ fn error_in(answer: &Value) -> Option<Failure> {
     }))
 }
 
-fn print(answer: &Value, format: Format) -> Result<(), Failure> {
+/// Prints a result.
+pub(super) fn print(answer: &Value, format: Format) -> Result<(), Failure> {
     let columns = answer["columns"].as_array().cloned().unwrap_or_default();
     if columns.is_empty() {
         let command = database::field(answer, "command");

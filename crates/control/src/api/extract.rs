@@ -114,6 +114,16 @@ impl<S: Send + Sync> FromRequestParts<S> for UserKey {
     }
 }
 
+/// `{what}` in a path.
+pub(crate) struct WhatKey(pub(crate) Option<String>);
+
+impl<S: Send + Sync> FromRequestParts<S> for WhatKey {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        Ok(Self(path_part(parts, state, "what").await))
+    }
+}
+
 /// `{id or name}` in a path. Twelve characters may be either; the id is tried first.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct DatabaseKey {

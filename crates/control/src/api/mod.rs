@@ -176,6 +176,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
             limits::http::patch
         ))
         .routes(routes!(insight::http::observability))
+        .routes(routes!(insight::inspect::inspect))
         .routes(routes!(branch::http::create))
         .routes(routes!(branch::http::list))
         .routes(routes!(branch::http::reset))

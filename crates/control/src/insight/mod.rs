@@ -2,12 +2,13 @@
 //!
 //! Owns: asking the proxy of this process what it counted, adding that to rings in the catalog, where all
 //! processes add up and a restart loses nothing (`store`), and windows of them (`window`); telling it
-//! ([`http`]). Does not own: counting (`proxy`).
+//! ([`http`]), and what is in their databases ([`inspect`]). Does not own: counting (`proxy`).
 //!
 //! Only tenants that did something since the last pass cost anything: four rows are changed of each. What
 //! was not written yet is added to what is read, so nothing is seen late at the process that counted it.
 
 pub(crate) mod http;
+pub(crate) mod inspect;
 mod store;
 mod window;
 

@@ -7,7 +7,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use model::{LoginName, Role};
+use model::{LoginName, Role, lifecycle::TenantState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -19,11 +19,14 @@ use super::{
     visit::{self, Done, Errand, Failed, Visitor},
     work::{Invalid, Isolation, Statement, Stopped, Transaction, Work},
 };
-use crate::api::{
-    App,
-    address::Client,
-    error::{ApiError, ApiResult, ErrorBody, ErrorCode, chain},
-    extract::{DatabaseKey, Json},
+use crate::{
+    api::{
+        App,
+        address::Client,
+        error::{ApiError, ApiResult, ErrorBody, ErrorCode, chain},
+        extract::{DatabaseKey, Json},
+    },
+    tenant::store::Tenant,
 };
 
 /// What to run: one of `query`, `file_content` and `statements`.
@@ -185,6 +188,66 @@ async fn work(
         Err(failed) => Err(failed),
     };
     Ok((work, result))
+}
+
+/// What one statement of ours says in a database, as its role `read` and in a transaction that may only read.
+/// Names in it are those of `pg_catalog`, whatever the database has under the same ones.
+///
+/// # Errors
+///
+/// It is not ready, or cannot be reached. What PostgreSQL refuses is in the answer.
+pub(crate) async fn look(app: &App, tenant: &Tenant, sql: &str) -> ApiResult<Response> {
+    if tenant.state != TenantState::Active {
+        return Err(ApiError::with(
+            ErrorCode::WrongState,
+            format!("database {} is {}", tenant.name, tenant.state),
+        )
+        .hint("it can be looked into when it is ACTIVE"));
+    }
+    let own = |sql: &str| Statement::new(sql.to_owned(), Vec::new()).map_err(invalid);
+    let statements = vec![own("SET LOCAL search_path = pg_catalog")?, own(sql)?];
+    let transaction = Transaction {
+        isolation: None,
+        read_only: true,
+        deferrable: false,
+    };
+    let work = Work::batch(statements, transaction).map_err(invalid)?;
+    let _place = app
+        .sql_places
+        .take(tenant.id.to_string())
+        .map_err(|_| ApiError::from(ErrorCode::TooManyRequests))?;
+    let login = LoginName {
+        tenant: tenant.id.clone(),
+        login: Role::Read.into(),
+    };
+    let visitor = Visitor::LetIn {
+        login: &login,
+        from: None,
+    };
+    let time_max = app.config.limits.sql_time_max;
+    let errand = Errand {
+        work: &work,
+        time_max,
+        is_typed: true,
+        has_names: false,
+    };
+    let result = match visit::open(app, visitor, time_max).await {
+        Ok(session) => visit::run(app, session, errand).await,
+        Err(failed) => Err(failed),
+    };
+    let result = result.map(|mut done| {
+        done.outcomes.drain(..done.outcomes.len().saturating_sub(1));
+        done
+    });
+    let body = match result {
+        Ok(done) => results(false, &done),
+        Err(Failed::Work(Stopped {
+            error: SqlError::Server(error),
+            ..
+        })) => refused(false, *error, None),
+        Err(failed) => return Err(failure(failed)),
+    };
+    Ok(json(body))
 }
 
 fn invalid(message: Invalid) -> ApiError {

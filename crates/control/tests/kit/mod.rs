@@ -100,6 +100,7 @@ fn counting(counted: Counted) -> Questions {
                     });
                     drop(reply.send(detail));
                 }
+                Question::Connections { reply, .. } => drop(reply.send(Vec::new())),
             }
         }
     });
