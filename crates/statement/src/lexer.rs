@@ -330,7 +330,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
-fn continues_word(byte: u8) -> bool {
+pub(crate) fn continues_word(byte: u8) -> bool {
     CONTINUES_WORD[usize::from(byte)]
 }
 

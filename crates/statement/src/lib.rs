@@ -30,7 +30,7 @@ pub use body::{Body, body_is_harmless, read_body};
 pub use effects::Effects;
 pub use encoding::Encoding;
 pub use functions::{is_catalog_function, lasting_functions};
-pub use normal::{Excerpt, SHAPE_BYTES_MAX, normalise};
+pub use normal::{Excerpt, SHAPE_BYTES_MAX, normalise, outline};
 
 /// How the connection reads `'…'` without a prefix: `standard_conforming_strings`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]

@@ -10,6 +10,7 @@
 //! answer first.
 
 mod lists;
+mod outline;
 mod start;
 
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     words::{self, Word},
 };
 use lists::Lists;
+pub use outline::outline;
 use start::Start;
 
 /// Longest shape that is written. What is longer is cut off, and told apart all the same.

@@ -1,16 +1,16 @@
-//! Shapes of statements: nothing that stands between quotes is shown, whole or cut off anywhere. The
-//! first byte says where it is cut.
+//! Shapes of statements: nothing that stands between quotes is shown, whole or cut off anywhere, and the outline
+//! of a text has its shape. The first byte says where it is cut.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use statement::{Encoding, Excerpt, SHAPE_BYTES_MAX, normalise};
+use statement::{Encoding, Excerpt, SHAPE_BYTES_MAX, normalise, outline};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((until, bytes)) = bytes.split_first() else {
         return;
     };
     let until = usize::from(*until).min(bytes.len());
-    let (mut shape, mut again) = (Vec::new(), Vec::new());
+    let (mut shape, mut again, mut short) = (Vec::new(), Vec::new(), Vec::new());
     for encoding in [Encoding::AsciiSafe, Encoding::Overlapping] {
         for (bytes, is_whole) in [(bytes, true), (&bytes[..until], false)] {
             let excerpt = Excerpt {
@@ -24,6 +24,14 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(!shape.contains(&b'\'') || bytes.contains(&b'"'));
             assert_eq!(normalise(excerpt, &mut again), number);
             assert_eq!(shape, again);
+            if is_whole && outline(bytes, encoding, &mut short) {
+                let excerpt = Excerpt {
+                    bytes: &short,
+                    ..excerpt
+                };
+                assert_eq!(normalise(excerpt, &mut again), number);
+                assert_eq!(shape, again);
+            }
         }
         // What stands between quotes makes no difference.
         if !bytes.contains(&b'\'') && !bytes.contains(&b'\\') && !bytes.contains(&0) {

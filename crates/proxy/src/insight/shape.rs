@@ -9,12 +9,12 @@ use std::{
     rc::Rc,
 };
 
-use statement::{Encoding, Excerpt, normalise};
+use statement::{Encoding, Excerpt, normalise, outline};
 
 use super::{Sqlstate, top::Top};
 
 /// Texts whose shape is remembered, for each tenant: those of parameterised statements come again
-/// and again. A power of two; each takes 16 bytes.
+/// and again, and so do others but for their constants. A power of two; each takes 16 bytes.
 const TEXTS_MAX: usize = 128;
 /// Of a longer text, only so much is looked at. What makes statements longer is data.
 pub(super) const TEXT_BYTES_MAX: usize = 8 * 1024;
@@ -100,10 +100,11 @@ impl Drop for Shape {
 pub(super) struct Texts {
     known: Vec<Known>,
     hasher: RandomState,
+    outline: Vec<u8>,
     shape: Vec<u8>,
 }
 
-/// A text by its hash: should two texts ever share it, one is counted as the other.
+/// A text by the hash of its outline, or of itself: should two ever share it, one is counted as the other.
 #[derive(Clone, Debug, Default)]
 struct Known {
     hash: u64,
@@ -124,7 +125,9 @@ impl Texts {
             Some(part) if part.len() < text.len() => (part, false),
             _ => (text, is_whole),
         };
-        let hash = self.hasher.hash_one((text, is_whole, encoding));
+        let is_outlined = is_whole && outline(text, encoding, &mut self.outline);
+        let key = if is_outlined { &self.outline } else { text };
+        let hash = self.hasher.hash_one((key, is_whole, encoding));
         let place = hash as usize % TEXTS_MAX;
         if let Some(known) = self.known.get(place)
             && known.hash == hash
