@@ -117,6 +117,7 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
     stack.cli(&["db", "inspect", "app", "nonsense"]).failed(2);
 
     inside(&stack, other_address);
+    fleet(&stack);
 
     stack.stop();
     stack.start_again();
@@ -202,4 +203,35 @@ fn inside(stack: &Stack, address: &str) {
     holder.wait().unwrap();
     let shown = stack.cli(&["db", "inspect", "other", "tables"]);
     assert!(shown.ok().contains("large"), "{shown:?}");
+}
+
+/// The installation as its operator sees it, and nobody else.
+fn fleet(stack: &Stack) {
+    stack.cli(&["fleet"]).failed(3);
+    let operator = |args: &[&str]| {
+        let mut command = stack.cli_command(args);
+        run(command.env("TENANTRY_API_KEY", stack.operator_key()))
+    };
+    let seen = operator(&["fleet", "--json"]).json();
+    let figure = |name: &str| {
+        let figures = seen["figures"].as_array().unwrap();
+        figures
+            .iter()
+            .find(|own| own["name"] == name)
+            .unwrap()
+            .clone()
+    };
+    let share = figure("server_connections")["value"].as_f64().unwrap();
+    assert!(share > 0.0 && share < 1.0, "{seen:#}");
+    assert!(figure("provisioning")["value"].as_f64().unwrap() > 0.0);
+    assert_eq!(figure("backup_age")["value"], Value::Null);
+    let shown = operator(&["fleet"]).ok().to_owned();
+    for text in [
+        "server_connections",
+        "70.0 %",
+        "no backups are made",
+        "databases were active",
+    ] {
+        assert!(shown.contains(text), "{text}: {shown}");
+    }
 }

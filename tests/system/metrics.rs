@@ -2,6 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    io::Write as _,
+    path::Path,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -23,6 +26,28 @@ fn samples(page: &str) -> BTreeMap<String, f64> {
     samples
 }
 
+/// What Prometheus' own checker has to say about a page: nothing. Where it is not installed, samples are
+/// all that is looked at.
+fn check(page: &str) {
+    let promtool = Path::new("/usr/bin/promtool");
+    if !promtool.exists() {
+        return;
+    }
+    let mut checker = Command::new(promtool)
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = checker.stdin.take().unwrap();
+    input.write_all(page.as_bytes()).unwrap();
+    drop(input);
+    let said = checker.wait_with_output().unwrap();
+    let words = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(said.status.success() && words.is_empty(), "{words}\n{page}");
+}
+
 async fn read(api: &Api) -> BTreeMap<String, f64> {
     let answer = api.get("/metrics").await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -30,6 +55,7 @@ async fn read(api: &Api) -> BTreeMap<String, f64> {
         answer.headers["content-type"],
         "text/plain; version=0.0.4; charset=utf-8"
     );
+    check(&answer.text);
     samples(&answer.text)
 }
 
@@ -57,6 +83,11 @@ async fn the_operator_reads_numbers_and_sessions() {
     assert_eq!(claims("found") + claims("missed"), 1.0);
     assert!(seen["tenantry_placement_passes_total{result=\"done\"}"] >= 1.0);
     assert!(seen["tenantry_placement_steps_total{result=\"done\"}"] >= 3.0);
+    assert!(seen["tenantry_fleet_figure{figure=\"provisioning\"}"] > 0.0);
+    assert_eq!(
+        seen["tenantry_fleet_target{figure=\"server_connections\"}"],
+        0.7
+    );
     assert_eq!(seen["tenantry_logins_total"], 1.0);
     assert_eq!(seen["tenantry_rows_total"], 5.0);
     assert_eq!(seen["tenantry_login_seconds_count"], 1.0);

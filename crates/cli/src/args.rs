@@ -125,6 +125,8 @@ pub(crate) enum Command {
     Share(crate::user::access::ShareArgs),
     /// Print the completion script of a shell.
     Completion(CompletionArgs),
+    /// See how the installation is doing, with what to do, and what databases cost. For the operator.
+    Fleet,
     /// Look at what this machine offers, and say what to do.
     Doctor(DoctorArgs),
 }

@@ -5,8 +5,11 @@
 
 mod kit;
 
-use kit::{Counted, OPERATOR, Stack, text};
-use model::insight::{Counts, TenantCounts};
+use kit::{BUDGET, Counted, OPERATOR, Stack, text};
+use model::{
+    insight::{Counts, TenantCounts},
+    route::Demand,
+};
 use serde_json::Value;
 
 fn of(tenant: &str, life: u64, statements: u64, clients: u32) -> TenantCounts {
@@ -116,4 +119,93 @@ async fn processes_add_up_and_a_restart_loses_nothing() {
     stack.control.as_ref().unwrap().remember().await;
     assert_eq!(rows(&stack, slots).await, 3, "the other one's");
     assert_eq!(figures(&seen(&stack, &stack.base, &idle).await), (3, 0));
+}
+
+async fn fleet(stack: &Stack, base: &str) -> Value {
+    let url = format!("{base}/operator/fleet");
+    let request = stack.http.get(url).bearer_auth(OPERATOR);
+    stack.send(request).await.ok()
+}
+
+fn figure<'a>(fleet: &'a Value, name: &str) -> &'a Value {
+    let figures = fleet["figures"].as_array().unwrap();
+    figures.iter().find(|own| own["name"] == name).unwrap()
+}
+
+/// Whichever process is asked, and after a restart; what cannot be measured says why.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_figures_of_the_fleet_are_those_of_all_processes() {
+    let mut stack = Stack::start().await;
+    let new = fleet(&stack, &stack.base).await;
+    for own in new["figures"].as_array().unwrap() {
+        assert_eq!(
+            (&own["value"], &own["is_met"]),
+            (&Value::Null, &Value::Null)
+        );
+        assert!(own["missing"].is_string(), "{own}");
+    }
+    assert_eq!(new["figures"].as_array().unwrap().len(), 5);
+
+    let token = stack.token().await;
+    let app = text(&stack.create(&token, "app").await["id"]);
+    let idle = text(&stack.create(&token, "idle").await["id"]);
+    let counted = Counted::default();
+    let (other, _routes, _obeys, base) = stack.start_counting("other", counted.clone()).await;
+    let catalog = stack.catalog().await;
+    let node = catalog.query_one("SELECT min(node) FROM placement", &[]);
+    let demand = Demand {
+        node: node.await.unwrap().get(0),
+        budget: BUDGET,
+        held: 0,
+        needed: 2,
+    };
+    stack.routes.lease(demand).await.unwrap();
+    let busy = |id: &str, life, servers, clients| TenantCounts {
+        servers,
+        ..of(id, life, 10, clients)
+    };
+    let some = BUDGET / 2;
+    *stack.counted.lock().unwrap() = vec![busy(&app, 1, some, 3)];
+    *counted.lock().unwrap() = vec![busy(&app, 1, BUDGET - some, 1), busy(&idle, 2, 0, 0)];
+    other.remember().await;
+    stack.control.as_ref().unwrap().remember().await;
+    for base in [&stack.base, &base] {
+        let seen = fleet(&stack, base).await;
+        let servers = figure(&seen, "server_connections");
+        assert_eq!(
+            (&servers["value"], &servers["is_met"]),
+            (&1.0.into(), &false.into())
+        );
+        let unused = figure(&seen, "idle_server_connections");
+        assert_eq!(
+            (&unused["value"], &unused["is_met"]),
+            (&0.0.into(), &true.into())
+        );
+        assert_eq!(seen["total"]["databases"], 2);
+        assert_eq!(seen["total"]["statements"], 30);
+        assert_eq!(seen["costs"].as_array().unwrap().len(), 2);
+    }
+    *counted.lock().unwrap() = vec![busy(&idle, 2, BUDGET - some, 0)];
+    let share = f64::from(BUDGET - some) / f64::from(BUDGET);
+    let seen = fleet(&stack, &base).await;
+    let unused = figure(&seen, "idle_server_connections");
+    assert_eq!(unused["value"], (share * 1e4).round() / 1e4);
+    assert_eq!(unused["is_met"], false, "{seen}");
+
+    // Made at one process, known to the other; and a process that is gone has no server connections.
+    let provisioning = figure(&seen, "provisioning").clone();
+    assert!(provisioning["value"].as_f64().unwrap() > 0.0, "{seen}");
+    other
+        .stop(std::time::Duration::from_secs(10))
+        .await
+        .leave()
+        .await;
+    stack.stop_control().await;
+    stack.start_control().await;
+    let seen = fleet(&stack, &stack.base).await;
+    assert_eq!(
+        figure(&seen, "provisioning")["value"],
+        provisioning["value"]
+    );
+    stack.stop().await;
 }

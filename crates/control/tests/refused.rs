@@ -258,6 +258,7 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         "",
     ),
     ("GET", "/operator/check", For::Operator, ""),
+    ("GET", "/operator/fleet", For::Operator, ""),
     ("GET", "/metrics", For::Operator, ""),
 ];
 

@@ -186,9 +186,20 @@ pub struct Connection {
     pub pinned_by: Option<String>,
 }
 
+/// Server connections of a proxy now.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Pools {
+    /// All of them, also those being opened or closed.
+    pub servers: u64,
+    /// Those that nobody uses.
+    pub idle: u64,
+}
+
 /// What a proxy is asked. An answer that is dropped says that it is gone.
 #[derive(Debug)]
 pub enum Question {
+    /// Of its pools.
+    Pools(oneshot::Sender<Pools>),
     /// Of all tenants in use or used lately.
     All(oneshot::Sender<Vec<TenantCounts>>),
     /// Of one; `None`: it is not in use.

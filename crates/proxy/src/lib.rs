@@ -61,7 +61,7 @@ use std::{
 use model::{
     TenantId,
     hold::Holds,
-    insight::{Connection, TenantCounts, TenantDetail},
+    insight::{Connection, Pools, TenantCounts, TenantDetail},
     route::{Door, RouteClient},
 };
 use tokio::{
@@ -302,6 +302,16 @@ impl Numbers {
 }
 
 impl Numbers {
+    /// Server connections now.
+    pub fn pools(&self) -> Pools {
+        let nodes = self.0.budgets.usage();
+        let idle = self.0.idle.iter();
+        Pools {
+            servers: nodes.iter().map(|node| u64::from(node.servers)).sum(),
+            idle: idle.map(|n| n.load(Ordering::Relaxed) as u64).sum(),
+        }
+    }
+
     /// What was counted of all tenants in use or used lately. A worker counts some of them between two
     /// turns of its event loop, and then others, so that no query waits for all.
     pub async fn counts(&self) -> Vec<TenantCounts> {

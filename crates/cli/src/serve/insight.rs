@@ -10,6 +10,9 @@ pub(super) fn answer(numbers: Numbers) -> Questions {
     tokio::spawn(async move {
         while let Some(question) = asked.recv().await {
             match question {
+                Question::Pools(reply) => {
+                    let _ = reply.send(numbers.pools());
+                }
                 Question::All(reply) => drop(reply.send(numbers.counts().await)),
                 Question::One {
                     tenant,

@@ -13,6 +13,7 @@ mod database;
 mod doctor;
 pub(crate) mod dump;
 pub(crate) mod export;
+mod fleet;
 mod home;
 pub(crate) mod inspect;
 pub(crate) mod limits;
@@ -132,6 +133,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Token(command) => token::run(&context()?, command).await,
             Command::Share(args) => access::share(&context()?, args).await,
             Command::Completion(args) => completion::print(args.shell),
+            Command::Fleet => fleet::fleet(&context()?).await,
             Command::Doctor(args) => doctor::doctor(&args, &global).await,
         }
     })

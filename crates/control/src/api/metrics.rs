@@ -24,7 +24,12 @@ use super::{
     App, auth,
     error::{ApiResult, ErrorBody},
 };
-use crate::{catalog::CatalogError, placement::store as placements, tenant::store as tenants};
+use crate::{
+    catalog::CatalogError,
+    insight::fleet::{self, Figure},
+    placement::store as placements,
+    tenant::store as tenants,
+};
 
 /// For how long a page is given to others who ask. Whoever may read it without a token may also ask
 /// without end.
@@ -93,14 +98,17 @@ struct Seen {
     tenants: Vec<(TenantState, u64)>,
     pool: placements::PoolSize,
     unsettled: u64,
+    fleet: Vec<Figure>,
 }
 
 async fn look(app: &App) -> Result<Seen, CatalogError> {
+    let fleet = fleet::figures(app).await?;
     let client = app.catalog.get().await?;
     Ok(Seen {
         tenants: tenants::count_by_state(&client).await?,
         pool: placements::pool_size(&client, app.node.name()).await?,
         unsettled: placements::count_unsettled(&client).await?,
+        fleet,
     })
 }
 
@@ -125,6 +133,7 @@ fn write(page: &mut Page, seen: &Seen) {
         "Databases that are not yet as they should be.",
     )
     .sample(&[], seen.unsettled);
+    fleet::write(page, &seen.fleet);
 }
 
 fn passes(page: &mut Page, app: &App) {

@@ -182,6 +182,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(branch::http::reset))
         .routes(routes!(branch::http::diff))
         .routes(routes!(health::check))
+        .routes(routes!(insight::fleet::fleet))
 }
 
 /// All routes with all layers.

@@ -82,6 +82,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "insight",
         sql: include_str!("../../migrations/0014_insight.sql"),
     },
+    Migration {
+        version: 15,
+        name: "fleet",
+        sql: include_str!("../../migrations/0015_fleet.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -7,6 +7,7 @@
 //! Only tenants that did something since the last pass cost anything: four rows are changed of each. What
 //! was not written yet is added to what is read, so nothing is seen late at the process that counted it.
 
+pub(crate) mod fleet;
 pub(crate) mod http;
 pub(crate) mod inspect;
 mod store;
@@ -14,13 +15,13 @@ mod window;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use model::{
     TenantId,
-    insight::{Counts, Question, Questions, TenantCounts, TenantDetail},
+    insight::{BOUNDS_US, Counts, Pools, Question, Questions, TIMES, TenantCounts, TenantDetail},
 };
 use tokio::{
     sync::{RwLock, oneshot},
@@ -55,6 +56,37 @@ pub(crate) struct Insight {
     proxy: Questions,
     /// Held while rows are written, so that whoever reads sees each number once.
     known: RwLock<Known>,
+    /// Of databases made here, and not written.
+    made: Mutex<Made>,
+}
+
+/// How long making databases took, by [`BOUNDS_US`].
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+struct Made {
+    sum_us: u64,
+    times: [u64; TIMES],
+}
+
+impl Made {
+    fn note(&mut self, took: Duration) {
+        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.times[BOUNDS_US.partition_point(|bound| *bound < took_us)] += 1;
+        self.sum_us = self.sum_us.saturating_add(took_us);
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+        for (own, other) in self.times.iter_mut().zip(other.times) {
+            *own = own.saturating_add(other);
+        }
+    }
+
+    fn take_away(&mut self, other: &Self) {
+        self.sum_us = self.sum_us.saturating_sub(other.sum_us);
+        for (own, other) in self.times.iter_mut().zip(other.times) {
+            *own = own.saturating_sub(other);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -63,6 +95,8 @@ struct Known {
     /// Counted and not written.
     due: BTreeMap<TenantId, Counts>,
     passes: u32,
+    /// What was written of this process's pools last.
+    pools: Option<Pools>,
 }
 
 /// What a proxy said of a tenant last.
@@ -143,7 +177,19 @@ impl Insight {
         Self {
             proxy,
             known: RwLock::default(),
+            made: Mutex::default(),
         }
+    }
+
+    /// Somebody asked for a database, and had it, or had waited to the end, after this time.
+    pub(crate) fn database_made(&self, took: Duration) {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.note(took);
+    }
+
+    /// What was made here and is not written.
+    fn made(&self) -> Made {
+        *self.made.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// `None`: the proxy does not answer.
@@ -218,7 +264,24 @@ async fn round(app: &App) -> Result<(), CatalogError> {
         // It has stopped, or is about to begin: that says nothing of anybody.
         None => Vec::new(),
     };
+    let pools = app.insight.ask(Question::Pools).await;
     let mut client = app.catalog.get().await?;
+    let made = app.insight.made();
+    if made != Made::default() {
+        store::add_made(&client, &made).await?;
+        let mut left = app
+            .insight
+            .made
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        left.take_away(&made);
+    }
+    if let Some(pools) = pools
+        && (again || known.pools != Some(pools))
+    {
+        store::pools(&client, &app.process.id, pools).await?;
+        known.pools = Some(pools);
+    }
     while !known.due.is_empty() {
         let some: Vec<(TenantId, Counts)> = known
             .due

@@ -4,11 +4,17 @@ use chrono::{DateTime, Utc};
 use deadpool_postgres::{GenericClient, Object};
 use model::{
     ProcessId, TenantId,
-    insight::{Counts, TenantCounts},
+    insight::{Counts, Pools, TenantCounts},
 };
 
-use super::window::{GRAINS, Slot};
+use super::{
+    Made,
+    window::{GRAINS, Slot},
+};
 use crate::catalog::{self, CatalogError};
+
+/// Hours of which is kept how long making databases took: a day, and room to write the next one.
+const MADE_PLACES: i64 = 26;
 
 /// Adds to the slots of now what was counted of tenants, all or nothing of it. Tenants that are gone are
 /// left out. A crash of the catalog's server may lose the last ones: nothing else depends on them.
@@ -148,6 +154,79 @@ pub(super) async fn connect_only(
     let sql = "DELETE FROM insight_client WHERE process_id = $1 AND tenant_id <> ALL ($2)";
     catalog::execute(client, sql, &[&own.as_str(), &tenants]).await?;
     Ok(())
+}
+
+/// Says what this process's pools have.
+pub(super) async fn pools(
+    client: &impl GenericClient,
+    own: &ProcessId,
+    pools: Pools,
+) -> Result<(), CatalogError> {
+    let sql = "INSERT INTO insight_process (process_id, servers, idle)
+        SELECT id, $2, $3 FROM process WHERE id = $1
+        ON CONFLICT (process_id) DO UPDATE SET servers = excluded.servers, idle = excluded.idle";
+    let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
+        &[&own.as_str(), &signed(pools.servers), &signed(pools.idle)];
+    catalog::execute(client, sql, values).await?;
+    Ok(())
+}
+
+/// What those of other processes have together, that are there.
+pub(super) async fn pools_elsewhere(
+    client: &impl GenericClient,
+    own: &ProcessId,
+) -> Result<Pools, CatalogError> {
+    let sql = "SELECT coalesce(sum(i.servers), 0)::bigint, coalesce(sum(i.idle), 0)::bigint
+        FROM insight_process i JOIN process p ON p.id = i.process_id
+        WHERE p.id <> $1 AND p.alive_until > now()";
+    let row = catalog::query_one(client, sql, &[&own.as_str()]).await?;
+    Ok(Pools {
+        servers: row.get::<_, i64>(0).unsigned_abs(),
+        idle: row.get::<_, i64>(1).unsigned_abs(),
+    })
+}
+
+/// Server connections that all processes may have on a node; `None`: nobody has asked for any.
+pub(super) async fn budget(
+    client: &impl GenericClient,
+    node: &str,
+) -> Result<Option<u64>, CatalogError> {
+    let sql =
+        "SELECT min(l.budget)::bigint FROM budget_lease l JOIN process p ON p.id = l.process_id
+        WHERE l.node = $1 AND p.alive_until > now()";
+    let row = catalog::query_one(client, sql, &[&node]).await?;
+    Ok(row.get::<_, Option<i64>>(0).map(i64::unsigned_abs))
+}
+
+/// Adds to the hour of now how long making databases took.
+pub(super) async fn add_made(client: &impl GenericClient, made: &Made) -> Result<(), CatalogError> {
+    let sql = "INSERT INTO insight_made AS own (place, slot, counts)
+        SELECT slot % $2, slot, $1::text::bigint[]
+        FROM (SELECT floor(extract(epoch FROM now()) / 3600)::bigint AS slot) AS now
+        ON CONFLICT (place) DO UPDATE SET slot = excluded.slot,
+            counts = CASE WHEN own.slot = excluded.slot
+                THEN insight_sum(own.counts, excluded.counts) ELSE excluded.counts END";
+    let numbers = std::iter::once(&made.sum_us).chain(&made.times);
+    let numbers: Vec<_> = numbers.map(|number| signed(*number).to_string()).collect();
+    let numbers = format!("{{{}}}", numbers.join(","));
+    catalog::execute(client, sql, &[&numbers, &MADE_PLACES]).await?;
+    Ok(())
+}
+
+/// The same of the last day, to the hour.
+pub(super) async fn made(client: &impl GenericClient) -> Result<Made, CatalogError> {
+    let sql = "SELECT counts FROM insight_made
+        WHERE slot > floor(extract(epoch FROM now()) / 3600)::bigint - 24";
+    let mut all = Made::default();
+    for row in catalog::query(client, sql, &[]).await? {
+        let numbers: Vec<i64> = row.get(0);
+        let at = |place: usize| numbers.get(place).map_or(0, |number| number.unsigned_abs());
+        all.add(&Made {
+            sum_us: at(0),
+            times: std::array::from_fn(|place| at(1 + place)),
+        });
+    }
+    Ok(all)
 }
 
 /// Removes slots of tenants that were last in use before any window began.

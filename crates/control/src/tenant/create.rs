@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use model::{LoginName, ProjectId, Role, Secret, TenantId, TenantName, lifecycle::TenantState};
+use tokio::time::Instant;
 
 use super::{
     describe::{DatabaseResponse, describe},
@@ -49,6 +50,7 @@ pub(crate) async fn create(
     ticket: &Ticket,
     wanted: Wanted,
 ) -> ApiResult<(StatusCode, DatabaseResponse)> {
+    let began = Instant::now();
     if wanted.if_not_exists
         && let Some(existing) = existing(app, &wanted).await?
     {
@@ -63,6 +65,10 @@ pub(crate) async fn create(
         other => other?,
     };
     let tenant = wait_until_made(app, made.tenant, wanted.wait).await?;
+    // Of one that is not ready at the end of the wait, the wait: too little, and not nothing.
+    if tenant.state == TenantState::Active || !wanted.wait.is_zero() {
+        app.insight.database_made(began.elapsed());
+    }
     let answer = describe(app, &tenant, Some(&made.password)).with_project(made.registered);
     Ok((StatusCode::CREATED, answer))
 }

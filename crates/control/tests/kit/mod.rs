@@ -19,7 +19,7 @@ use control::{Config, Control, Keys, Parts, WarmPool};
 use model::{
     LoginName,
     hold::{Holds, Kept, Order, Step},
-    insight::{Question, Questions, TenantCounts, TenantDetail},
+    insight::{Pools, Question, Questions, TenantCounts, TenantDetail},
     route::{self, Door, RouteClient},
 };
 use node::managed::{Managed, ManagedConfig, StopLimit};
@@ -91,6 +91,14 @@ fn counting(counted: Counted) -> Questions {
         while let Some(question) = asked.recv().await {
             let all = counted.lock().unwrap().clone();
             match question {
+                Question::Pools(reply) => {
+                    let servers = |of: &TenantCounts| u64::from(of.servers);
+                    let unused = all.iter().filter(|of| of.clients == 0);
+                    let _ = reply.send(Pools {
+                        servers: all.iter().map(servers).sum(),
+                        idle: unused.map(servers).sum(),
+                    });
+                }
                 Question::All(reply) => drop(reply.send(all)),
                 Question::One { tenant, reply, .. } => {
                     let found = all.into_iter().find(|own| own.tenant == tenant);

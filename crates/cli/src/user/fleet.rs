@@ -1,0 +1,98 @@
+//! `tenantry fleet`: how an installation with many databases is doing. For the operator.
+
+use serde_json::Value;
+
+use crate::{
+    exit::Failure,
+    output::{self, Format, Rows},
+    user::{Context, database::field},
+};
+
+/// `tenantry fleet`.
+pub(super) async fn fleet(context: &Context) -> Result<(), Failure> {
+    let seen = context.api.get("/operator/fleet").await?;
+    if context.format == Format::Json {
+        return output::json(&seen);
+    }
+    let list = |name: &str| seen[name].as_array().cloned().unwrap_or_default();
+    let figures = list("figures");
+    let missed = figures.iter().filter(|figure| figure["is_met"] == false);
+    let advice: Vec<String> = missed
+        .map(|figure| format!("{}: {}", field(figure, "name"), field(figure, "advice")))
+        .collect();
+    let is_table = context.format == Format::Table;
+    let title = |name: &&str| match is_table {
+        true => name.to_uppercase(),
+        false => (*name).to_owned(),
+    };
+    let rows = figures.iter().map(|figure| {
+        vec![
+            Some(field(figure, "name").to_owned()),
+            shown(figure, "value"),
+            shown(figure, "target"),
+            Some(said(figure)),
+        ]
+    });
+    let names = ["figure", "now", "at most", "is met"];
+    Rows {
+        columns: names.iter().map(title).collect(),
+        rows: rows.collect(),
+    }
+    .print(context.format)?;
+    if context.quiet || !is_table {
+        return Ok(());
+    }
+    for line in advice {
+        output::line(&line)?;
+    }
+    let total = &seen["total"];
+    output::line(&format!(
+        "\nin the last day {} databases were active: {:.1} s, {} bytes, {} statements",
+        total["databases"],
+        total["active_seconds"].as_f64().unwrap_or_default(),
+        total["bytes"],
+        total["statements"],
+    ))?;
+    let costs = list("costs");
+    if costs.is_empty() {
+        return Ok(());
+    }
+    let names = [
+        "database_id",
+        "name",
+        "active_seconds",
+        "bytes",
+        "statements",
+    ];
+    let row = |cost: &Value| {
+        let value = |name: &&str| match &cost[*name] {
+            Value::String(text) => Some(text.clone()),
+            Value::Number(number) if number.is_f64() => {
+                Some(format!("{:.1}", number.as_f64().unwrap_or_default()))
+            }
+            other => Some(other.to_string()),
+        };
+        names.iter().map(value).collect()
+    };
+    let rows = costs.iter().map(row).collect();
+    let columns = names.iter().map(title).collect();
+    Rows { columns, rows }.print(context.format)
+}
+
+/// A share in percent, a time in seconds.
+fn shown(figure: &Value, name: &str) -> Option<String> {
+    let value = figure[name].as_f64()?;
+    Some(match field(figure, "unit") {
+        "share" => format!("{:.1} %", value * 100.0),
+        "seconds" => format!("{value} s"),
+        _ => value.to_string(),
+    })
+}
+
+fn said(figure: &Value) -> String {
+    match figure["is_met"].as_bool() {
+        Some(true) => "yes".to_owned(),
+        Some(false) => "no".to_owned(),
+        None => field(figure, "missing").to_owned(),
+    }
+}

@@ -1,0 +1,279 @@
+//! `GET /operator/fleet`: how an installation with many databases is doing, on one page.
+//!
+//! Owns: the figures, where each should be, and what to do when it is not. Does not own: counting.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::extract::State;
+use deadpool_postgres::GenericClient;
+use model::{
+    exposition::Page,
+    insight::{Pools, Question},
+};
+use serde::Serialize;
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use super::{store, window::Times};
+
+use crate::{
+    api::{
+        App,
+        auth::Principal,
+        error::{ApiResult, ErrorBody},
+    },
+    catalog::{self, CatalogError},
+};
+
+/// Above it, a burst or the loss of a process leaves tenants waiting.
+const SERVERS_SHARE_MAX: f64 = 0.7;
+/// Above it, so much of the budget waits for tenants that tenants may wait for it.
+const IDLE_SHARE_MAX: f64 = 0.2;
+/// Of 95 in 100 creates. Longer, and a person waits.
+const PROVISIONING_SECONDS_MAX: f64 = 1.0;
+/// Databases whose cost is listed.
+const COSTS_MAX: i64 = 20;
+/// For the proxy of this process. Less than `/metrics` waits for all that the catalog says.
+const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
+
+/// One figure of the fleet.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub(crate) struct Figure {
+    /// `server_connections`, `idle_server_connections`, `provisioning`, `backup_age` or `databases_behind`.
+    name: &'static str,
+    /// `share` (of 1), `seconds` or `count`.
+    unit: &'static str,
+    /// Null: there is nothing to measure it by; `missing` says why.
+    value: Option<f64>,
+    /// It should be at most this; null: there is none.
+    target: Option<f64>,
+    /// Whether it is; null when one of both is.
+    is_met: Option<bool>,
+    /// Why there is no value.
+    missing: Option<&'static str>,
+    /// What it is, and what to do when it is above.
+    advice: &'static str,
+}
+
+/// What a database used in the last day.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Cost {
+    database_id: String,
+    name: String,
+    /// How long its clients waited for answers, all together.
+    active_seconds: f64,
+    /// Received from clients and sent to them.
+    bytes: u64,
+    statements: u64,
+}
+
+/// What all did together.
+#[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
+pub(crate) struct Total {
+    /// Databases that did something.
+    databases: u64,
+    active_seconds: f64,
+    bytes: u64,
+    statements: u64,
+}
+
+/// How an installation is doing.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Fleet {
+    figures: Vec<Figure>,
+    /// In the last day, all databases together.
+    total: Total,
+    /// In the last day, the 20 databases that were active longest.
+    costs: Vec<Cost>,
+}
+
+/// What a figure is, wherever it stands.
+struct Kind {
+    name: &'static str,
+    unit: &'static str,
+    target: Option<f64>,
+    missing: &'static str,
+    advice: &'static str,
+}
+
+const SERVERS: Kind = Kind {
+    name: "server_connections",
+    unit: "share",
+    target: Some(SERVERS_SHARE_MAX),
+    missing: "the proxy did not answer, or has no part of the budget yet",
+    advice: "server connections of all processes, of the node's budget; above: raise server-connections-max, lower \
+             server_connections_max of the busiest databases, or look for transactions that stay open",
+};
+const IDLE: Kind = Kind {
+    name: "idle_server_connections",
+    unit: "share",
+    target: Some(IDLE_SHARE_MAX),
+    missing: SERVERS.missing,
+    advice: "server connections that nobody uses, of the node's budget; above, while clients wait: lower \
+             server-idle-max",
+};
+const PROVISIONING: Kind = Kind {
+    name: "provisioning",
+    unit: "seconds",
+    target: Some(PROVISIONING_SECONDS_MAX),
+    missing: "no database was made in the last day",
+    advice: "from a request for a database to its answer, 95 in 100 of the last day's, branches left out; above: \
+             raise warm-pool",
+};
+const BACKUP_AGE: Kind = Kind {
+    name: "backup_age",
+    unit: "seconds",
+    target: None,
+    missing: "no backups are made by this version: dump databases by a schedule of your own",
+    advice: "time since the oldest of all databases' last backups",
+};
+const BEHIND: Kind = Kind {
+    name: "databases_behind",
+    unit: "count",
+    target: None,
+    missing: "there are no blueprints in this version",
+    advice: "databases that are not at the version that they should be at",
+};
+
+impl Kind {
+    fn figure(&self, value: Option<f64>) -> Figure {
+        let value = value.map(|value| (value * 1e4).round() / 1e4);
+        let both = value.zip(self.target);
+        Figure {
+            name: self.name,
+            unit: self.unit,
+            value,
+            target: self.target,
+            is_met: both.map(|(value, target)| value <= target),
+            missing: value.is_none().then_some(self.missing),
+            advice: self.advice,
+        }
+    }
+}
+
+/// A part of a whole that there is.
+fn share(part: u64, whole: u64) -> Option<f64> {
+    (whole > 0).then(|| part as f64 / whole as f64)
+}
+
+/// The figures of now.
+pub(crate) async fn figures(app: &App) -> Result<Vec<Figure>, CatalogError> {
+    let own = timeout(ANSWER_TIME_MAX, app.insight.ask(Question::Pools)).await;
+    let own = own.ok().flatten();
+    let client = app.catalog.get().await?;
+    let elsewhere = store::pools_elsewhere(&client, &app.process.id).await?;
+    let budget = store::budget(&client, app.node.name()).await?;
+    let mut made = store::made(&client).await?;
+    drop(client);
+    made.add(&app.insight.made());
+    let of_budget = |of: fn(&Pools) -> u64| {
+        let own = own.as_ref()?;
+        share(of(own) + of(&elsewhere), budget?)
+    };
+    let times = Times {
+        sum_us: made.sum_us as f64,
+        counts: made.times.map(|count| count as f64),
+    };
+    let has_made = made.times.iter().any(|count| *count > 0);
+    Ok(vec![
+        SERVERS.figure(of_budget(|pools| pools.servers)),
+        // Counted beside the others, and not at the same moment.
+        IDLE.figure(of_budget(|pools| pools.idle.min(pools.servers))),
+        PROVISIONING.figure(has_made.then(|| times.quantile_ms(0.95) / 1e3)),
+        BACKUP_AGE.figure(None),
+        BEHIND.figure(None),
+    ])
+}
+
+/// What all databases used in the last day, and those that used most.
+async fn costs(client: &impl GenericClient) -> Result<(Total, Vec<Cost>), CatalogError> {
+    // Numbers as in model::insight::Counts: statements, bytes both ways, time.
+    let sql = "WITH used AS (
+            SELECT tenant_id, sum(counts[8])::float8 / 1e6 AS seconds,
+                sum(counts[5] + counts[6]) AS bytes, sum(counts[1]) AS statements
+            FROM insight_slot
+            WHERE grain = 3 AND slot > floor(extract(epoch FROM now()) / 3600)::bigint - 24
+            GROUP BY tenant_id)
+        SELECT t.id, t.name, u.seconds, u.bytes::bigint, u.statements::bigint, count(*) OVER (),
+            sum(u.seconds) OVER (), (sum(u.bytes) OVER ())::bigint, (sum(u.statements) OVER ())::bigint
+        FROM used u JOIN tenant t ON t.id = u.tenant_id
+        ORDER BY u.seconds DESC, t.id LIMIT $1";
+    let rows = catalog::query(client, sql, &[&COSTS_MAX]).await?;
+    let number = |row: &tokio_postgres::Row, column| row.get::<_, i64>(column).unsigned_abs();
+    let total = rows.first().map(|row| Total {
+        databases: number(row, 5),
+        active_seconds: row.get(6),
+        bytes: number(row, 7),
+        statements: number(row, 8),
+    });
+    let costs = rows.iter().map(|row| Cost {
+        database_id: row.get(0),
+        name: row.get(1),
+        active_seconds: row.get(2),
+        bytes: number(row, 3),
+        statements: number(row, 4),
+    });
+    Ok((total.unwrap_or_default(), costs.collect()))
+}
+
+/// How the installation is doing: figures with their targets and what to do, and what databases cost.
+#[utoipa::path(get, path = "/operator/fleet", tag = "operator", security(("bearer" = [])),
+    operation_id = "fleet",
+    responses((status = 200, body = Fleet), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody)))]
+pub(crate) async fn fleet(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+) -> ApiResult<axum::Json<Fleet>> {
+    principal.is_operator()?;
+    let figures = figures(&app).await?;
+    let client = app.catalog.get().await?;
+    let (total, costs) = costs(&client).await?;
+    Ok(axum::Json(Fleet {
+        figures,
+        total,
+        costs,
+    }))
+}
+
+/// The figures for Prometheus.
+pub(crate) fn write(page: &mut Page, figures: &[Figure]) {
+    let mut family = page.gauge(
+        "tenantry_fleet_figure",
+        "Figures of the fleet, where there is something to measure them by: shares of 1, and seconds.",
+    );
+    for figure in figures {
+        if let Some(value) = figure.value {
+            family.sample(&[("figure", figure.name)], value);
+        }
+    }
+    let mut family = page.gauge(
+        "tenantry_fleet_target",
+        "Each of them should be at most this.",
+    );
+    for figure in figures {
+        if let Some(target) = figure.target {
+            family.sample(&[("figure", figure.name)], target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_is_met_up_to_its_target_and_says_why_it_is_missing() {
+        for (kind, value, is_met) in [
+            (&SERVERS, Some(0.7), Some(true)),
+            (&SERVERS, Some(0.701), Some(false)),
+            (&SERVERS, None, None),
+            (&BACKUP_AGE, None, None),
+        ] {
+            let figure = kind.figure(value);
+            assert_eq!(figure.is_met, is_met, "{figure:?}");
+            assert_eq!(figure.missing.is_some(), value.is_none(), "{figure:?}");
+        }
+        assert_eq!(share(1, 0), None);
+    }
+}
