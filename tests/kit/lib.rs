@@ -5,6 +5,7 @@
 //! a stack is used through its ports, its command line and its log.
 
 pub mod api;
+pub mod door;
 pub mod postgres;
 pub mod program;
 pub mod server;

@@ -10,6 +10,7 @@ mod credentials;
 mod files;
 mod flows;
 mod hold;
+mod import;
 mod insight;
 mod lifetimes;
 mod limits;

@@ -229,6 +229,8 @@ pub(crate) enum DbCommand {
     Dump(crate::user::dump::DumpArgs),
     /// Write the rows of a table or a query as CSV or as lines of JSON, any number of them.
     Export(crate::user::export::ExportArgs),
+    /// Fill it from another PostgreSQL, schema and rows: all of it in one transaction, or nothing.
+    Import(crate::user::import::ImportArgs),
     /// Fill it from a dump: all of it in one transaction, or nothing.
     Restore(crate::user::restore::RestoreArgs),
     /// Run a file of SQL in one transaction.

@@ -9,6 +9,7 @@ mod proof;
 mod strangers;
 
 pub(crate) use doors::ADVICE;
+pub use dsn::Dsn;
 use model::{Secret, route::NodeTarget};
 use tokio_postgres::Client;
 
@@ -90,6 +91,18 @@ pub fn external(dsn: &Secret) -> Result<CatalogConfig, String> {
     let mut config = dsn.config;
     config.application_name("tenantry catalog");
     Ok(CatalogConfig { config, tls })
+}
+
+impl Dsn {
+    /// Reads the DSN of a server, in the form of a URL or of keys and values, with libpq's `sslmode` and
+    /// `sslrootcert`. Connects to nothing.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, without its text.
+    pub fn read(dsn: &Secret) -> Result<Self, String> {
+        dsn::parse(dsn.reveal())
+    }
 }
 
 /// A connection without the settings of ours, which are for superusers only.

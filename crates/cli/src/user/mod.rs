@@ -15,6 +15,7 @@ pub(crate) mod dump;
 pub(crate) mod export;
 mod fleet;
 mod home;
+pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod limits;
 pub(crate) mod migration;
@@ -106,6 +107,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             }
             Command::Db(DbCommand::Dump(args)) => dump::dump(&context()?, args).await,
             Command::Db(DbCommand::Export(args)) => export::export(&context()?, args).await,
+            Command::Db(DbCommand::Import(args)) => import::import(&context()?, args).await,
             Command::Db(DbCommand::Restore(args)) => restore::restore(&context()?, args).await,
             Command::Db(DbCommand::Seed(args)) => restore::seed(&context()?, args).await,
             Command::Db(DbCommand::ResetPassword(args)) => {

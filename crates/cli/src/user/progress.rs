@@ -1,11 +1,14 @@
 //! What somebody who waits sees: how much is done, on a terminal only.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::{collections::VecDeque, io::IsTerminal as _, time::Duration};
 
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
 /// Between two looks. Often enough to be seen to move.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// Looks that the rate is of: five seconds.
+const RATE_LOOKS: usize = 20;
 
 /// A line on standard error, gone when this is dropped.
 pub(super) struct Progress(Option<JoinHandle<()>>);
@@ -23,9 +26,12 @@ impl Progress {
             return Self(None);
         }
         Self(Some(tokio::spawn(async move {
+            let mut rate = Rate::new(Instant::now());
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
-                eprint!("\r{what} {}\x1b[K", text(done(), all));
+                let bytes = done();
+                let rate = rate.after(Instant::now(), bytes);
+                eprint!("\r{what} {}, {}/s\x1b[K", text(bytes, all), size(rate));
             }
         })))
     }
@@ -37,6 +43,29 @@ impl Drop for Progress {
             task.abort();
             eprint!("\r\x1b[K");
         }
+    }
+}
+
+/// How fast it goes: over the last looks, since a mean of hours would not show that it stands still.
+struct Rate(VecDeque<(Instant, u64)>);
+
+impl Rate {
+    fn new(now: Instant) -> Self {
+        Self([(now, 0)].into())
+    }
+
+    /// Bytes a second when there are so many `bytes` now.
+    fn after(&mut self, now: Instant, bytes: u64) -> u64 {
+        if self.0.len() >= RATE_LOOKS {
+            self.0.pop_front();
+        }
+        self.0.push_back((now, bytes));
+        let Some((since, before)) = self.0.front() else {
+            return 0;
+        };
+        let within_ms = now.duration_since(*since).as_millis().max(1);
+        let rate = u128::from(bytes.saturating_sub(*before)) * 1000 / within_ms;
+        u64::try_from(rate).unwrap_or(u64::MAX)
     }
 }
 
@@ -86,5 +115,17 @@ mod tests {
             assert_eq!(size(bytes), is);
         }
         assert_eq!(text(512, Some(1024)), "512 B of 1.0 kB (50 %)");
+    }
+
+    #[test]
+    fn the_rate_is_that_of_the_last_seconds() {
+        let begin = Instant::now();
+        let mut rate = Rate::new(begin);
+        assert_eq!(rate.after(begin + LOOK_EVERY, 1000), 4000);
+        let looks = u32::try_from(RATE_LOOKS).unwrap();
+        for look in 2..looks * 2 {
+            rate.after(begin + LOOK_EVERY * look, 1000);
+        }
+        assert_eq!(rate.after(begin + LOOK_EVERY * looks * 2, 1000), 0);
     }
 }

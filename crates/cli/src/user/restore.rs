@@ -33,7 +33,9 @@ use crate::{
 };
 
 /// What became of the data when something went wrong before the end.
-const UNDONE: &str = "nothing was changed";
+pub(super) const UNDONE: &str = "nothing was changed";
+/// The same when nobody said whether the end of the transaction was one.
+pub(super) const LOST: &str = "it was lost at the very end: look whether the data is there";
 /// Enough of a file to know its kind.
 const HEAD_BYTES: usize = 512;
 
@@ -95,6 +97,7 @@ pub(super) async fn restore(context: &Context, args: RestoreArgs) -> Result<(), 
     let rules = Rules {
         blocks: Blocks::Absorbed,
         leave_out_owners: true,
+        leave_out_extensions: &[],
         became: UNDONE,
     };
     let done = whole(
@@ -136,6 +139,7 @@ pub(super) async fn seed(context: &Context, args: SeedArgs) -> Result<(), Failur
     let rules = Rules {
         blocks: Blocks::Refused,
         leave_out_owners: false,
+        leave_out_extensions: &[],
         became: UNDONE,
     };
     let done = whole(
@@ -188,7 +192,7 @@ async fn whole(
     db: &str,
     role: model::Role,
     source: &mut Source,
-    rules: Rules,
+    rules: Rules<'_>,
     mut pg_restore: Option<Child>,
     what: &'static str,
 ) -> Result<Done, Failure> {
@@ -205,11 +209,7 @@ async fn whole(
     };
     drop(progress);
     match ran {
-        Ok(done) => {
-            let lost = "it was lost at the very end: look whether the data is there";
-            session.commit(UNDONE, lost).await?;
-            Ok(done)
-        }
+        Ok(done) => session.commit(UNDONE, LOST).await.map(|()| done),
         Err(failure) => {
             // At once, and not when the server notices that nobody is there. It does so, too.
             let _ = session.client.batch_execute("ROLLBACK").await;

@@ -12,10 +12,14 @@ use tokio_postgres::{
     config::{Host, SslMode},
 };
 
-pub(super) struct Dsn {
-    pub(super) config: Config,
-    pub(super) address: NodeAddress,
-    pub(super) tls: NodeTls,
+/// What a DSN says.
+pub struct Dsn {
+    /// Login, database, and settings of the connection.
+    pub config: Config,
+    /// Where it is.
+    pub address: NodeAddress,
+    /// What is checked of its certificate.
+    pub tls: NodeTls,
 }
 
 /// # Errors

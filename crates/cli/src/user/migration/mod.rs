@@ -355,6 +355,7 @@ async fn apply(session: &Session, file: &Migration) -> Result<(), Failure> {
     let mut rules = Rules {
         blocks: Blocks::Refused,
         leave_out_owners: false,
+        leave_out_extensions: &[],
         became: UNDONE,
     };
     if !file.is_without_transaction() {

@@ -5,13 +5,17 @@
 //! the file would end its transaction half-way. Here one message is one statement, and PostgreSQL
 //! itself refuses a message that holds two.
 
+mod name;
 mod session;
 mod source;
 mod split;
 
+use std::collections::BTreeMap;
+
 use futures_util::{SinkExt as _, pin_mut};
 use tokio_postgres::Client;
 
+pub(super) use name::Name;
 pub(super) use session::{Session, enter, told};
 pub(super) use source::Source;
 
@@ -32,20 +36,24 @@ pub(super) enum Blocks {
 
 /// How a text is run.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rules {
+pub(super) struct Rules<'a> {
     pub(super) blocks: Blocks,
     /// Of a dump, leave out whose everything was and who might use it: those roles are not here.
     pub(super) leave_out_owners: bool,
+    /// Of a dump, leave out that these extensions are made, and what is said about them.
+    pub(super) leave_out_extensions: &'a [String],
     /// What became of the data, said with every error.
     pub(super) became: &'static str,
 }
 
 /// What was done.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Done {
     pub(super) statements: u64,
     /// Left out as [`Rules::leave_out_owners`] says.
     pub(super) left_out: u64,
+    /// Rows that PostgreSQL says it took by COPY, of each table that a dump names with its schema.
+    pub(super) copied: BTreeMap<Name, u64>,
 }
 
 /// What is done with one statement.
@@ -71,7 +79,7 @@ const ONE_TRANSACTION: &str = "leave out what begins and ends transactions";
 pub(super) async fn run(
     session: &Session,
     source: &mut Source,
-    rules: Rules,
+    rules: Rules<'_>,
 ) -> Result<Done, Failure> {
     let mut done = Done::default();
     let mut is_in_block = false;
@@ -79,7 +87,12 @@ pub(super) async fn run(
     while let Some(statement) = source.statement().await.map_err(wrong)? {
         let is_dump = source.is_in_dump() && rules.leave_out_owners;
         let line = statement.span.line;
-        match step(&statement, rules.blocks, is_dump, session.server_version) {
+        let step = if is_dump && names_extension(&statement.text, rules.leave_out_extensions) {
+            Step::Ignore
+        } else {
+            step(&statement, rules.blocks, is_dump, session.server_version)
+        };
+        match step {
             Step::Ignore => continue,
             Step::LeaveOut => {
                 done.left_out += 1;
@@ -92,7 +105,12 @@ pub(super) async fn run(
                 return Err(refused(line, why, ONE_TRANSACTION, rules.became));
             }
             Step::Refuse(why, hint) => return Err(refused(line, why, hint, rules.became)),
-            Step::Copy => copy(&session.client, source, &statement, rules.became).await?,
+            Step::Copy => {
+                let rows = copy(&session.client, source, &statement, rules.became).await?;
+                if is_dump && let Some(table) = name::copied(&statement.text) {
+                    *done.copied.entry(table).or_default() += rows;
+                }
+            }
             Step::Send => {
                 let sent = session.client.execute_typed(&statement.text, &[]).await;
                 sent.map_err(|error| told(&error, Some(line), rules.became))?;
@@ -103,13 +121,13 @@ pub(super) async fn run(
     Ok(done)
 }
 
-/// Sends the data that follows a `COPY … FROM STDIN`.
+/// Sends the data that follows a `COPY … FROM STDIN`. Returns how many rows PostgreSQL says it took.
 async fn copy(
     client: &Client,
     source: &mut Source,
     statement: &Statement,
     became: &str,
-) -> Result<(), Failure> {
+) -> Result<u64, Failure> {
     let line = Some(statement.span.line);
     let sink = client.copy_in(&*statement.text).await;
     let sink = sink.map_err(|error| told(&error, line, became))?;
@@ -130,8 +148,15 @@ async fn copy(
         }
     }
     let ended = sink.finish().await;
-    ended.map_err(|error| told(&error, line, became))?;
-    Ok(())
+    ended.map_err(|error| told(&error, line, became))
+}
+
+/// Whether a statement of pg_dump makes one of these extensions, or says something about it.
+fn names_extension(text: &str, extensions: &[String]) -> bool {
+    ["CREATE EXTENSION IF NOT EXISTS ", "COMMENT ON EXTENSION "]
+        .iter()
+        .filter_map(|begin| name::first(text.strip_prefix(begin)?))
+        .any(|(name, _)| extensions.contains(&name))
 }
 
 fn refused(line: u64, why: &str, hint: &str, became: &str) -> Failure {

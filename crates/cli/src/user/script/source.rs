@@ -84,6 +84,11 @@ impl Source {
         self.read.clone()
     }
 
+    /// Whether whoever gives the text has ended it. What was read of it last may not be run yet.
+    pub(in crate::user) fn is_at_end(&self) -> bool {
+        self.is_end
+    }
+
     /// Whether a dump of pg_dump is being read.
     pub(super) fn is_in_dump(&self) -> bool {
         let (begun, ended) = self.scanner.dumps;
