@@ -61,6 +61,17 @@ export interface BatchOptions extends RequestOptions {
   timeoutMs?: number;
 }
 
+/** Which statements `observability` gives. */
+export interface Observing {
+  /** What they are ordered by, most first: their time all together, when left out. */
+  order?: 'time' | 'count' | 'p99' | 'max' | 'errors' | 'recent';
+  /** How many at most, up to 200; 20 when left out. */
+  samples?: number;
+}
+
+/** What `inspect` shows. */
+export type Inspected = 'schemas' | 'tables' | 'indexes' | 'locks' | 'connections';
+
 /** From these a database does not become ACTIVE by itself. */
 const NOT_ON_ITS_WAY = new Set(['SUSPENDED', 'DISABLING', 'DISABLED', 'CREATE_FAILED']);
 /** A branch may take 300 s by the server's own default, and is worth a longer wait; this is for everything else. */
@@ -268,6 +279,22 @@ export class Databases {
   /** A connection string for somebody else: to look, for seven days, unless asked otherwise. */
   share(database: string, request: Schemas['ConnectKeyRequest'] = {}, options: RequestOptions = {}): Promise<Schemas['ConnectKey']> {
     return this.session.call('POST /customer/databases/{database}/connect-keys', { path: { database }, body: request, ...options });
+  }
+
+  /**
+   * What its statements did in the last minute, hour and day, how large and busy it is, and the statements that count
+   * most, without their constants.
+   */
+  observability(database: string, options: RequestOptions & Observing = {}): Promise<Schemas['Observability']> {
+    const { order, samples, ...rest } = options;
+    return this.session.call('GET /customer/databases/{database}/observability', { path: { database }, query: { order, samples }, ...rest });
+  }
+
+  /** What is in it and who is there, rows as objects: a thousand at most. */
+  async inspect<Row = Record<string, unknown>>(database: string, what: Inspected, options: RequestOptions = {}): Promise<Row[]> {
+    const result = await this.session.call('GET /customer/databases/{database}/inspect/{what}', { path: { database, what }, ...options });
+    if (result.error !== undefined && result.error !== null) throw new SqlError(result.error);
+    return named<Row>(result).rows;
   }
 
   /** The connection string with its password, where it was made on this machine; undefined elsewhere. */

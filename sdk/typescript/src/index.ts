@@ -4,7 +4,9 @@ export type { TenantryClient, TenantryClientOptions } from './client.js';
 export { FileCredentialStore, MemoryCredentialStore } from './credentials.js';
 export type { AnonymousProject, CredentialStore, KeptServer, WritableStore } from './credentials.js';
 export { DatabaseLimits, Databases, DatabaseUsers } from './databases.js';
-export type { BatchOptions, BatchStatement, Database, DatabaseUser, Limits, LimitValues, ListFilter, QueryResult, SqlResult, Sweep } from './databases.js';
+export type {
+  BatchOptions, BatchStatement, Database, DatabaseUser, Inspected, Limits, LimitValues, ListFilter, Observing, QueryResult, SqlResult, Sweep,
+} from './databases.js';
 export * from './errors.js';
 export { instantDatabase } from './instant.js';
 export type { InstantDatabaseOptions, InstantDatabaseResult } from './instant.js';

@@ -43,6 +43,24 @@ test('a database is made, listed, found, limited, suspended, deleted and taken b
   assert.equal((await databases.waitFor('shop')).state, 'ACTIVE');
 });
 
+test('what a database does and has is seen', async () => {
+  const { databases } = await ownClient();
+  const { id } = await databases.create({ name: 'seen' });
+  await databases.query('seen', 'CREATE TABLE looked_at (id int PRIMARY KEY)');
+  await databases.query('seen', 'SELECT id FROM looked_at WHERE id = 4711');
+  const seen = await databases.observability('seen', { order: 'recent', samples: 200 });
+  assert.equal(seen.database_id, id);
+  assert.ok(seen.samples.some(({ query }) => /FROM looked_at WHERE/.test(query)), JSON.stringify(seen.samples));
+  assert.ok(!JSON.stringify(seen.samples).includes('4711'));
+  assert.deepEqual((await databases.observability('seen', { samples: 0 })).samples, []);
+
+  const tables = await databases.inspect('seen', 'tables');
+  assert.equal(tables.length, 1);
+  assert.ok(Object.values(tables[0] ?? {}).includes('looked_at'), JSON.stringify(tables));
+  assert.ok(Array.isArray(await databases.inspect('seen', 'connections')));
+  await assert.rejects(databases.observability('nowhere'), NotFoundError);
+});
+
 test('SQL gives typed rows; a refusal is in the result of sql, and thrown by query', async () => {
   const { databases } = await ownClient();
   await databases.create({ name: 'sql' });
