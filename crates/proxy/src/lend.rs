@@ -19,7 +19,7 @@ use crate::{
     config::LendingRule,
     error::Refusal,
     knowledge::Defining,
-    lending::{Anew, Barrier, Known, Lending, Numbers, Verdict},
+    lending::{Anew, Barrier, Changes, Known, Lending, Numbers, Verdict},
     pins::{Pin, Pins},
     pool::{Tenant, Want},
     prepared::Unnamed,
@@ -567,9 +567,11 @@ async fn make_elsewhere(
         build::sync(&mut bytes);
         let requests = [Request::Close, Request::Parse, Request::Sync];
         match server.exchange(&bytes, &requests).await {
+            Ok(()) => server.statements.add(statement.number, &tenant.statements),
             // What it names may be gone. Whoever binds it hears so, and it is tried again behind that.
-            Ok(()) | Err(ExchangeError::Said(_)) => {
-                server.statements.add(statement.number, &tenant.statements);
+            Err(ExchangeError::Said(_)) => {
+                let all = &tenant.statements;
+                server.statements.refuse(statement.number, all);
             }
             Err(ExchangeError::Broken) => return Err(ExchangeError::Broken),
         }
@@ -612,6 +614,20 @@ impl Lending {
                 }
                 return;
             }
+            Barrier::OfSeveral(changes) => {
+                match changes {
+                    Changes::All if !failed => {
+                        self.prepared.forget(None);
+                        server.statements.clear();
+                    }
+                    Changes::Plans => {
+                        server.statements.doubt();
+                        self.prepared.discard_plans();
+                    }
+                    Changes::All | Changes::Some => server.statements.doubt(),
+                }
+                return;
+            }
             Barrier::Before => return,
         };
         if failed {
@@ -631,6 +647,12 @@ impl Lending {
             Exact::Deallocate(name) => {
                 self.prepared
                     .forget(Some(crate::prepared::name(name.as_bytes())));
+            }
+            // PostgreSQL reads statements anew when they are used next: ours, and those of others that are on this
+            // server connection, under settings that are not theirs.
+            Exact::DiscardPlans => {
+                server.statements.doubt();
+                self.prepared.discard_plans();
             }
             _ => server.statements.doubt(),
         }

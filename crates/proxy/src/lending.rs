@@ -22,7 +22,8 @@ use crate::{
     pool::Tenant,
     prepared::Prepared,
     server::{Parameters, Server, set_role},
-    state::{State, States},
+    state::{State, States, TEXT_SEARCH, Until},
+    statements::Told,
 };
 
 /// Statements prepared under other settings than the session has now that are prepared again with
@@ -84,6 +85,8 @@ pub(crate) struct Lending {
     pub(crate) open_hazard: Hazard,
     /// What was sent last has to be answered before anything else is sent.
     pub(crate) barrier: Option<Barrier>,
+    /// A transaction that failed was led back to the savepoint to which the text that comes next leads.
+    pub(crate) is_led_out: bool,
     /// To be said behind the next Sync: what the client's statement may take away and its session has.
     pub(crate) follow: Option<Vec<String>>,
     /// What DISCARD ALL takes away in the middle of a pipeline.
@@ -149,7 +152,11 @@ impl Runs {
         match self {
             Self::Exactly(exact) => matches!(
                 exact,
-                Exact::DiscardAll | Exact::ResetAll | Exact::Reset(_) | Exact::ResetAuthorization
+                Exact::DiscardAll
+                    | Exact::ResetAll
+                    | Exact::Reset(_)
+                    | Exact::ResetLocal(_)
+                    | Exact::ResetAuthorization
             ),
             Self::Perhaps(_) => true,
         }
@@ -179,6 +186,19 @@ pub(crate) enum Barrier {
     Named(Box<[u8]>, Option<Runs>),
     /// Also this statement, whose success changes what is prepared.
     Of(Exact),
+    /// Also several statements, of which one that succeeds may change that although another fails.
+    OfSeveral(Changes),
+}
+
+/// What several statements do to what is prepared.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Changes {
+    /// All of it goes, if none of them fails.
+    All,
+    /// Plans are discarded.
+    Plans,
+    /// Nobody knows.
+    Some,
 }
 
 /// What is to be done with the server connection of a session at rest.
@@ -227,6 +247,7 @@ impl Lending {
             is_open: false,
             open_hazard: Hazard::Unknown,
             barrier: None,
+            is_led_out: false,
             follow: None,
             anew: Anew::No,
             resets: Vec::new(),
@@ -332,7 +353,7 @@ impl Lending {
     pub(crate) fn is_awaited(&self, exact: &Exact) -> bool {
         match exact {
             Exact::DiscardAll => true,
-            Exact::Deallocate(_) | Exact::DeallocateAll => self.tracks(),
+            Exact::Deallocate(_) | Exact::DeallocateAll | Exact::DiscardPlans => self.tracks(),
             _ => false,
         }
     }
@@ -388,6 +409,16 @@ impl Lending {
             && (hazard == Hazard::None || !self.cycle.effects.intersects(Effects::UNSEEN))
     }
 
+    /// What the client is told beside an answer to what it sends now.
+    #[inline]
+    pub(crate) fn is_told(&self, tenant: &Tenant) -> Told {
+        if self.is_settled(tenant) {
+            Told::of(&self.wanted)
+        } else {
+            Told::Unknown
+        }
+    }
+
     /// What must be said behind a statement, because it takes away what the session has: its role
     /// in the group, and the settings it began with.
     pub(crate) fn follow_up(
@@ -396,7 +427,6 @@ impl Lending {
         exact: Option<&Exact>,
         text: &[u8],
         server: &Server,
-        states: &States,
     ) -> Option<Vec<String>> {
         if effects.intersects(Effects::COPY) {
             return None; // What comes behind it would be data.
@@ -406,13 +436,10 @@ impl Lending {
         match exact {
             Some(Exact::DiscardAll) => Some([vec![set_role()], base()].concat()),
             Some(Exact::ResetAll) if !self.base.is_empty() => Some(base()),
-            Some(Exact::Reset(name)) => {
-                let value = self.base.get(name)?;
-                let only = states.of([(name.as_str().into(), value.into())]);
-                Some(only.one_by_one().collect())
-            }
             // No query, behind which a transaction could no longer be another.
-            Some(Exact::ResetAuthorization) => Some(vec![set_role()]),
+            Some(exact @ (Exact::Reset(_) | Exact::ResetLocal(_) | Exact::ResetAuthorization)) => {
+                Some(self.leads_back(exact, server))
+            }
             _ if effects.contains(Effects::ROLE) && mentions_authorization(text) => {
                 // Inside or behind a transaction, and not where a client chose another role, or is
                 // somebody else now, who may not take ours.
@@ -463,39 +490,24 @@ impl Lending {
 
     /// What must be said behind an Execute of just this: statements, one each, for at once, since more may
     /// be executed before the Sync. What DISCARD ALL takes away waits until it has succeeded ([`Anew`]).
-    pub(crate) fn follow_execute(
-        &mut self,
-        exact: &Exact,
-        server: &Server,
-        states: &States,
-    ) -> Vec<String> {
+    pub(crate) fn follow_execute(&mut self, exact: &Exact, server: &Server) -> Vec<String> {
         match exact {
             Exact::DiscardAll => {
                 let role = std::iter::once(set_role(server.login.server.group));
                 self.anew = Anew::Due(role.chain(self.base.one_by_one()).collect());
                 Vec::new()
             }
-            _ => self.leads_back(exact, server, states),
+            _ => self.leads_back(exact, server),
         }
     }
 
     /// Statements that lead from where this has led, on this server connection, to what the session began
     /// with.
-    pub(crate) fn leads_back(
-        &self,
-        exact: &Exact,
-        server: &Server,
-        states: &States,
-    ) -> Vec<String> {
+    pub(crate) fn leads_back(&self, exact: &Exact, server: &Server) -> Vec<String> {
         match exact {
             Exact::ResetAll => self.base.one_by_one().collect(),
-            Exact::Reset(name) => match self.base.get(name) {
-                Some(value) => {
-                    let only = states.of([(name.as_str().into(), value.into())]);
-                    only.one_by_one().collect()
-                }
-                None => Vec::new(),
-            },
+            Exact::Reset(name) => self.base.one(name, Until::SessionEnd),
+            Exact::ResetLocal(name) => self.base.one(name, Until::TransactionEnd),
             Exact::ResetAuthorization => vec![set_role(server.login.server.group)],
             _ => Vec::new(),
         }
@@ -706,8 +718,12 @@ impl Lending {
         match exact {
             Exact::Set(list) => {
                 let mut all = list.iter();
-                if !all.all(|(name, value)| self.wanted.has_room_for(name, value)) {
-                    // The server is asked; what it has is too much as well, and the session stays there.
+                let is_known = |(name, value): &(String, String)| {
+                    self.wanted.has_room_for(name, value) && name != TEXT_SEARCH
+                };
+                if !all.all(is_known) {
+                    // The server is asked. What was too much is so then as well, and the session stays there; of
+                    // the other, it says which one was meant.
                     self.effects |= effects;
                     return;
                 }
@@ -772,18 +788,16 @@ impl Lending {
                     self.effects |= Effects::TEMP;
                 }
             }
-            // PostgreSQL reads statements anew when they are used next: ours, and those of others that are on
-            // this server connection, under settings that are not theirs.
-            Exact::DiscardPlans => {
-                server.statements.doubt();
-                self.prepared.discard_plans();
-            }
+            // Its statements were dealt with when it was answered.
+            Exact::DiscardPlans => {}
             Exact::Deallocate(_) | Exact::DeallocateAll => {
                 // SQL PREPARE may have let go.
                 if !self.found.is_empty() || self.effects.intersects(Effects::PREPARE) {
                     self.effects |= Effects::PREPARE;
                 }
             }
+            // It was over with its transaction.
+            Exact::ResetLocal(_) => {}
             Exact::Prepare(_) | Exact::Execute(_) | Exact::ResetAuthorization => {
                 self.effects |= effects;
             }

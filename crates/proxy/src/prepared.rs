@@ -13,7 +13,7 @@ use wire::{message::parse::Report, queue::Notes};
 
 use crate::{
     state::State,
-    statements::{Has, Statement, Statements, Unnamed as Theirs},
+    statements::{Has, Statement, Statements, Told, Unnamed as Theirs},
 };
 
 /// PostgreSQL takes no more of a name (NAMEDATALEN).
@@ -81,7 +81,11 @@ pub(crate) struct Source {
 #[derive(Debug)]
 enum Note {
     /// The client made `name`; the server connection has the statement if it was sent.
-    Named { name: Box<[u8]>, sent: Option<u64> },
+    Named {
+        name: Box<[u8]>,
+        statement: Rc<Statement>,
+        sent: Sent,
+    },
     /// The client closed `name`.
     Closed {
         name: Box<[u8]>,
@@ -103,6 +107,27 @@ enum Note {
     Freed(Box<[u8]>),
     /// The server connection was told a statement by the client's own name.
     Told { name: Box<[u8]>, was: Rc<Statement> },
+}
+
+/// Whether a Parse of the client's goes to the server.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Sent {
+    /// The statement is there.
+    No,
+    Parse {
+        /// What the client is told beside the answer.
+        told: Told,
+        /// It was there, and was closed for this.
+        is_anew: bool,
+    },
+}
+
+impl Sent {
+    /// Where nothing is learned from it.
+    pub(crate) const PARSE: Self = Self::Parse {
+        told: Told::Unknown,
+        is_anew: false,
+    };
 }
 
 /// The unnamed statement that the server connection had, and has once the request is done.
@@ -131,6 +156,34 @@ impl There {
 impl Prepared {
     pub(crate) fn get(&self, name: &[u8]) -> Option<&Rc<Statement>> {
         self.names.get(name)
+    }
+
+    /// Exactly what `name` does, where that is known.
+    pub(crate) fn exact(&self, name: &[u8]) -> Option<&Exact> {
+        if name.is_empty() {
+            return self.source.exact.as_ref();
+        }
+        self.get(name)?.exact.as_ref()
+    }
+
+    /// The number of what `name` means, if it has one, and what it does; what it sets to the end of its transaction
+    /// is counted.
+    #[inline]
+    pub(crate) fn number_and_effects(&self, name: &[u8]) -> (Option<u64>, Effects) {
+        let (number, effects, sets_locally) = if name.is_empty() {
+            (None, self.source.effects, self.source.sets_locally)
+        } else {
+            match self.names.get(name) {
+                Some(own) => (Some(own.number), own.effects, own.sets_locally),
+                None => (None, Effects::NONE, false),
+            }
+        };
+        let locally = if sets_locally {
+            Effects::SETTINGS
+        } else {
+            Effects::NONE
+        };
+        (number, effects.with(locally))
     }
 
     pub(crate) fn has_names(&self) -> bool {
@@ -207,8 +260,14 @@ impl Prepared {
                 .iter()
                 .take(self.before_sync)
                 .any(|note| match note {
-                    Note::Named { name: own, sent } => {
-                        **own == *name || (sent.is_some() && *sent == number)
+                    Note::Named {
+                        name: own,
+                        statement,
+                        sent,
+                    } => {
+                        **own == *name
+                            || (matches!(sent, Sent::Parse { .. })
+                                && number == Some(statement.number))
                     }
                     Note::Closed { name: own, .. } | Note::Told { name: own, .. } => **own == *name,
                     Note::Made(made) => Some(*made) == number,
@@ -217,16 +276,27 @@ impl Prepared {
                 })
     }
 
-    /// The client makes a named statement. `sent`: with a Parse, so that the server connection will
-    /// have it.
-    pub(crate) fn named(&mut self, name: &[u8], statement: Rc<Statement>, sent: bool) {
-        let sent = sent.then_some(statement.number);
+    /// The client makes a named statement. If its Parse is sent, the server connection will have it.
+    pub(crate) fn named(&mut self, name: &[u8], statement: Rc<Statement>, sent: Sent) {
         self.private += usize::from(statement.is_private);
-        self.insert(name.into(), statement);
+        self.insert(name.into(), statement.clone());
         self.notes.push_back(Note::Named {
             name: name.into(),
+            statement,
             sent,
         });
+    }
+
+    /// The server has something to say beside the Parse that it answers now, which was noted.
+    #[cold]
+    pub(crate) fn is_noticed(&mut self) {
+        if let Some(Note::Named {
+            sent: Sent::Parse { told, .. },
+            ..
+        }) = self.notes.front_mut()
+        {
+            *told = Told::Unknown;
+        }
     }
 
     fn insert(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
@@ -356,6 +426,11 @@ impl Prepared {
                         has.discard(&was.name);
                     }
                 }
+                Some(Note::Named {
+                    statement,
+                    sent: Sent::Parse { told, .. },
+                    ..
+                }) => statement.was_quiet(told),
                 Some(Note::Occupied(name)) => has.discard(&name),
                 Some(Note::Unnamed { source, .. }) => self.spare = source.body,
                 _ => {}
@@ -368,10 +443,18 @@ impl Prepared {
         for (at, note) in taken_back.into_iter().enumerate().rev() {
             let failed = at == 0 && notes.failed > 0;
             match note {
-                Note::Named { name, sent } => {
+                Note::Named {
+                    name,
+                    statement,
+                    sent,
+                } => {
                     self.take(&name);
-                    if let Some(number) = sent {
-                        has.remove(number);
+                    if let Sent::Parse { is_anew, .. } = sent {
+                        has.remove(statement.number);
+                        if is_anew && !failed {
+                            // Nor was it closed.
+                            has.discard(&statement.name);
+                        }
                     }
                 }
                 Note::Closed { name, was } => {

@@ -210,7 +210,7 @@ impl State {
         self.settings.iter().all(|(_, value)| value.is_ascii())
     }
 
-    /// Statements that set them, one each.
+    /// Statements that set them, each by itself.
     pub(crate) fn one_by_one(&self) -> impl Iterator<Item = String> {
         // It decides how the others are read.
         let is_encoding = |name: &str| name == "client_encoding";
@@ -222,14 +222,14 @@ impl State {
             .settings
             .iter()
             .filter(move |(name, _)| is_encoding(name));
-        others.chain(encoding).map(|(name, value)| {
-            let value = Literal(value);
-            if is_list_of_names(name) {
-                format!("SELECT pg_catalog.set_config('{name}', {value}, false)")
-            } else {
-                format!("SET {} TO {value}", Name(name))
-            }
-        })
+        let all = others.chain(encoding);
+        all.flat_map(|(name, value)| set(name, value, Until::SessionEnd))
+    }
+
+    /// The same for one of them, if it is among them.
+    pub(crate) fn one(&self, name: &str, until: Until) -> Vec<String> {
+        let value = self.get(name);
+        value.map_or_else(Vec::new, |value| set(name, value, until))
     }
 
     /// Statements that set those of them that are not set.
@@ -290,11 +290,17 @@ impl State {
                 let _ = write!(set, "RESET {};", Name(name));
             }
         }
+        let quotes = self.get(QUOTES).is_some() || to.get(QUOTES).is_some();
         for (name, value) in &to.settings {
             if self.get(name) == Some(value) || **name == *encoding {
                 continue;
             }
             change.may_fail |= may_fail(name);
+            let is_quoted_by_now = **name == *TEXT_SEARCH && (quotes || is_quoted(value));
+            if is_quoted_by_now {
+                let how = if is_quoted(value) { "on" } else { "off" };
+                let _ = write!(set, "SET {} TO {how};", Name(QUOTES));
+            }
             let value = Literal(value);
             if is_list_of_names(name) {
                 // SET would take the text for one name.
@@ -304,6 +310,12 @@ impl State {
                 );
             } else {
                 let _ = write!(set, "SET {} TO {value};", Name(name));
+            }
+            if is_quoted_by_now {
+                let _ = match to.get(QUOTES) {
+                    Some(wanted) => write!(set, "SET {} TO {};", Name(QUOTES), Literal(wanted)),
+                    None => write!(set, "RESET {};", Name(QUOTES)),
+                };
             }
         }
         // SET needs no snapshot, so it neither waits for one nor is it affected by what kind of
@@ -319,6 +331,47 @@ impl State {
         }
         change
     }
+}
+
+/// How long a setting is to hold.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Until {
+    SessionEnd,
+    TransactionEnd,
+}
+
+/// Statements that set one.
+fn set(name: &str, value: &str, until: Until) -> Vec<String> {
+    let is_local = until == Until::TransactionEnd;
+    let is_as_written = name != TEXT_SEARCH || is_quoted(value);
+    let value = Literal(value);
+    if is_list_of_names(name) {
+        return vec![format!(
+            "SELECT pg_catalog.set_config('{name}', {value}, {is_local})"
+        )];
+    }
+    let local = if is_local { "LOCAL " } else { "" };
+    let mut statements = vec![format!("SET {local}{} TO {value}", Name(name))];
+    if !is_as_written {
+        // Once more, where it was just quoted.
+        statements.push(format!(
+            "SELECT pg_catalog.set_config('{QUOTES}', own.quotes, {is_local}) FROM \
+             (SELECT pg_catalog.current_setting('{QUOTES}') quotes, \
+             pg_catalog.set_config('{QUOTES}', 'off', {is_local}), \
+             pg_catalog.set_config('{name}', {value}, {is_local}) \
+             WHERE pg_catalog.current_setting('{QUOTES}') OPERATOR(pg_catalog.=) 'on' OFFSET 0) own"
+        ));
+    }
+    statements
+}
+
+/// A setting whose value PostgreSQL writes anew when it is set: with quotes where [`QUOTES`] is on.
+pub(crate) const TEXT_SEARCH: &str = "default_text_search_config";
+const QUOTES: &str = "quote_all_identifiers";
+
+/// Whether both names in it are quoted, as they are where [`QUOTES`] was on.
+fn is_quoted(value: &str) -> bool {
+    value.starts_with('"') && value.ends_with('"') && value.contains("\".\"")
 }
 
 /// The name of a setting in SQL.
@@ -535,6 +588,35 @@ mod tests {
             &[("search_path", "\"$user\", public")],
             &["SELECT pg_catalog.set_config('search_path', '\"$user\", public', false);"],
             false,
+        );
+    }
+
+    #[test]
+    fn what_is_quoted_when_it_is_set_was_so_before() {
+        let name = TEXT_SEARCH;
+        let (plain, quoted) = ("pg_catalog.simple", r#""pg_catalog"."simple""#);
+        let (text, all) = (format!("\"{name}\""), format!("\"{QUOTES}\""));
+        check(
+            &[],
+            &[(name, plain)],
+            &[&format!("SET {text} TO '{plain}';")],
+            true,
+        );
+        check(
+            &[(QUOTES, "on")],
+            &[(QUOTES, "on"), (name, plain)],
+            &[&format!(
+                "SET {all} TO off;SET {text} TO '{plain}';SET {all} TO 'on';"
+            )],
+            true,
+        );
+        check(
+            &[],
+            &[(name, quoted)],
+            &[&format!(
+                "SET {all} TO on;SET {text} TO '{quoted}';RESET {all};"
+            )],
+            true,
         );
     }
 

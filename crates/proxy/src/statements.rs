@@ -50,10 +50,59 @@ pub(crate) struct Statement {
     pub(crate) has_own_name: bool,
     /// May change settings until the end of its transaction.
     pub(crate) sets_locally: bool,
+    /// For whom PostgreSQL has nothing to say beside its Parse: see [`Told`].
+    quiet: Cell<u8>,
     texts: Rc<Cell<usize>>,
 }
 
+/// What a client is told beside an answer: its `client_min_messages`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+pub(crate) enum Told {
+    /// It may be any.
+    Unknown = 0,
+    Errors = 1,
+    /// And warnings, which a Parse may give: `nonstandard use of \\ in a string literal`.
+    Warnings = 1 << 1,
+    /// And notices: `identifier … will be truncated`.
+    Notices = 1 << 2,
+    /// Or more than that.
+    All = 1 << 3,
+    /// Nothing was said of it.
+    AsTheServer = 1 << 4,
+}
+
+impl Told {
+    /// With these settings.
+    pub(crate) fn of(settings: &State) -> Self {
+        let Some(least) = settings.get("client_min_messages") else {
+            return Self::AsTheServer;
+        };
+        match least.to_ascii_lowercase().as_str() {
+            "error" => Self::Errors,
+            "warning" => Self::Warnings,
+            "notice" => Self::Notices,
+            _ => Self::All,
+        }
+    }
+}
+
 impl Statement {
+    /// Whether a Parse of it, for whom is told this, is answered by just that.
+    #[inline]
+    pub(crate) fn is_quiet(&self, told: Told) -> bool {
+        self.quiet.get() & told as u8 != 0
+    }
+
+    /// Takes note that one was, so that who is told less hears nothing either.
+    pub(crate) fn was_quiet(&self, told: Told) {
+        let less = match told {
+            Told::AsTheServer => 0,
+            told => (told as u8).saturating_sub(1),
+        };
+        self.quiet.set(self.quiet.get() | told as u8 | less);
+    }
+
     fn bytes(&self) -> usize {
         EACH_BYTES + self.query.len() + self.types.len()
     }
@@ -152,6 +201,7 @@ impl Statements {
             is_private,
             has_own_name: false,
             sets_locally: parsed.sets_locally,
+            quiet: Cell::default(),
             texts: self.texts.clone(),
         });
         self.texts.set(self.texts.get() + statement.bytes());
@@ -205,6 +255,7 @@ impl Statements {
             is_private: true,
             has_own_name: true,
             sets_locally,
+            quiet: Cell::default(),
             texts: self.texts.clone(),
         })
     }
@@ -257,6 +308,8 @@ pub(crate) struct Has {
     pub(crate) losses: u64,
     /// Names to be closed with the next flight: of no use any more.
     stale: Vec<Box<[u8]>>,
+    /// Of those by number, what the server did not take, since what they name is gone, perhaps.
+    refused: Vec<u64>,
     /// It may have statements that are not known of.
     pub(crate) is_unsure: bool,
     /// Whose unnamed statement it has: a number that is given to each Parse.
@@ -306,6 +359,25 @@ impl Has {
         self.used.insert(number, self.clock);
     }
 
+    /// Notes that it was to have it and the server said no. Whoever uses it hears why.
+    pub(crate) fn refuse(&mut self, number: u64, statements: &Statements) {
+        self.add(number, statements);
+        self.refused.push(number);
+    }
+
+    /// Whether the server said no to it. That is so once: it is tried again for the next loan.
+    #[inline]
+    pub(crate) fn was_refused(&mut self, number: u64) -> bool {
+        !self.refused.is_empty() && self.takes_refused(number)
+    }
+
+    #[cold]
+    fn takes_refused(&mut self, number: u64) -> bool {
+        let is_refused = self.refused.contains(&number) && self.used.contains_key(&number);
+        self.refused.retain(|own| *own != number);
+        is_refused && self.remove(number)
+    }
+
     /// Notes that it does not have it after all.
     pub(crate) fn remove(&mut self, number: u64) -> bool {
         self.losses += 1;
@@ -321,6 +393,7 @@ impl Has {
     pub(crate) fn clear(&mut self) {
         self.losses += 1;
         self.used.clear();
+        self.refused.clear();
         self.stale.clear();
         self.is_unsure = false;
     }
@@ -329,6 +402,7 @@ impl Has {
     pub(crate) fn doubt(&mut self) {
         self.losses += 1;
         self.used.clear();
+        self.refused.clear();
         self.is_unsure = true;
     }
 

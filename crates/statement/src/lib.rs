@@ -124,6 +124,8 @@ pub enum Exact {
     Set(Vec<(String, String)>),
     /// `RESET name`, `SET name TO DEFAULT`, `SET TIME ZONE LOCAL`.
     Reset(String),
+    /// `SET LOCAL name TO DEFAULT`, `SET LOCAL TIME ZONE LOCAL`: what `RESET` does, to the end of the transaction.
+    ResetLocal(String),
     ResetAll,
     /// `RESET SESSION AUTHORIZATION`, `SET SESSION AUTHORIZATION DEFAULT`.
     ResetAuthorization,

@@ -126,7 +126,10 @@ fn set(lexer: &mut Lexer<'_>, custom: &mut Vec<String>) -> Command {
         _ => generic(first, lexer, custom),
     };
     if scope == Scope::Transaction {
-        command.exact = None;
+        command.exact = match command.exact {
+            Some(Exact::Reset(name)) => Some(Exact::ResetLocal(name)),
+            _ => None,
+        };
         // The seed is not given back.
         let seeds = command.effects.intersects(Effects::SEED);
         command.effects = if seeds { Effects::SEED } else { Effects::NONE };

@@ -328,7 +328,12 @@ fn refused(error: LimitError) -> ApiError {
         LimitError::Range(_) | LimitError::TooManyNetworks => ErrorCode::InvalidField,
         LimitError::AboveOperators { .. } | LimitError::Operators(_) => ErrorCode::LimitNotAllowed,
     };
-    ApiError::with(code, error.to_string())
+    let said = ApiError::with(code, error.to_string());
+    match error {
+        // No other value of the owner's would do.
+        LimitError::Operators(_) => said.hint("leave it out, or ask the operator"),
+        _ => said,
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{
     lending::{Lending, mentions_authorization, mentions_reset},
     pins::Pin,
     pool::Tenant,
-    prepared::{self, Source, Unnamed},
+    prepared::{self, Sent, Source, Unnamed},
     server::Server,
     statements::{Statement, Unnamed as Theirs},
 };
@@ -218,6 +218,9 @@ pub(super) fn ready_named(
 ) -> Readiness {
     // One that lives here alone is here.
     if server.statements.uses(statement.number) || statement.is_private {
+        if server.statements.was_refused(statement.number) {
+            say_refusal(server, statement, outgoing.before(at));
+        }
         return Readiness::Ready;
     }
     let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());
@@ -252,6 +255,17 @@ pub(super) fn ready_named(
         TransactionStatus::Idle => {}
     }
     Readiness::Ready
+}
+
+/// Has the server say once more why it did not take a statement, in the place of the client's message that names it.
+/// Should it take it by now, under other settings than were meant, it is not used.
+#[cold]
+fn say_refusal(server: &mut Server, statement: &Statement, out: &mut Vec<u8>) {
+    let name = server.passing_name();
+    statement.write_parse(&name, out);
+    build::close(Kind::Statement, &name, out);
+    server.queue.sent_as(Request::Parse, Tags::OURS);
+    server.queue.sent_as(Request::Close, Tags::OURS);
 }
 
 /// Most statements that are made before they are asked for. With more of them missing, those that are
@@ -373,20 +387,27 @@ pub(super) fn ready_before_role(
 
 /// Named statements that can be made now and are not there. `bytes` from `at` on: what comes next.
 fn missing(server: &Server, lending: &Lending, bytes: &[u8], at: usize) -> Vec<Rc<Statement>> {
-    let wanted = lending.wanted.parsing();
-    let is_missing = |statement: &&Rc<Statement>| {
-        !statement.is_private
-            && Rc::ptr_eq(&statement.parsing, wanted)
-            && !server.statements.contains(statement.number)
-    };
-    let all = lending.prepared.statements().filter(is_missing);
+    let all = lending.prepared.statements();
+    let all = all.filter(|statement| is_missing(statement, server, lending));
     let all: Vec<_> = all.take(READY_MAX + 1).cloned().collect();
     if all.len() <= READY_MAX {
         return all;
     }
+    missing_next(server, lending, bytes, at)
+}
+
+fn is_missing(statement: &Statement, server: &Server, lending: &Lending) -> bool {
+    !statement.is_private
+        && Rc::ptr_eq(&statement.parsing, lending.wanted.parsing())
+        && !server.statements.contains(statement.number)
+}
+
+/// Of them, those that the messages from `at` on name.
+fn missing_next(server: &Server, lending: &Lending, bytes: &[u8], at: usize) -> Vec<Rc<Statement>> {
     let named = named_next(bytes, at).into_iter();
     let named = named.filter_map(|name| lending.prepared.get(prepared::name(name)));
-    named.filter(is_missing).cloned().collect()
+    let missing = named.filter(|statement| is_missing(statement, server, lending));
+    missing.cloned().collect()
 }
 
 /// Statements that the messages from `at` to the next Sync name, as far as they were read.
@@ -413,8 +434,33 @@ fn named_next(bytes: &[u8], mut at: usize) -> Vec<&[u8]> {
     names
 }
 
-/// Makes what is missing before a message behind which it could not be made: in a transaction that
-/// nobody began.
+/// Makes what is missing before the first message of a transaction that nobody began, behind which it could not be
+/// made.
+#[cold]
+pub(super) fn ready_before(
+    server: &mut Server,
+    lending: &mut Lending,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
+) -> Readiness {
+    if server.status != TransactionStatus::Idle || !lending.is_settled(tenant) {
+        return Readiness::Ready;
+    }
+    let named = missing(server, lending, outgoing.bytes, at);
+    if named.is_empty() {
+        return Readiness::Ready;
+    }
+    if !server.queue.are_ours() {
+        return Readiness::Waits;
+    }
+    make_before(named, server, lending, at, outgoing, tenant);
+    lending.prepared.segment();
+    Readiness::Ready
+}
+
+/// Makes what is missing before a message behind which it could not be made: in a transaction that nobody began,
+/// and where others came before it. Only what is named behind it: what cannot be made is told to whoever names it.
 #[cold]
 pub(super) fn ready_all(
     server: &mut Server,
@@ -426,7 +472,7 @@ pub(super) fn ready_all(
     if server.status != TransactionStatus::Idle || !lending.is_settled(tenant) {
         return;
     }
-    for statement in missing(server, lending, outgoing.bytes, at) {
+    for statement in missing_next(server, lending, outgoing.bytes, at) {
         if server.statements.contains(statement.number) {
             continue; // Under two names.
         }
@@ -523,6 +569,22 @@ pub(super) fn names_statements(reading: &Reading, text: &[u8]) -> bool {
         })
 }
 
+/// Whether a text discards plans such that it cannot be said when, and under which settings statements are read
+/// anew then. `is_inside`: in a transaction, or behind something else.
+pub(super) fn discards_plans(reading: &Reading, text: &[u8], is_inside: bool) -> bool {
+    const WORD: &[u8] = b"plans";
+    match reading.exact {
+        Some(Exact::DiscardPlans) => is_inside,
+        Some(_) => false,
+        None => {
+            reading.effects.intersects(Effects::DISCARD)
+                && text
+                    .windows(WORD.len())
+                    .any(|piece| piece.eq_ignore_ascii_case(WORD))
+        }
+    }
+}
+
 /// A text whose SQL uses or changes statements by their names.
 pub(super) struct Naming<'a> {
     pub(super) text: &'a [u8],
@@ -614,6 +676,87 @@ pub(super) fn hand_over_names(
     }
     lending.has_own_names = true;
     lending.sticky.add(Pin::Prepare);
+}
+
+/// A savepoint that no client has.
+const NO_SAVEPOINT: &str = "_tenantry_none";
+
+/// The same where the transaction failed, in which nothing can be prepared, and the text leads out of it by its first
+/// statement. We lead out of it before, and have it fail again, so that the text finds it as it was. One thing
+/// may be different then: where the text as a whole is no SQL, a transaction that it would have ended goes on
+/// without its savepoints and what it had set.
+#[cold]
+pub(super) fn hand_over_behind_failure(
+    server: &mut Server,
+    lending: &mut Lending,
+    naming: &Naming<'_>,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
+) -> Readiness {
+    if std::mem::take(&mut lending.is_led_out) {
+        return Readiness::Ready; // There is no such savepoint.
+    }
+    let pieces = statement::split(naming.text, server.context);
+    let first = pieces.and_then(|pieces| naming.text.get(pieces.first()?.clone()));
+    let Some((first, way_out)) = first.and_then(|first| {
+        let lead = statement::read(first, server.context).lead;
+        Some((first, WayOut::of(lead, first)?))
+    }) else {
+        return Readiness::Ready;
+    };
+    let out = outgoing.before(at);
+    write_query(first, out);
+    server.queue.sent_as(Request::Query, Tags::OURS);
+    server.statements.unnamed = Theirs::None;
+    match way_out {
+        WayOut::Savepoint => {
+            lending.is_led_out = true;
+            return Readiness::Waits;
+        }
+        WayOut::End => {
+            // As it is when the server comes to what follows.
+            server.status = TransactionStatus::Idle;
+            hand_over_names(server, lending, naming, at, outgoing, tenant);
+            let out = outgoing.before(at);
+            build::query("BEGIN", out);
+            server.queue.sent_as(Request::Query, Tags::OURS);
+            fail(server, out);
+        }
+    }
+    Readiness::Ready
+}
+
+/// Has the transaction fail.
+pub(super) fn fail(server: &mut Server, out: &mut Vec<u8>) {
+    build::query(&format!("ROLLBACK TO SAVEPOINT {NO_SAVEPOINT}"), out);
+    server.queue.sent_as(Request::Query, Tags::OURS);
+    server.status = TransactionStatus::Failed;
+}
+
+/// How a statement leads out of a transaction that failed.
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum WayOut {
+    /// It is over.
+    End,
+    /// It goes on from a savepoint.
+    Savepoint,
+}
+
+impl WayOut {
+    /// Of a statement that begins so. `None`: it does not, or begins another transaction at once.
+    fn of(lead: Lead, statement: &[u8]) -> Option<Self> {
+        let says = |own: &[u8]| {
+            let mut words = statement.split(|byte| !byte.is_ascii_alphanumeric());
+            words.any(|word| word.eq_ignore_ascii_case(own))
+        };
+        match lead {
+            _ if says(b"chain") || says(b"prepared") => None,
+            Lead::Rollback if says(b"to") => Some(Self::Savepoint),
+            Lead::Rollback | Lead::Commit => Some(Self::End),
+            _ => None,
+        }
+    }
 }
 
 /// What is said before a statement is made as it was when the client made it, and behind that: what is
@@ -768,7 +911,7 @@ pub(super) fn large_parse(
     }
     free_names(server, lending, at, outgoing);
     let statement = tenant.statements.of_own_name(key, unknown(), true);
-    lending.prepared.named(key, statement, true);
+    lending.prepared.named(key, statement, Sent::PARSE);
     server.queue.sent_as(Request::Parse, Tags::NOTED);
     Pass::On
 }

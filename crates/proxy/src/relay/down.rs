@@ -317,6 +317,7 @@ impl Session {
                         }
                     }
                 }
+                b'N' if answer.is_to_noted_parse() => lending.prepared.is_noticed(),
                 _ => {}
             }
             let over = server.queue.take_over();

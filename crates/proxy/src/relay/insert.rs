@@ -9,7 +9,7 @@
 
 use std::ops::Range;
 
-use statement::{Context, Exact};
+use statement::{Context, Effects, Exact};
 use wire::{
     frame::{HEADER, Head},
     message::parse::Report,
@@ -19,7 +19,6 @@ use super::{around::write_query, up::Outgoing};
 use crate::{
     lending::{Lending, mentions_authorization, mentions_reset},
     server::Server,
-    state::States,
 };
 
 /// What was put into the text of the query that is being answered.
@@ -46,6 +45,27 @@ pub(super) fn may_need(text: &[u8], lending: &Lending) -> bool {
     (!lending.base.is_empty() && mentions_reset(text)) || mentions_authorization(text)
 }
 
+/// Whether all that such a text takes away is led back by what is put into it, so that nothing has to be said
+/// behind it: that would be a query, and a transaction that is begun in the text might no longer become another.
+#[cold]
+pub(super) fn is_enough(text: &[u8], context: Context, lending: &Lending) -> bool {
+    if !lending.base.is_ascii() || memchr::memchr(0, text).is_some() {
+        return false;
+    }
+    let hides = Effects::RUNS.with(Effects::CALLS).with(Effects::DISCARD);
+    let pieces = statement::split(text, context);
+    pieces.is_some_and(|pieces| {
+        pieces.into_iter().all(|place| {
+            let piece = &text[place];
+            let reading = statement::read(piece, context);
+            reading.exact.is_some()
+                || !(reading.effects.intersects(hides)
+                    || mentions_reset(piece)
+                    || mentions_authorization(piece))
+        })
+    })
+}
+
 impl Inserted {
     /// What the text needs; `None` when nothing can, or has to, be put into it.
     #[cold]
@@ -54,7 +74,6 @@ impl Inserted {
         context: Context,
         server: &Server,
         lending: &Lending,
-        states: &States,
     ) -> Option<Self> {
         // A NUL ends the text for the server, which refuses the message then.
         if !lending.base.is_ascii() || memchr::memchr(0, text).is_some() {
@@ -66,9 +85,12 @@ impl Inserted {
             number += 1;
             let exact = statement::read(text.get(place.clone())?, context).exact;
             let own = match exact {
-                Some(exact @ (Exact::Reset(_) | Exact::ResetAll | Exact::ResetAuthorization)) => {
-                    lending.leads_back(&exact, server, states)
-                }
+                Some(
+                    exact @ (Exact::Reset(_)
+                    | Exact::ResetLocal(_)
+                    | Exact::ResetAll
+                    | Exact::ResetAuthorization),
+                ) => lending.leads_back(&exact, server),
                 _ => continue,
             };
             if own.is_empty() {

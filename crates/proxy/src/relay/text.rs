@@ -8,23 +8,24 @@ use model::route::PoolMode;
 use statement::{Effects, Exact, Lead, Reading, Statements};
 use wire::{
     frame::{HEADER, Head},
-    message::{TransactionStatus, parse},
+    message::{Kind, TransactionStatus, build, parse},
     queue::{Now, Request, Tags},
 };
 
 use super::{
     LOOKED_INTO_MAX,
     around::{
-        Body, Naming, Readiness, begin, body, close_first, deallocates_all, execute_by_sql,
-        free_names, hand_over_names, large_parse, may_need_follow_up, name_for_sql,
-        names_statements, occupy, ready_before_role, say, sets_locally, unknown, write_parse,
+        Body, Naming, Readiness, begin, body, close_first, deallocates_all, discards_plans,
+        execute_by_sql, fail, free_names, hand_over_behind_failure, hand_over_names, large_parse,
+        may_need_follow_up, name_for_sql, names_statements, occupy, ready_before,
+        ready_before_role, say, sets_locally, unknown, write_parse,
     },
     insert::{self, Inserted},
-    up::{Outgoing, Pass},
+    up::{Outgoing, Pass, UNSETTLING},
 };
 use crate::{
-    lending::{Barrier, Lending, Runs},
-    prepared::{self, Source, Unnamed},
+    lending::{Barrier, Changes, Lending, Runs},
+    prepared::{self, Sent, Source, Unnamed},
     session::Session,
     statements::{Parsed, Unnamed as Theirs},
 };
@@ -57,7 +58,7 @@ impl Session {
             let may_follow = is_read && may_need_follow_up(text, lending);
             let read = || reading.unwrap_or_else(|| statement::read(text, server.context));
             let reading = may_follow.then(read);
-            let mut inserted = None;
+            let (mut inserted, mut is_enough) = (None, false);
             if let Some(reading) = &reading
                 && reading.statements == Statements::Several
                 && insert::may_need(text, lending)
@@ -65,17 +66,11 @@ impl Session {
                 if !server.queue.has_none() {
                     return Pass::Waits;
                 }
-                let states = &self.tenant.states;
-                inserted = Inserted::of(text, server.context, server, lending, states);
+                inserted = Inserted::of(text, server.context, server, lending);
+                is_enough = insert::is_enough(text, server.context, lending);
             }
-            let follow = reading.and_then(|reading| {
-                lending.follow_up(
-                    reading.effects,
-                    reading.exact.as_ref(),
-                    text,
-                    server,
-                    &self.tenant.states,
-                )
+            let follow = reading.filter(|_| !is_enough).and_then(|reading| {
+                lending.follow_up(reading.effects, reading.exact.as_ref(), text, server)
             });
             lending.is_open = false;
             if let Some(inserted) = inserted {
@@ -100,9 +95,10 @@ impl Session {
         let mut effects = reading.effects;
         let changes_prepared = effects.intersects(Effects::DISCARD.with(Effects::DEALLOCATE));
         let uses_prepared = matches!(reading.exact, Some(Exact::Execute(_)));
+        let is_inside = server.status != TransactionStatus::Idle || lending.cycle.statements > 0;
         let hands_over = lending.mode == PoolMode::Auto
             && lending.prepared.has_names()
-            && names_statements(&reading, text);
+            && (names_statements(&reading, text) || discards_plans(&reading, text, is_inside));
         let drops_unnamed =
             server.statements.unnamed != Theirs::None || lending.prepared.unnamed != Unnamed::None;
         let may_insert =
@@ -115,13 +111,22 @@ impl Session {
             return Pass::Waits;
         }
         let may_hand_over = server.status != TransactionStatus::Failed && !lending.is_open;
-        if hands_over && may_hand_over {
+        if hands_over && !lending.is_open {
             let naming = Naming {
                 text,
                 takes_away: changes_prepared,
                 is_between: false,
             };
-            hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
+            if may_hand_over {
+                hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
+                if std::mem::take(&mut lending.is_led_out) {
+                    fail(server, outgoing.before(at));
+                }
+            } else if let Readiness::Waits =
+                hand_over_behind_failure(server, lending, &naming, at, outgoing, &self.tenant)
+            {
+                return Pass::Waits;
+            }
         }
         if effects.intersects(Effects::ROLE) && lending.prepared.has_names() {
             ready_before_role(server, lending, at, outgoing, &self.tenant);
@@ -157,27 +162,26 @@ impl Session {
                 hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
             }
         }
-        let follow =
-            if effects.intersects(Effects::SETTINGS.with(Effects::DISCARD).with(Effects::ROLE)) {
-                lending.follow_up(
-                    effects,
-                    reading.exact.as_ref(),
-                    text,
-                    server,
-                    &self.tenant.states,
-                )
-            } else {
-                None
-            };
+        let takes_away = Effects::SETTINGS.with(Effects::DISCARD).with(Effects::ROLE);
+        let may_follow =
+            effects.intersects(takes_away) || matches!(reading.exact, Some(Exact::ResetLocal(_)));
+        let is_enough = may_insert && insert::is_enough(text, server.context, lending);
+        let follow = (may_follow && !is_enough)
+            .then(|| lending.follow_up(effects, reading.exact.as_ref(), text, server))
+            .flatten();
         lending.cycle.is_unsettled |= sets_locally(&reading, text, server, lending);
         if changes_prepared {
             // Of more than one statement nobody knows which are left, unless none is.
-            let among_several = if deallocates_all(text) {
-                Exact::DeallocateAll
-            } else {
-                Exact::DiscardPlans
-            };
-            lending.awaits(reading.exact.clone().unwrap_or(among_several));
+            match &reading.exact {
+                Some(exact) => lending.awaits(exact.clone()),
+                None if deallocates_all(text) => {
+                    lending.awaits_as(Barrier::OfSeveral(Changes::All));
+                }
+                None if discards_plans(&reading, text, true) => {
+                    lending.awaits_as(Barrier::OfSeveral(Changes::Plans));
+                }
+                None => lending.awaits_as(Barrier::OfSeveral(Changes::Some)),
+            }
         }
         lending.query(effects, reading.exact);
         lending.is_open = false;
@@ -190,11 +194,8 @@ impl Session {
         if follow.is_some() {
             tags = tags.with(Tags::TURNED);
         }
-        if may_insert {
-            let (context, states) = (server.context, &self.tenant.states);
-            if let Some(inserted) = Inserted::of(text, context, server, lending, states) {
-                self.inserted = Some(inserted.put(text, head, at, outgoing));
-            }
+        if may_insert && let Some(inserted) = Inserted::of(text, server.context, server, lending) {
+            self.inserted = Some(inserted.put(text, head, at, outgoing));
         }
         server.queue.sent_as(Request::Query, tags);
         if let Some(queries) = follow {
@@ -231,9 +232,8 @@ impl Session {
                         runs = match reading.exact {
                             Some(exact) => Some(Runs::Exactly(exact)),
                             None => {
-                                let states = &self.tenant.states;
                                 let (effects, text) = (reading.effects, parsed.query);
-                                let follow = lending.follow_up(effects, None, text, server, states);
+                                let follow = lending.follow_up(effects, None, text, server);
                                 follow.map(Runs::Perhaps)
                             }
                         };
@@ -278,6 +278,12 @@ impl Session {
         }
         let behind_name = &body[parsed.statement.len() + 1..];
         let sets_locally = sets_locally(&reading, parsed.query, server, lending);
+        if !was_open
+            && (sets_locally || effects.intersects(UNSETTLING))
+            && let Readiness::Waits = ready_before(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
         let executes = matches!(reading.exact, Some(Exact::Execute(_)))
             || names_statements(&reading, parsed.query);
         if executes
@@ -352,7 +358,7 @@ impl Session {
                 .tenant
                 .statements
                 .of_own_name(name, reading, sets_locally);
-            lending.prepared.named(name, own, true);
+            lending.prepared.named(name, own, Sent::PARSE);
             server.queue.sent_as(Request::Parse, Tags::NOTED);
             return Pass::On;
         }
@@ -367,7 +373,9 @@ impl Session {
         if lending.prepared.is_pending(name, Some(statement.number)) {
             return Pass::Waits;
         }
-        if server.statements.uses(statement.number) {
+        let is_there = server.statements.uses(statement.number);
+        let told = lending.is_told(&self.tenant);
+        if is_there && statement.is_quiet(told) {
             let may_fail = server.status != TransactionStatus::Idle
                 || lending.cycle.effects.intersects(Effects::TRANSACTION);
             if may_fail && !server.queue.has_none() {
@@ -375,25 +383,35 @@ impl Session {
             }
             if server.status == TransactionStatus::Failed && !is_way_out {
                 // Refused, whatever its name.
-                lending.prepared.named(name, statement, false);
+                lending.prepared.named(name, statement, Sent::No);
                 server.queue.sent_as(Request::Parse, Tags::NOTED);
                 return Pass::On;
             }
-            lending.prepared.named(name, statement, false);
+            lending.prepared.named(name, statement, Sent::No);
             server.queue.answer(Now::ParseComplete, Tags::NOTED);
             return Pass::Answered;
         }
         let end = at + HEADER + head.body;
         let out = outgoing.before(at);
-        close_first(&statement.name, server, out);
+        if is_there {
+            // Once more, for what the server says beside it.
+            build::close(Kind::Statement, &statement.name, out);
+            server.queue.sent_as(Request::Close, Tags::OURS);
+        } else {
+            close_first(&statement.name, server, out);
+        }
         // One that lives here alone must stay, however long it is not used.
-        if !statement.is_private {
+        if !is_there && !statement.is_private {
             let all = &self.tenant.statements;
             server.statements.add(statement.number, all);
         }
         write_parse(&statement.name, behind_name, out);
         outgoing.leave_out(end);
-        lending.prepared.named(name, statement, true);
+        let sent = Sent::Parse {
+            told,
+            is_anew: is_there,
+        };
+        lending.prepared.named(name, statement, sent);
         server.queue.sent_as(Request::Parse, Tags::NOTED);
         Pass::On
     }

@@ -9,18 +9,20 @@
 
 use std::{rc::Rc, task::Context};
 
-use statement::Effects;
+use model::route::PoolMode;
+use statement::{Effects, Exact};
 use wire::{
     frame::{self, HEADER, Head},
-    message::{Kind, build, parse},
+    message::{Kind, TransactionStatus, build, parse},
     queue::{FromClient, Now, Request, Tags},
 };
 
 use super::{
     Turn,
     around::{
-        Body, NAMES_MAX, NOBODYS, Readiness, begin, body, first_two, free_names, name_for_sql,
-        ready_all, ready_named, ready_unnamed, rename, say_apart, say_behind_sync, say_in_passing,
+        Body, NAMES_MAX, NOBODYS, Naming, Readiness, begin, body, first_two, free_names,
+        hand_over_names, name_for_sql, ready_all, ready_before, ready_named, ready_unnamed, rename,
+        say_apart, say_behind_sync, say_in_passing,
     },
     note::Clock,
     text::{HEEDED, is_name_pending},
@@ -35,7 +37,7 @@ use crate::{
 };
 
 /// Behind what does this, nobody knows the settings in force before the transaction is over.
-const UNSETTLING: Effects = Effects::SETTINGS.with(Effects::RUNS);
+pub(super) const UNSETTLING: Effects = Effects::SETTINGS.with(Effects::RUNS);
 
 /// What goes to a server at once: pieces of what was read, and what we put between.
 pub(super) struct Outgoing<'a> {
@@ -185,7 +187,7 @@ impl Session {
         };
         if matches!(
             self.lending.barrier,
-            Some(Barrier::Of(_) | Barrier::Named(..))
+            Some(Barrier::Of(_) | Barrier::OfSeveral(_) | Barrier::Named(..))
         ) {
             build::flush(outgoing.before(at));
         }
@@ -312,6 +314,7 @@ impl Session {
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Pass::On;
         };
+        let was_open = lending.is_open;
         if let Readiness::Waits = begin(server, lending, at, outgoing, &self.tenant) {
             return Pass::Waits;
         }
@@ -339,9 +342,32 @@ impl Session {
         let of = start + portal.len() + 1;
         let key = prepared::name(name);
         lending.uses(key, &self.tenant);
-        let number = lending.prepared.get(key).map(|statement| statement.number);
+        let (number, does) = lending.prepared.number_and_effects(key);
+        if !was_open
+            && does.intersects(UNSETTLING)
+            && let Readiness::Waits = ready_before(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
         if lending.prepared.is_pending(key, number) {
             return Pass::Waits;
+        }
+        if does.intersects(Effects::DISCARD)
+            && lending.prepared.exact(key) == Some(&Exact::DiscardPlans)
+            && lending.mode == PoolMode::Auto
+            && server.status == TransactionStatus::InTransaction
+        {
+            // Under which settings statements are read anew then cannot be said.
+            if !server.queue.has_none() {
+                return Pass::Waits;
+            }
+            let naming = Naming {
+                text: b"",
+                takes_away: true,
+                is_between: true,
+            };
+            hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
+            lending.cycle.effects |= Effects::DISCARD;
         }
         if name.is_empty() {
             let readiness = ready_unnamed(server, lending, at, outgoing, &self.tenant);
@@ -523,7 +549,7 @@ impl Session {
                 if lending.tracks() {
                     name_for_sql(&exact, at, outgoing, server, lending);
                 }
-                behind = lending.follow_execute(&exact, server, &self.tenant.states);
+                behind = lending.follow_execute(&exact, server);
                 if lending.is_awaited(&exact) {
                     lending.awaits(exact);
                 }
