@@ -8,21 +8,23 @@ use std::{collections::BTreeMap, process::Command, sync::LazyLock};
 use serde_json::Value;
 
 /// Who may depend on whom. A crate that is not here fails the test: somebody has to decide.
-const DIRECTION: [(&str, &[&str]); 11] = [
+const DIRECTION: [(&str, &[&str]); 12] = [
     ("wire", &[]),
     ("model", &[]),
     ("statement", &[]),
+    ("audit", &[]),
     // What is checked of a node's certificate: the same for those who serve and those who maintain it.
     ("tls", &["model"]),
-    ("proxy", &["wire", "model", "statement", "tls"]),
+    ("proxy", &["wire", "model", "statement", "tls", "audit"]),
     ("node", &["model", "tls"]),
-    ("control", &["model", "node", "wire"]),
+    ("control", &["model", "node", "wire", "audit"]),
     (
         "cli",
         &[
             "wire",
             "model",
             "statement",
+            "audit",
             "tls",
             "proxy",
             "node",

@@ -127,6 +127,9 @@ pub(crate) enum Command {
     Completion(CompletionArgs),
     /// See how the installation is doing, with what to do, and what databases cost. For the operator.
     Fleet,
+    /// Check and export the audit log: who did what, in files that show when somebody changed them.
+    #[command(subcommand)]
+    Audit(crate::user::audit::AuditCommand),
     /// Look at what this machine offers, and say what to do.
     Doctor(DoctorArgs),
 }

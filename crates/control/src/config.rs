@@ -37,6 +37,8 @@ pub struct Config {
     pub operator_token_sha256: [u8; 32],
     /// How long the data of a deleted database is kept.
     pub retention: Duration,
+    /// How long copies of lines of the audit log are shown; zero: for ever.
+    pub audit_keep: Duration,
     /// Databases made ahead of demand.
     pub warm_pool: WarmPool,
     /// Everything else that has a bound.
@@ -198,6 +200,7 @@ impl Config {
             forwarded_from: Vec::new(),
             operator_token_sha256,
             retention: Duration::from_secs(24 * 3600),
+            audit_keep: Duration::from_secs(90 * 24 * 3600),
             warm_pool: WarmPool::default(),
             limits: ControlLimits::default(),
         }

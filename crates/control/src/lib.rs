@@ -5,6 +5,7 @@
 //! (`proxy`); SQL over HTTP goes through the proxy's door like everybody else.
 
 mod api;
+mod audited;
 mod branch;
 mod catalog;
 mod config;
@@ -62,6 +63,8 @@ pub struct Parts {
     pub insight: Questions,
     /// Keys of the installation.
     pub keys: Keys,
+    /// Where it is written down what is done.
+    pub audit: audit::Logs,
 }
 
 /// Why the control plane did not start.
@@ -127,6 +130,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         door: parts.door,
         pages: parts.pages,
         insight: insight::Insight::new(parts.insight),
+        audit: parts.audit,
         metrics: api::metrics::Last::default(),
         passes: placement::passes::Passes::default(),
         users_left: tokio::sync::Notify::new(),
@@ -165,6 +169,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     tasks.spawn("care", watch::care(app.clone()));
     tasks.spawn("insight", insight::run(app.clone()));
     tasks.spawn("storage", storage::run(app.clone()));
+    tasks.spawn("audit", audited::copy::run(app.clone()));
     tasks.spawn(
         "routes",
         routes::serve(app.clone(), parts.routes.requests, tasks.clone()),
@@ -238,9 +243,10 @@ impl Control {
 pub struct Stopped(Arc<api::App>);
 
 impl Stopped {
-    /// Gives what this process had of the budget to others. Nothing of it uses a server connection any
-    /// more.
+    /// Closes the audit log, and gives what this process had of the budget to others. Nothing of it uses a
+    /// server connection any more.
     pub async fn leave(self) {
+        audited::copy::end(&self.0).await;
         process::leave(&self.0).await;
     }
 }

@@ -260,6 +260,9 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
     ("GET", "/operator/check", For::Operator, ""),
     ("GET", "/operator/fleet", For::Operator, ""),
     ("GET", "/metrics", For::Operator, ""),
+    // What was done to the project, by whom: for whoever sees all of it.
+    ("GET", "/audit-logs", For::WholeProject, ""),
+    ("GET", "/operator/audit", For::Operator, ""),
 ];
 
 /// A user that every database of this test has.

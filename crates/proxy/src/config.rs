@@ -44,6 +44,8 @@ pub struct Config {
     pub proxy_protocol_from: Vec<Network>,
     /// Where the limits per address do not hold: many clients share these addresses.
     pub address_limits_not_for: Vec<Network>,
+    /// Where it is written down who connects, and what operators do. `None`: nowhere.
+    pub audit: Option<audit::Logs>,
     /// Limits.
     pub limits: Limits,
     /// Which server connection a session gets.
@@ -165,6 +167,7 @@ impl Config {
             require_tls: true,
             installation_key,
             operator: None,
+            audit: None,
             proxy_protocol_from: Vec::new(),
             address_limits_not_for: Vec::new(),
             scram_iterations: wire::scram::ITERATIONS_DEFAULT,

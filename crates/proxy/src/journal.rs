@@ -1,12 +1,15 @@
 //! One line in the log for every session that ended: who, from where, how long, how much, and why.
 //!
-//! Owns: what is known of a session beside what it may do, and the fields of that line, which
-//! `docs/logs.md` describes. They are names, numbers and words of ours, and the name that the client
+//! And what the audit log has of every connection, which is less: who, from where, to what, how it ended.
+//!
+//! Owns: what is known of a session beside what it may do, and the fields of these lines, which
+//! `docs/logs.md` and `docs/audit.md` describe. They are names, numbers and words of ours, and the name that the client
 //! gave itself; no statement, parameter or secret is among them.
 
 use std::cell::Cell;
 
-use model::Public;
+use audit::{Event, Logs};
+use model::{LoginName, Public, route::Candidate};
 use tokio::time::Instant;
 use wire::startup::Startup;
 
@@ -74,8 +77,59 @@ impl Ended {
     }
 }
 
-/// Writes the line of a session that ended.
-pub(crate) fn ended(tenant: &Tenant, handle: &Handle, ended: &Ended) {
+/// Notes a session that begins.
+pub(crate) fn began(audit: Option<&Logs>, tenant: &Tenant, handle: &Handle) {
+    if let Some(audit) = audit {
+        audit
+            .connections
+            .note(of_session("connect", tenant, handle));
+    }
+}
+
+/// Notes a client that got no session; `proved`: whose secret it had.
+pub(crate) fn refused(
+    audit: Option<&Logs>,
+    peer: &Peer,
+    code: &str,
+    proved: Option<(&LoginName, &Candidate)>,
+) {
+    let Some(audit) = audit else {
+        return;
+    };
+    let event = Event::new("refused")
+        .text("address", peer)
+        .text("code", code);
+    let event = match proved {
+        Some((name, candidate)) => event
+            .text("tenant", &name.tenant)
+            .text("role", name.login)
+            .text("credential", &candidate.id),
+        None => event,
+    };
+    audit.connections.note(event);
+}
+
+/// Notes a console that begins or ends.
+pub(crate) fn console(audit: Option<&Logs>, kind: &'static str, peer: &Peer) {
+    if let Some(audit) = audit {
+        let event = Event::new(kind)
+            .text("address", peer)
+            .text("role", crate::OPERATOR);
+        audit.connections.note(event);
+    }
+}
+
+fn of_session(kind: &'static str, tenant: &Tenant, handle: &Handle) -> Event {
+    Event::new(kind)
+        .text("address", handle.about.peer)
+        .text("tenant", &tenant.id)
+        .text("role", handle.login)
+        .text("credential", &handle.credential)
+        .text("tls", handle.about.tls.unwrap_or("none"))
+}
+
+/// Writes the line of a session that ended, and notes it.
+pub(crate) fn ended(audit: Option<&Logs>, tenant: &Tenant, handle: &Handle, ended: &Ended) {
     let about = &handle.about;
     let did = about.counters.totals();
     tracing::info!(
@@ -98,4 +152,11 @@ pub(crate) fn ended(tenant: &Tenant, handle: &Handle, ended: &Ended) {
         reason = ended.reason(),
         "session ended"
     );
+    if let Some(audit) = audit {
+        let event = of_session("disconnect", tenant, handle)
+            .number("lasted_ms", micros(about.began.elapsed()) / 1000)
+            .number("statements", did.statements)
+            .text("ended", ended.how());
+        audit.connections.note(event);
+    }
 }

@@ -26,6 +26,7 @@ use crate::{
     accept::{self, Peer, Slot},
     cancel, console,
     error::{Refusal, write_fatal},
+    journal,
     session::{self, Arrived},
     stream::Stream,
     worker::{Inbox, Worker},
@@ -439,10 +440,12 @@ impl Login<'_> {
             Failed::With(refusal) => {
                 refused.add(refusal.sqlstate());
                 tracing::info!(from = %peer, code = refusal.sqlstate(), reason = %refusal, "login refused");
+                journal::refused(self.worker.audit(), &peer, refusal.sqlstate(), None);
                 write_fatal(&refusal, &mut out);
             }
             Failed::Http => {
                 refused.add("http");
+                journal::refused(self.worker.audit(), &peer, "http", None);
                 tracing::info!(from = %peer, "HTTP request on the PostgreSQL port");
                 out.extend_from_slice(HTTP_ANSWER);
             }

@@ -267,10 +267,13 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
                 registered,
             };
             match session.greet(worker, settings).await {
-                Ok(()) => return Some(session),
+                Ok(()) => {
+                    journal::began(worker.audit(), &session.tenant, &session.handle);
+                    return Some(session);
+                }
                 Err(ended) => {
                     worker.counted.logins_refused.add(ended.how());
-                    journal::ended(&session.tenant, &session.handle, &ended);
+                    journal::ended(worker.audit(), &session.tenant, &session.handle, &ended);
                     session.end(worker, ended).await;
                     return None;
                 }
@@ -281,6 +284,8 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
     worker.counted.logins_refused.add(refusal.sqlstate());
     tracing::info!(from = %peer, tenant = %name.tenant, role = %name.login, credential = %candidate.id,
         code = refusal.sqlstate(), reason = %refusal, "login refused");
+    let proved = Some((&name, &candidate));
+    journal::refused(worker.audit(), &peer, refusal.sqlstate(), proved);
     let mut out = Vec::new();
     write_fatal(&refusal, &mut out);
     last_words(&mut client, &out).await;
@@ -444,7 +449,7 @@ impl Session {
 
     fn leave(self, worker: &Rc<Worker>, ended: Ended) -> Pin<Box<impl Future<Output = ()>>> {
         worker.counted.sessions_ended.add(ended.how());
-        journal::ended(&self.tenant, &self.handle, &ended);
+        journal::ended(worker.audit(), &self.tenant, &self.handle, &ended);
         Box::pin(self.end(worker, ended))
     }
 

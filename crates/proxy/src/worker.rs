@@ -162,6 +162,11 @@ pub(crate) enum State {
 }
 
 impl Worker {
+    /// Where it is written down who connects.
+    pub(crate) fn audit(&self) -> Option<&audit::Logs> {
+        self.config.audit.as_ref()
+    }
+
     pub(crate) fn new(
         index: usize,
         config: Arc<Config>,

@@ -58,6 +58,11 @@ pub(crate) struct Config {
     /// Proxies in front of the API.
     pub(crate) api_forwarded_from: Vec<Network>,
     pub(crate) retention: Duration,
+    pub(crate) audit_sync: audit::Sync,
+    /// Zero: for ever.
+    pub(crate) audit_keep: Duration,
+    /// Bytes, of each of its chains.
+    pub(crate) audit_size_max: u64,
     pub(crate) stuck_after: Duration,
     /// Of a server connection.
     pub(crate) server_idle_max: Duration,
@@ -115,6 +120,12 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 const BAN: Duration = Duration::from_secs(60);
 /// What service managers wait before they kill, less a margin.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Long enough for an audit that comes once a quarter.
+const AUDIT_KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
+/// Some four million lines.
+const AUDIT_SIZE: u64 = 2 << 30;
+/// Size of one file.
+const AUDIT_SIZE_MIN: u64 = 16 << 20;
 /// A create takes milliseconds, a slow disk or a start of PostgreSQL minutes.
 const STUCK_AFTER: Duration = Duration::from_secs(600);
 /// More is meant as no limit.
@@ -252,6 +263,11 @@ impl Reader {
             time_between(text, Duration::from_secs(1), CONNECT_TOKEN_MAX)
         });
         let retention = self.or("retention", RETENTION, |text| time(text, RETENTION_MAX));
+        let audit_sync = self.or("audit-sync", audit::Sync::default(), str::parse);
+        let audit_keep = self.or("audit-keep", AUDIT_KEEP, |text| time(text, RETENTION_MAX));
+        let audit_size_max = self.or("audit-size-max", AUDIT_SIZE, |text| {
+            size(text, AUDIT_SIZE_MIN, PROCESS_MEMORY_MAX)
+        });
         let stuck_after = self.or("stuck-after", STUCK_AFTER, |text| {
             time_between(text, STUCK_AFTER_MIN, DRAIN_MAX)
         });
@@ -295,6 +311,9 @@ impl Reader {
             sql_issuers: sql_issuers?,
             api_forwarded_from: api_forwarded_from?,
             retention: retention?,
+            audit_sync: audit_sync?,
+            audit_keep: audit_keep?,
+            audit_size_max: audit_size_max?,
             stuck_after: stuck_after?,
             server_idle_max: server_idle_max?,
             connect_token_time_max: connect_token?,

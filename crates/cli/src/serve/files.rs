@@ -9,6 +9,7 @@
 //! | `node.key` | the secret that server passwords are derived from | 0600 |
 //! | `superuser.password` | of the platform's own role in PostgreSQL | 0600 |
 //! | `postgres/` | PostgreSQL's data, settings and socket; `postgres.base` names another place when its user cannot come here | 0710 |
+//! | `audit/` | who did what, in files that show when they were changed | 0700 |
 //! | `log/` | PostgreSQL's log, rotated | 0700 |
 //! | `tenantry.lock` | held while a server runs on this directory | |
 
@@ -55,6 +56,24 @@ pub(super) fn take(dir: &Path) -> anyhow::Result<File> {
 /// When it cannot be read or made, can be read by others, or is not 64 hex digits.
 pub(super) fn installation_key(path: &Path) -> anyhow::Result<[u8; 32]> {
     let text = read_or_make(path, || Ok(format!("{}\n", hex(&random()?))))?;
+    parse_installation_key(&text, path)
+}
+
+/// The same, of an installation that is there; nothing is made.
+///
+/// # Errors
+///
+/// When it cannot be read, can be read by others, or is not 64 hex digits.
+pub(crate) fn read_installation_key(path: &Path) -> anyhow::Result<[u8; 32]> {
+    let missing = || {
+        let missing = io::Error::from(io::ErrorKind::NotFound);
+        Err(missing).with_context(|| path.display().to_string())
+    };
+    let text = read_or_make(path, missing)?;
+    parse_installation_key(&text, path)
+}
+
+fn parse_installation_key(text: &Secret, path: &Path) -> anyhow::Result<[u8; 32]> {
     let mut key = [0; 32];
     let digits = text.reveal().trim();
     let valid = digits.len() == 64

@@ -4,7 +4,7 @@
 //! [`config`], what is kept in [`files`] and [`tls`]; the parts themselves are crates of their own.
 
 mod config;
-mod files;
+pub(crate) mod files;
 mod insight;
 mod issuers;
 mod metrics;

@@ -3,7 +3,14 @@
 //! The ports are held before anything is made. PostgreSQL first (it takes the lock of the data directory), then the keys, the proxy (whose port
 //! and door the control plane must know), and the control plane. Stopping is the other way round.
 
-use std::{cell::Cell, fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    cell::Cell,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use control::{Control, Keys};
@@ -39,6 +46,7 @@ pub(super) struct Parts {
     node: Server,
     proxy: Proxy,
     control: Control,
+    audit: audit::Logs,
     identity: Arc<Identity>,
     operator_key: PathBuf,
     data_dir: PathBuf,
@@ -197,6 +205,7 @@ pub(super) async fn start(config: &Config) -> Result<Parts, Failure> {
             node: server,
             proxy,
             control,
+            audit: kept.audit,
             identity: kept.identity,
             operator_key: kept.operator_key,
             data_dir: kept.data_dir,
@@ -211,6 +220,7 @@ pub(super) async fn start(config: &Config) -> Result<Parts, Failure> {
 
 /// What lies in the data directory and is named in the ready line.
 struct Kept {
+    audit: audit::Logs,
     identity: Arc<Identity>,
     operator_key: PathBuf,
     data_dir: PathBuf,
@@ -243,6 +253,7 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
         );
     }
     let keys = Keys::derive(&secret);
+    let audit = open_audit(config, &dir, &instance, &secret)?;
     let (routes, asked) = model::route::channel();
 
     let mut wanted = proxy::Config::new(vec![config.pg_listen], *keys.login_salt());
@@ -259,6 +270,7 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
     wanted
         .address_limits_not_for
         .clone_from(&config.address_limits_not_for);
+    wanted.audit = Some(audit.clone());
     let limits = &mut wanted.limits;
     limits.clients_max = config.clients_max as usize;
     limits.server_idle_max = config.server_idle_max;
@@ -278,7 +290,8 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
                 told::listen("pg-listen", address, &source)
             }
             other => Failure::new(Exit::Failed, told::chain(&other), ""),
-        })?;
+        })
+        .inspect_err(|_| audit.close())?;
 
     let started = start_control(
         config,
@@ -290,6 +303,7 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
         Own {
             identity: &identity,
             instance,
+            audit: audit.clone(),
         },
     );
     match started.await {
@@ -297,6 +311,7 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
             proxy,
             control,
             Kept {
+                audit,
                 identity,
                 operator_key: operator_file,
                 data_dir: dir,
@@ -304,15 +319,37 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
         )),
         Err(failure) => {
             proxy.drain(Duration::ZERO).await;
+            audit.close();
             Err(failure)
         }
     }
+}
+
+/// Goes on with the audit log of this data directory.
+fn open_audit(
+    config: &Config,
+    dir: &Path,
+    instance: &str,
+    secret: &[u8; 32],
+) -> Result<audit::Logs, Failure> {
+    let keys = audit::Keys::derive(secret);
+    let mut options = audit::Options::new(dir.join("audit"), audit::Stream::Admin, instance, keys);
+    options.sync = config.audit_sync;
+    options.keep = config.audit_keep;
+    options.bytes_max = config.audit_size_max;
+    audit::Logs::open(options).map_err(|error| {
+        told::machine(
+            told::chain(&error),
+            "without it nothing could be written down: make room, or give it back to the user that serves",
+        )
+    })
 }
 
 /// What this data directory is known by.
 struct Own<'a> {
     identity: &'a Identity,
     instance: String,
+    audit: audit::Logs,
 }
 
 async fn start_control(
@@ -340,6 +377,7 @@ async fn start_control(
     wanted.sql_origins.clone_from(&config.sql_origins);
     wanted.forwarded_from.clone_from(&config.api_forwarded_from);
     wanted.retention = config.retention;
+    wanted.audit_keep = config.audit_keep;
     wanted.limits.stuck_after = config.stuck_after;
     wanted.limits.connect_token_time_max = config.connect_token_time_max;
     wanted.limits.anonymous_per_hour_max = config.anonymous_per_hour_max;
@@ -365,6 +403,7 @@ async fn start_control(
         pages: metrics::answer(proxy.numbers(), config.metrics_tenants_max as usize),
         insight: insight::answer(proxy.numbers()),
         keys,
+        audit: own.audit,
     };
     control::start(wanted, parts)
         .await
@@ -406,6 +445,8 @@ impl Parts {
             () = signals.times(2) => tracing::warn!("stopping at once"),
             () = tell => {}
         }
+        // Done already, unless somebody hurried.
+        self.audit.close();
         self.node.stop(signals.times(2)).await;
     }
 

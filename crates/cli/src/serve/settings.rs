@@ -205,6 +205,24 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "How long a deleted database can be undeleted",
     ),
     setting(
+        "audit-sync",
+        "WHEN",
+        "always",
+        "When lines of the audit log are on the disk. always: before an administrative action is answered, those of connections within a second; batch: all within a second; off: within ten seconds",
+    ),
+    setting(
+        "audit-keep",
+        "TIME",
+        "90d",
+        "How long lines of the audit log are kept; 0s is for ever. Files go as a whole, and a signed line says so",
+    ),
+    setting(
+        "audit-size-max",
+        "SIZE",
+        "2GB",
+        "Size of the files of administrative actions, and of those of connections, above which the oldest is removed; 16MB at least",
+    ),
+    setting(
         "stuck-after",
         "TIME",
         "10m",

@@ -165,6 +165,12 @@ impl Api {
         })
     }
 
+    /// As who has this key, unless `TENANTRY_API_KEY` says who we are.
+    pub(crate) fn or_key(mut self, key: Secret) -> Self {
+        self.key.get_or_insert(key);
+        self
+    }
+
     /// The address, as given, without a slash at its end.
     pub(crate) fn url(&self) -> &str {
         &self.url

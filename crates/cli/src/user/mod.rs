@@ -5,6 +5,7 @@
 
 pub(crate) mod access;
 mod api;
+pub(crate) mod audit;
 mod beside;
 pub(crate) mod branch;
 mod completion;
@@ -136,6 +137,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Share(args) => access::share(&context()?, args).await,
             Command::Completion(args) => completion::print(args.shell),
             Command::Fleet => fleet::fleet(&context()?).await,
+            Command::Audit(command) => audit::run(command, &global).await,
             Command::Doctor(args) => doctor::doctor(&args, &global).await,
         }
     })

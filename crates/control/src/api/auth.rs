@@ -16,7 +16,7 @@ use super::{
     address::client_address,
     error::{ApiError, ApiResult, ErrorCode},
 };
-use crate::{credential, keys::token_hash, limits::store::Party};
+use crate::{audited, credential, keys::token_hash, limits::store::Party};
 
 /// What a token may do in its project.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -286,7 +286,10 @@ pub(crate) async fn require(
             parts.extensions.insert(principal);
             next.run(Request::from_parts(parts, body)).await
         }
-        Err(error) => error.into_response(),
+        Err(error) => {
+            audited::refused(&app, &parts, &error);
+            error.into_response()
+        }
     }
 }
 

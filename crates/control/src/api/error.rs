@@ -183,6 +183,9 @@ codes! {
     /// The database could not be made.
     CreateFailed = "create_failed", SERVICE_UNAVAILABLE, "the database could not be made",
         "look at its state_reason; delete it and create it again, or resume it";
+    /// What cannot be written down is not done.
+    AuditUnavailable = "audit_unavailable", SERVICE_UNAVAILABLE, "the audit log cannot be written, so nothing is changed",
+        "the operator finds the reason in the log, a full disk for one; send the request again after the time in Retry-After";
     /// We are stopping.
     Draining = "draining", SERVICE_UNAVAILABLE, "this server is stopping",
         "send the request again";
@@ -230,6 +233,7 @@ impl From<ErrorCode> for ApiError {
         let retry_after = match code {
             ErrorCode::IdempotencyInProgress
             | ErrorCode::TooManyRequests
+            | ErrorCode::AuditUnavailable
             | ErrorCode::CatalogUnavailable => Some(Duration::from_secs(1)),
             ErrorCode::IssuerUnreachable => Some(Duration::from_secs(10)),
             _ => None,

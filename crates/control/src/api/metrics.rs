@@ -25,6 +25,7 @@ use super::{
     error::{ApiResult, ErrorBody},
 };
 use crate::{
+    audited,
     catalog::CatalogError,
     insight::fleet::{self, Figure},
     placement::store as placements,
@@ -85,6 +86,7 @@ async fn read(app: &App) -> String {
     }
     passes(&mut page, app);
     app.counted.write(&mut page);
+    audited::write_metrics(&mut page, &app.audit);
     let (reply, proxy) = oneshot::channel();
     let proxy = match app.pages.send(reply).await {
         Ok(()) => proxy.await.unwrap_or_default(),

@@ -30,7 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use error::{ErrorCode, errors_document};
 
 use crate::{
-    Config, Keys, branch,
+    Config, Keys, audited, branch,
     catalog::{Catalog, changes::Changes},
     counted::Counted,
     credential::{self, used::Used},
@@ -55,6 +55,7 @@ pub(crate) struct App {
     /// The page of the proxy.
     pub(crate) pages: Pages,
     pub(crate) insight: insight::Insight,
+    pub(crate) audit: audit::Logs,
     pub(crate) metrics: metrics::Last,
     pub(crate) passes: Passes,
     /// The login of a user is not what its row says, and nobody waits for it any more.
@@ -183,6 +184,8 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(branch::http::diff))
         .routes(routes!(health::check))
         .routes(routes!(insight::fleet::fleet))
+        .routes(routes!(audited::http::list))
+        .routes(routes!(audited::http::heads))
 }
 
 /// All routes with all layers.
@@ -200,7 +203,9 @@ pub(crate) fn router(app: Arc<App>) -> Router {
                 layers::read_body,
             ))
     };
+    let audited = || middleware::from_fn_with_state(app.clone(), audited::layer::layer);
     let closed = behind_a_token(closed())
+        .route_layer(audited())
         .route_layer(middleware::from_fn_with_state(app.clone(), auth::require));
     let issued = behind_a_token(issued()).route_layer(middleware::from_fn_with_state(
         app.clone(),
@@ -212,7 +217,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .route_layer(middleware::from_fn_with_state(
             app.clone(),
             layers::read_body,
-        ));
+        ))
+        .route_layer(audited());
     open.merge(closed)
         .merge(issued)
         .merge(proving().split_for_parts().0)

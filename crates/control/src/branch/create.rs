@@ -95,6 +95,7 @@ pub(super) async fn create(
     transaction.commit().await?;
     drop(client);
     app.passes.wake();
+    crate::audited::touched(&tenant.id, &tenant.project);
     tracing::info!(tenant = %id, parent = %parent.id, project = %parent.project, "a branch was asked for");
     reached(Step::BranchCommit, Moment::After).await;
     let tenant = change::wait_for(app, tenant, wanted.wait, is_settled).await?;

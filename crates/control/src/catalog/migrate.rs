@@ -87,6 +87,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "fleet",
         sql: include_str!("../../migrations/0015_fleet.sql"),
     },
+    Migration {
+        version: 16,
+        name: "audit",
+        sql: include_str!("../../migrations/0016_audit.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -254,6 +254,7 @@ async fn make<T: Serialize>(
     };
     let shown = store::insert_access(&transaction, new).await?;
     let shown = shown.map_err(|wait| too_many(&wanted, wait))?;
+    crate::audited::made(&shown.id);
     tracing::info!(tenant = %tenant.id, role = %wanted.role, kind = wanted.kind, credential = %shown.id,
         by = principal.maker(), "access was given");
     let body = answer(Made {

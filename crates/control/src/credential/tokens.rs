@@ -279,6 +279,7 @@ pub(crate) async fn create(
         .keep_in(&transaction, StatusCode::CREATED, &body, Kept::Last)
         .await?;
     transaction.commit().await?;
+    crate::audited::made(&id);
     tracing::info!(project = %project, token = %id, access, by = principal.maker(), "a token was made");
     Ok((StatusCode::CREATED, axum::Json(answer)))
 }

@@ -416,6 +416,7 @@ async fn note(
         && let Some(tenant) = &work.tenant
     {
         tracing::info!(tenant = %tenant, "the data of a deleted database was removed");
+        crate::audited::by_itself(app, "purge", tenant, None);
     }
     Ok(())
 }

@@ -122,6 +122,7 @@ pub(crate) async fn create_code(
         .keep_in(&transaction, StatusCode::CREATED, &body, Kept::Last)
         .await?;
     transaction.commit().await?;
+    crate::audited::made(&id);
     tracing::info!(code = %id, "a claim code was made");
     Ok((StatusCode::CREATED, axum::Json(answer)))
 }

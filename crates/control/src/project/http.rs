@@ -136,6 +136,7 @@ pub(crate) async fn register(
     let transaction = client.transaction().await?;
     let registered = registration.insert(&app, &transaction).await?;
     transaction.commit().await?;
+    crate::audited::of_project(&registration.project);
     tracing::info!(project = %registration.project, "an anonymous project was registered");
     Ok((StatusCode::CREATED, axum::Json(registered)))
 }
@@ -271,6 +272,8 @@ pub(crate) async fn refresh(
     let id = CredentialId::random(&mut rand::rng());
     let (token, expires_at) = issue(&transaction, &id, &project).await?;
     transaction.commit().await?;
+    crate::audited::of_project(&project);
+    crate::audited::made(&id);
     Ok(axum::Json(Refreshed {
         token: token.reveal().to_owned(),
         expires_at,

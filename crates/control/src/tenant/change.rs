@@ -25,7 +25,7 @@ use crate::{
         extract::DatabaseKey,
         idempotency::{Kept, Ticket},
     },
-    branch,
+    audited, branch,
     catalog::{CatalogError, changes},
     credential,
     limits::store::Party,
@@ -203,6 +203,7 @@ pub(super) async fn expire_one(app: &App) -> Result<bool, CatalogError> {
     reached(Step::ExpireCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
     tracing::info!(tenant = %tenant.id, "a database expired; its data is kept for now");
+    audited::by_itself(app, "expire", &tenant.id, Some(&tenant.project));
     reached(Step::ExpireCommit, Moment::After).await;
     Ok(true)
 }

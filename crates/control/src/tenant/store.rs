@@ -119,7 +119,7 @@ pub(crate) async fn find(
         ],
     )
     .await?;
-    Ok(row.as_ref().map(Tenant::read))
+    Ok(row.as_ref().map(Tenant::read).inspect(touched))
 }
 
 /// Reads one again.
@@ -143,7 +143,13 @@ pub(crate) async fn lock(
     Ok(catalog::query_opt(client, &sql, &[&id.as_str()])
         .await?
         .as_ref()
-        .map(Tenant::read))
+        .map(Tenant::read)
+        .inspect(touched))
+}
+
+/// For the audit log: a request has to do with it.
+fn touched(tenant: &Tenant) {
+    crate::audited::touched(&tenant.id, &tenant.project);
 }
 
 /// Names that a project holds.
@@ -270,6 +276,7 @@ pub(crate) async fn make(client: &impl GenericClient, new: New<'_>) -> Result<Ma
         return Ok(Made::QuotaExceeded);
     }
     let tenant = Tenant::read(&row);
+    touched(&tenant);
     if tenant.state != TenantState::Active {
         return Ok(Made::Planned(tenant));
     }

@@ -11,10 +11,12 @@ pub mod door;
 pub mod signer;
 
 use std::{
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use audit::{Logs, Options, Stream};
 use control::{Config, Control, Keys, Parts, WarmPool};
 use model::{
     LoginName,
@@ -125,6 +127,8 @@ pub struct Stack {
     pub counted: Counted,
     pub managed: Managed,
     pub control: Option<Control>,
+    /// What the control plane writes.
+    pub audit: Option<Logs>,
     pub routes: RouteClient,
     pub base: String,
     pub http: reqwest::Client,
@@ -210,6 +214,7 @@ impl Stack {
             counted: Counted::default(),
             managed,
             control: None,
+            audit: None,
             routes,
             base: String::new(),
             http: reqwest::Client::new(),
@@ -226,17 +231,34 @@ impl Stack {
         let (obeys, holds) = Obeys::start("serve", &self.orders);
         self.obeys = Some(obeys);
         let questions = counting(self.counted.clone());
+        self.audit = None;
+        let audit = self.audit("serve");
+        self.audit = Some(audit.clone());
         let (control, base) = start(
             &self.managed,
             &self.change,
             server,
             (door::open(routes.clone(), SECRET), holds, questions),
-            "serve",
+            (audit, "serve"),
         )
         .await;
         self.routes = routes;
         self.control = Some(control);
         self.base = base;
+    }
+
+    /// Where a control plane of this name has its audit log.
+    pub fn audit_dir(&self, instance: &str) -> PathBuf {
+        self._dir.path().join("audit").join(instance)
+    }
+
+    fn audit(&self, instance: &str) -> Logs {
+        let dir = self.audit_dir(instance);
+        let keys = audit::Keys::derive(&SECRET);
+        // What it waits for otherwise, the system tests wait for.
+        let sync = audit::Sync::Batch;
+        let options = Options::new(dir, Stream::Admin, instance, keys);
+        Logs::open(Options { sync, ..options }).unwrap()
     }
 
     /// Another process's control plane on the same catalog, and the end that its proxy would have.
@@ -263,7 +285,8 @@ impl Stack {
         let (routes, server) = route::channel();
         let (obeys, holds) = Obeys::start(instance, &self.orders);
         let ways = (door::open(routes.clone(), SECRET), holds, counting(counted));
-        let (control, base) = start(&self.managed, &self.change, server, ways, instance).await;
+        let own = (self.audit(instance), instance);
+        let (control, base) = start(&self.managed, &self.change, server, ways, own).await;
         (control, routes, obeys, base)
     }
 
@@ -427,7 +450,7 @@ async fn start(
     change: &Change,
     routes: route::RouteServer,
     (door, holds, insight): (Door, Holds, Questions),
-    instance: &str,
+    (audit, instance): (Logs, &str),
 ) -> (Control, String) {
     let node = managed.node();
     let hash = control::token_hash(OPERATOR);
@@ -445,6 +468,7 @@ async fn start(
         pages: tokio::sync::mpsc::channel(1).0,
         insight,
         keys: Keys::derive(&SECRET),
+        audit,
     };
     let control = control::start(config, parts)
         .await

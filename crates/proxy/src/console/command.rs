@@ -122,6 +122,16 @@ impl Act {
         (Self::Resume, "RESUME", "let those that wait go on"),
     ];
 
+    /// As the audit log calls it.
+    pub(super) fn operation(self) -> &'static str {
+        match self {
+            Self::Kill => "kill",
+            Self::Pause => "pause",
+            Self::Reconnect => "reconnect",
+            Self::Resume => "unpause",
+        }
+    }
+
     pub(super) fn name(self) -> &'static str {
         Self::ALL
             .into_iter()

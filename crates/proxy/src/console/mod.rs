@@ -13,7 +13,8 @@ mod table;
 
 use std::{rc::Rc, time::Duration};
 
-use model::Public;
+use audit::Event;
+use model::{Public, TenantId};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::timeout,
@@ -31,6 +32,7 @@ use wire::{
 use crate::{
     accept::{Peer, Slot},
     error::{Refusal, write_fatal},
+    journal,
     stream::Stream,
     worker::{State, Worker},
 };
@@ -108,6 +110,7 @@ pub(crate) struct Arrived {
 
 struct Console {
     worker: Rc<Worker>,
+    peer: Peer,
     stream: Stream,
     read: Vec<u8>,
     key: CancelKey,
@@ -151,6 +154,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, arrived: Arrived) {
     let (Ok(place), Some(key), None) = (place, key, &refused) else {
         if let Some(refused) = refused {
             worker.counted.logins_refused.add(refused.code);
+            journal::refused(worker.audit(), &peer, refused.code, None);
             tracing::info!(from = %peer, code = refused.code, reason = refused.message, "no console");
             refused.write(Severity::Fatal, &mut unsent);
         }
@@ -160,6 +164,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, arrived: Arrived) {
     worker.consoles.set(worker.consoles.get() + 1);
     let mut console = Console {
         worker,
+        peer,
         stream,
         read: arrived.read,
         key,
@@ -169,7 +174,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, arrived: Arrived) {
     };
     console.greet(&mut unsent);
     tracing::info!(from = %peer, tls = console.stream.tls_version().unwrap_or("none"), "console began");
+    journal::console(console.worker.audit(), "connect", &peer);
     let last = console.run(unsent).await;
+    journal::console(console.worker.audit(), "disconnect", &peer);
     tracing::info!(from = %peer, "console ended");
     if let Some(refusal) = last {
         let mut out = Vec::new();
@@ -315,13 +322,49 @@ impl Console {
         None
     }
 
+    /// Writes down what is about to be done; what cannot be, is not done.
+    async fn record(
+        &self,
+        operation: &'static str,
+        tenant: Option<&TenantId>,
+    ) -> Result<(), Mistake> {
+        let Some(audit) = self.worker.audit() else {
+            return Ok(());
+        };
+        let event = Event::new("command")
+            .text("operation", operation)
+            .text(
+                "resource",
+                if tenant.is_some() {
+                    "database"
+                } else {
+                    "routes"
+                },
+            )
+            .text("actor", "console")
+            .text("address", self.peer)
+            .maybe("tenant", tenant);
+        audit.admin.record(event).await.map_err(|error| {
+            tracing::error!(%error, "a command was refused because it cannot be written down");
+            Mistake {
+                code: "58030", // io_error
+                message: "the audit log cannot be written, so nothing is done".to_owned(),
+                hint: "The reason is in the log, a full disk for one.",
+            }
+        })
+    }
+
     async fn answer(&self, command: Command) -> Result<Answer, Mistake> {
         match command {
             Command::Nothing => Ok(Answer::Empty),
             Command::Ignored(tag) => Ok(Answer::Done(tag)),
             Command::Show(what) => Ok(Answer::Rows(show::show(&self.worker, what).await)),
-            Command::Act(act, tenant) => act::act(&self.worker, act, tenant).await,
+            Command::Act(act, tenant) => {
+                self.record(act.operation(), Some(&tenant)).await?;
+                act::act(&self.worker, act, tenant).await
+            }
             Command::Reload => {
+                self.record("reload", None).await?;
                 act::reload(&self.worker).await;
                 Ok(Answer::Done("RELOAD"))
             }

@@ -1,0 +1,317 @@
+//! `tenantry audit`: checking the audit log, copying it out, and the key that others check it with.
+//!
+//! Owns: which files and keys are meant, and how the result is told. Does not own: the rules (`audit::verify`).
+//! Works on files, beside a server that runs or without one; the server is asked only for the heads that the
+//! catalog has.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use audit::{
+    Keys, Link, Stream,
+    verify::{self, Known, Report, With},
+};
+use clap::{Args, Subcommand};
+use model::Secret;
+use serde_json::{Value, json};
+
+use crate::{
+    args::Global,
+    exit::{Exit, Failure},
+    output::{self, Format},
+    serve::files,
+    user::{
+        api::{Api, Trust},
+        home::Home,
+    },
+};
+
+/// What can be done with the audit log.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Check that no line was changed, removed, added or reordered. Exits with 1 when one was, and names it.
+    Verify(VerifyArgs),
+    /// Write the lines to a file, as they are; `verify` checks that, too.
+    Export(ExportArgs),
+    /// Print the public key with which others check signatures. It is no secret.
+    Key(KeyArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct KeyArgs {
+    /// The data directory, for its installation.key.
+    #[arg(
+        long,
+        env = "TENANTRY_DATA_DIR",
+        default_value = "./data",
+        value_name = "DIR"
+    )]
+    data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// A directory of an audit log, or one file, also an exported one; audit/ in the data directory when left out.
+    path: Option<PathBuf>,
+    /// The data directory, for its keys.
+    #[arg(
+        long,
+        env = "TENANTRY_DATA_DIR",
+        default_value = "./data",
+        value_name = "DIR"
+    )]
+    data_dir: PathBuf,
+    /// Check with this key, as `audit key` prints it, instead of the data directory's: lines after the last
+    /// signature are checked by their hashes only.
+    #[arg(long, value_name = "KEY")]
+    public_key: Option<audit::PublicKey>,
+    /// Do not ask the server for the heads that the catalog has, without which a cut end is not found.
+    #[arg(long)]
+    offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArgs {
+    /// Where to: a file that is not there yet, or - for standard output.
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+    /// Which lines: admin, what was done; connections, who connected.
+    #[arg(long, default_value = "admin", value_name = "STREAM")]
+    stream: Stream,
+    /// The data directory.
+    #[arg(
+        long,
+        env = "TENANTRY_DATA_DIR",
+        default_value = "./data",
+        value_name = "DIR"
+    )]
+    data_dir: PathBuf,
+}
+
+/// Runs one of them.
+///
+/// # Errors
+///
+/// [`Exit::Failed`] when the log is not as it was written, after all was told; [`Exit::Usage`] for files and
+/// keys that cannot be read.
+pub(super) async fn run(command: AuditCommand, global: &Global) -> Result<(), Failure> {
+    match command {
+        AuditCommand::Verify(args) => verify(&args, global).await,
+        AuditCommand::Export(args) => export(&args),
+        AuditCommand::Key(args) => output::line(&keys(&args.data_dir)?.public().to_string()),
+    }
+}
+
+fn keys(data_dir: &Path) -> Result<Keys, Failure> {
+    let key = files::read_installation_key(&data_dir.join("installation.key"));
+    let key = key.map_err(|error| {
+        Failure::usage(
+            format!("the key of the installation: {error:#}"),
+            "name the data directory with --data-dir, or give --public-key",
+        )
+    })?;
+    Ok(Keys::derive(&key))
+}
+
+async fn verify(args: &VerifyArgs, global: &Global) -> Result<(), Failure> {
+    let with = match args.public_key {
+        Some(public) => With::public(public),
+        None => With::keys(keys(&args.data_dir)?),
+    };
+    let path = args
+        .path
+        .clone()
+        .unwrap_or_else(|| args.data_dir.join("audit"));
+    let known = match args.offline {
+        true => Err("not asked".to_owned()),
+        false => known(args, global).await,
+    };
+    let heads = known.as_deref().unwrap_or_default();
+    let report = if path.is_dir() {
+        verify::directory(&path, &with, heads)
+    } else {
+        verify::file(&path, &with, heads)
+    };
+    let report = report.map_err(|error| {
+        Failure::usage(
+            format!("{}: {error}", path.display()),
+            "name a directory or a file of an audit log",
+        )
+    })?;
+    tell(&report, known.as_ref().err(), global)?;
+    match report.is_whole() {
+        true => Ok(()),
+        false => Err(Failure::Told(Exit::Failed)),
+    }
+}
+
+/// What the catalog has; or why nobody knows.
+async fn known(args: &VerifyArgs, global: &Global) -> Result<Vec<Known>, String> {
+    let told = |failure: Failure| match failure {
+        Failure::Api(error) => error.message,
+        Failure::Here { message, .. } => message,
+        other => format!("{other:?}"),
+    };
+    let trust = Trust {
+        data_dir: Some(args.data_dir.clone()),
+        ..Trust::of(global)
+    };
+    let home = Home::open().map_err(told)?;
+    let mut api = Api::new(&global.api_url, &trust, home).map_err(told)?;
+    let operator = args.data_dir.join("operator.key");
+    match fs::read_to_string(&operator) {
+        Ok(key) => api = api.or_key(Secret::new(key.trim())),
+        // Nobody is registered for a look.
+        Err(error) if !api.has_given_key() => {
+            return Err(format!("{}: {error}", operator.display()));
+        }
+        Err(_) => {}
+    }
+    let answer = api.get("/operator/audit").await.map_err(told)?;
+    let heads = answer["heads"].as_array().into_iter().flatten();
+    heads
+        .map(|head| read_head(head).ok_or_else(|| "the answer cannot be read".to_owned()))
+        .collect()
+}
+
+fn read_head(head: &Value) -> Option<Known> {
+    let signature = head["signature"].as_str()?;
+    let bytes = (0..signature.len()).step_by(2);
+    Some(Known {
+        chain: head["chain"].as_str()?.to_owned(),
+        stream: head["stream"].as_str()?.parse().ok()?,
+        segment: head["segment"].as_u64()?,
+        first: head["first_hash"].as_str()?.parse().ok()?,
+        link: Link {
+            seq: head["seq"].as_u64()?,
+            hash: head["hash"].as_str()?.parse().ok()?,
+        },
+        signature: bytes
+            .map(|at| u8::from_str_radix(signature.get(at..at + 2)?, 16).ok())
+            .collect::<Option<_>>()?,
+    })
+}
+
+fn tell(report: &Report, not_asked: Option<&String>, global: &Global) -> Result<(), Failure> {
+    if global.format() == Format::Json {
+        let problems = report.problems.iter().map(
+            |problem| json!({ "file": problem.file, "line": problem.line, "what": problem.what }),
+        );
+        let ends = report.ends.iter().map(|(stream, (link, unsigned))| {
+            json!({
+                "stream": stream.as_str(), "seq": link.seq, "hash": link.hash.to_string(),
+                "unsigned": unsigned,
+            })
+        });
+        return output::json(&json!({
+            "whole": report.is_whole(),
+            "files": report.files,
+            "lines": report.lines,
+            "heads": report.heads,
+            "heads_of_catalog": report.known,
+            "catalog_not_asked": not_asked,
+            "ends": ends.collect::<Vec<_>>(),
+            "problems_count": report.problems_count,
+            "problems": problems.collect::<Vec<_>>(),
+            "notes": report.notes,
+        }));
+    }
+    for problem in &report.problems {
+        let line = problem
+            .line
+            .map(|line| format!(":{line}"))
+            .unwrap_or_default();
+        output::line(&format!(
+            "{}{line}: {}",
+            problem.file.display(),
+            problem.what
+        ))?;
+    }
+    for note in &report.notes {
+        eprintln!("note: {note}");
+    }
+    if let Some(why) = not_asked {
+        eprintln!(
+            "note: not compared with the heads in the catalog ({why}): a cut end would not be found"
+        );
+    }
+    for (stream, (link, unsigned)) in &report.ends {
+        let signed = match unsigned {
+            0 => "all signed".to_owned(),
+            lines => format!("the last {lines} not signed yet"),
+        };
+        eprintln!(
+            "{stream}: up to line {}, hash {}, {signed}",
+            link.seq, link.hash
+        );
+    }
+    let counted = format!(
+        "{} lines in {} files, {} signatures, {} heads of the catalog",
+        report.lines, report.files, report.heads, report.known
+    );
+    match report.problems_count {
+        0 if global.quiet => Ok(()),
+        0 => output::line(&format!("whole: {counted}")),
+        1 => output::line(&format!("1 problem: {counted}")),
+        count => output::line(&format!("{count} problems: {counted}")),
+    }
+}
+
+/// Copies whole lines, whatever is in them: what somebody changed is to be seen in the copy.
+fn export(args: &ExportArgs) -> Result<(), Failure> {
+    let dir = args.data_dir.join("audit");
+    let unreadable = |error: io::Error| {
+        Failure::usage(
+            format!("{}: {error}", dir.display()),
+            "name the data directory with --data-dir",
+        )
+    };
+    let files = audit::segments(&dir, args.stream).map_err(unreadable)?;
+    if files.is_empty() {
+        return Err(unreadable(io::ErrorKind::NotFound.into()));
+    }
+    let is_stdout = args.to.as_os_str() == "-";
+    let mut lines = 0;
+    let mut write = |out: &mut dyn io::Write| -> anyhow::Result<()> {
+        for file in &files {
+            let bytes = fs::read(file).with_context(|| file.display().to_string())?;
+            let end = bytes
+                .iter()
+                .rposition(|byte| *byte == b'\n')
+                .map_or(0, |at| at + 1);
+            let whole = &bytes[..end];
+            lines += whole.iter().filter(|byte| **byte == b'\n').count();
+            out.write_all(whole).context("write the lines")?;
+        }
+        out.flush().context("write the lines")
+    };
+    if is_stdout {
+        write(&mut io::stdout().lock())?;
+    } else {
+        let to = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&args.to)
+            .map_err(|error| {
+                Failure::usage(
+                    format!("{}: {error}", args.to.display()),
+                    "name a file that is not there yet",
+                )
+            })?;
+        let done = write(&mut &to).and_then(|()| to.sync_all().context("write the lines"));
+        if let Err(error) = done {
+            // A part would pass for all of it.
+            let _ = fs::remove_file(&args.to);
+            return Err(error.into());
+        }
+    }
+    eprintln!(
+        "{lines} lines of {} from {} files",
+        args.stream,
+        files.len()
+    );
+    Ok(())
+}
