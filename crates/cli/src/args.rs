@@ -102,6 +102,9 @@ pub(crate) enum Command {
     /// Short for `db inspect`.
     #[command(hide = true)]
     Inspect(crate::user::inspect::InspectArgs),
+    /// Make code from what a database is made of.
+    #[command(subcommand)]
+    Gen(crate::user::types::GenCommand),
     /// Files of SQL that databases have been through, each once and in order.
     #[command(subcommand)]
     Migration(crate::user::migration::MigrationCommand),

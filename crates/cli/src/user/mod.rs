@@ -30,6 +30,7 @@ mod signals;
 mod sql;
 mod sweep;
 pub(crate) mod token;
+pub(crate) mod types;
 pub(crate) mod users;
 
 use crate::{
@@ -126,6 +127,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
                 inspect::inspect(&context()?, args).await
             }
             Command::Db(DbCommand::Limits(command)) => limits::run(&context()?, command).await,
+            Command::Gen(command) => types::run(&context()?, command).await,
             Command::Migration(command) => migration::run(&context()?, command).await,
             Command::Use(args) => session::choose(&context()?, args).await,
             Command::Claim(args) => project::claim(&context()?, args).await,
