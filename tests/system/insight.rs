@@ -116,6 +116,7 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
     assert_eq!(shown.json()[0]["query"], "SELECT pg_sleep($1)");
     stack.cli(&["db", "inspect", "app", "nonsense"]).failed(2);
 
+    explain(&stack, other_address);
     inside(&stack, other_address);
     fleet(&stack);
 
@@ -132,6 +133,54 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
         [6, 7, 1, 10, 7],
         "it goes on"
     );
+}
+
+/// The plan of a statement that ran, for any values. Nothing of it is carried out.
+fn explain(stack: &Stack, address: &str) {
+    ask(
+        address,
+        "CREATE TABLE item (id int PRIMARY KEY, name text, price numeric)",
+    )
+    .ok();
+    ask(
+        address,
+        "SELECT name FROM item WHERE id = 17 AND name IN ('a', 'b')",
+    )
+    .ok();
+    ask(address, "INSERT INTO item VALUES (1, 'x', 2)").ok();
+    ask(address, "SELECT count(*) FROM item; SELECT pg_sleep(0)").ok();
+    let shown = stack
+        .cli(&["db", "inspect", "other", "queries", "--json"])
+        .json();
+    let statements = shown.as_array().unwrap();
+    let plan = |begin: &str| {
+        let found = statements
+            .iter()
+            .find(|own| own["query"].as_str().unwrap().starts_with(begin));
+        let id = found.unwrap_or_else(|| panic!("{begin}: {shown:#}"))["id"]
+            .as_str()
+            .unwrap();
+        stack.cli(&["db", "inspect", "other", "explain", id])
+    };
+    let read = plan("SELECT name FROM item");
+    let read = read.ok();
+    assert!(
+        read.contains("Index Scan using item_pkey on item"),
+        "{read}"
+    );
+    assert!(read.contains("$1"), "{read}");
+    for (begin, why) in [
+        ("INSERT INTO item", "permission denied"),
+        ("CREATE TABLE item", "no plan"),
+        ("SELECT count(*) FROM item;", "multiple commands"),
+    ] {
+        let refused = format!("{:?}", plan(begin));
+        assert!(refused.contains(why), "{begin}: {refused}");
+    }
+    let nothing = ["db", "inspect", "other", "explain", "0123456789abcdef"];
+    assert!(stack.cli(&nothing).failed(4).contains("no such statement"));
+    stack.cli(&["db", "inspect", "other", "explain"]).failed(2);
+    ask(address, "DROP TABLE item").ok();
 }
 
 /// What is in database `other`, and who is there, as a token that may only look sees it.

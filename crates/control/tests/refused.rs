@@ -129,6 +129,12 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::Readers,
         "",
     ),
+    (
+        "GET",
+        "/customer/databases/{database}/explain/{statement}",
+        For::Readers,
+        "",
+    ),
     // As the role that the token allows.
     (
         "POST",
@@ -299,6 +305,7 @@ impl Target {
             .replace("{database}", &self.database)
             .replace("{username}", USER)
             .replace("{what}", "tables")
+            .replace("{statement}", "00112233aabbccdd")
             .replace("{credential}", credential);
         assert!(
             !filled.contains('{'),

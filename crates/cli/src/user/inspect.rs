@@ -16,8 +16,8 @@ use crate::{
 /// Which database, and what of it.
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// Name or id of the database, where it is not the chosen one; then what to see of it.
-    #[arg(num_args = 0..=2, value_name = "[DB] [WHAT]")]
+    /// Name or id of the database, where it is not the chosen one; then what to see of it, and of which statement.
+    #[arg(num_args = 0..=3, value_name = "[DB] [WHAT] [ID]")]
     pub(crate) words: Vec<String>,
     /// What to see, as an option; its last minute when it is left out.
     #[arg(long, value_enum, value_name = "WHAT")]
@@ -49,6 +49,8 @@ pub(crate) enum What {
     Locks,
     /// Clients at the proxy that answers.
     Connections,
+    /// How PostgreSQL would carry out a statement, by its id (`--json queries` shows it). Nothing is carried out.
+    Explain,
 }
 
 /// A window of time.
@@ -106,7 +108,12 @@ fn named(context: &Context, args: &InspectArgs) -> Result<(String, Option<What>)
             format!("one of {}", all.collect::<Vec<_>>().join(", ")),
         )
     };
-    let (db, asked) = match &args.words[..] {
+    // What is explained stands behind it.
+    let words = match &args.words[..] {
+        [rest @ .., word, _] if word == "explain" => &args.words[..=rest.len()],
+        words => words,
+    };
+    let (db, asked) = match words {
         [] => (None, args.show),
         [word] if args.show.is_none() && what(word).is_some() => (None, what(word)),
         [db] => (Some(&**db), args.show),
@@ -129,6 +136,7 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<(), 
         Some(What::Indexes) => return inside(context, &db, "indexes").await,
         Some(What::Locks) => return inside(context, &db, "locks").await,
         Some(What::Connections) => return inside(context, &db, "connections").await,
+        Some(What::Explain) => return explain(context, &db, &args.words).await,
     };
     let mut query = format!("/observability?order={order}");
     if let Some(most) = samples {
@@ -156,8 +164,27 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<(), 
 
 /// What is in the database, as a table of the server's.
 async fn inside(context: &Context, db: &str, what: &str) -> Result<(), Failure> {
-    let path = path(db, &format!("/inspect/{what}"))?;
-    let seen = context.api.get(&path).await?;
+    shown(context, &path(db, &format!("/inspect/{what}"))?).await
+}
+
+/// A plan, as lines.
+async fn explain(context: &Context, db: &str, words: &[String]) -> Result<(), Failure> {
+    let named = match words {
+        [.., word, id] if word == "explain" => Some(id),
+        _ => None,
+    };
+    let is_id = |id: &&String| id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let id = named.filter(is_id).ok_or_else(|| {
+        Failure::usage(
+            "name a statement by its id, 16 hexadecimal digits",
+            "tenantry db inspect DB queries --json shows ids; then: tenantry db inspect DB explain ID",
+        )
+    })?;
+    shown(context, &path(db, &format!("/explain/{id}"))?).await
+}
+
+async fn shown(context: &Context, path: &str) -> Result<(), Failure> {
+    let seen = context.api.get(path).await?;
     if let Some(failure) = sql::error_in(&seen) {
         return Err(failure);
     }

@@ -120,6 +120,9 @@ codes! {
     /// No such user of this database.
     UserNotFound = "user_not_found", NOT_FOUND, "the database has no such user",
         "list the users of the database to see their names";
+    /// Forgotten, or never seen at this process.
+    StatementNotFound = "statement_not_found", NOT_FOUND, "no such statement is known here",
+        "list the statements of the database to see their ids; the process that answers forgets those of a database that nobody used for five minutes";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "this path has no such method",
         "the methods are listed in /openapi.json";

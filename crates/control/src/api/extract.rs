@@ -124,6 +124,22 @@ impl<S: Send + Sync> FromRequestParts<S> for WhatKey {
     }
 }
 
+/// `{statement}` in a path: 16 hexadecimal digits.
+pub(crate) struct StatementKey(pub(crate) Option<u64>);
+
+/// What cannot be an id is the id of nothing.
+impl<S: Send + Sync> FromRequestParts<S> for StatementKey {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = path_part(parts, state, "statement").await;
+        let digits = text
+            .filter(|text| text.len() == 16 && text.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        Ok(Self(
+            digits.and_then(|text| u64::from_str_radix(&text, 16).ok()),
+        ))
+    }
+}
+
 /// `{id or name}` in a path. Twelve characters may be either; the id is tried first.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct DatabaseKey {

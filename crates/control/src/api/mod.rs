@@ -178,6 +178,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         ))
         .routes(routes!(insight::http::observability))
         .routes(routes!(insight::inspect::inspect))
+        .routes(routes!(insight::explain::explain))
         .routes(routes!(branch::http::create))
         .routes(routes!(branch::http::list))
         .routes(routes!(branch::http::reset))

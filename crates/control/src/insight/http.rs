@@ -25,7 +25,7 @@ use crate::{
 /// Statements in an answer, when nobody says how many.
 const SAMPLES_DEFAULT: usize = 20;
 /// At most. As many as a proxy tells apart, unless its operator changed that.
-const SAMPLES_MAX: usize = 200;
+pub(super) const SAMPLES_MAX: usize = 200;
 
 /// Which statements, and how many.
 #[derive(Deserialize, IntoParams)]

@@ -117,7 +117,9 @@ pub(crate) async fn inspect(
         }
         _ => return Err(ErrorCode::RouteNotFound.into()),
     };
-    sql::http::look(&app, &tenant, statement).await
+    // Names are those of `pg_catalog`, whatever the database has under the same ones.
+    let statements = ["SET LOCAL search_path = pg_catalog", statement];
+    sql::http::look(&app, &tenant, &statements).await
 }
 
 fn json(body: String) -> Response {

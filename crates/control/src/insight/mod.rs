@@ -7,6 +7,7 @@
 //! Only tenants that did something since the last pass cost anything: four rows are changed of each. What
 //! was not written yet is added to what is read, so nothing is seen late at the process that counted it.
 
+pub(crate) mod explain;
 pub(crate) mod fleet;
 pub(crate) mod http;
 pub(crate) mod inspect;

@@ -190,13 +190,13 @@ async fn work(
     Ok((work, result))
 }
 
-/// What one statement of ours says in a database, as its role `read` and in a transaction that may only read.
-/// Names in it are those of `pg_catalog`, whatever the database has under the same ones.
+/// What the last of some statements says in a database, as its role `read` and in a transaction that may only
+/// read. Each is sent as one statement, and is an error if it is more.
 ///
 /// # Errors
 ///
 /// It is not ready, or cannot be reached. What PostgreSQL refuses is in the answer.
-pub(crate) async fn look(app: &App, tenant: &Tenant, sql: &str) -> ApiResult<Response> {
+pub(crate) async fn look(app: &App, tenant: &Tenant, statements: &[&str]) -> ApiResult<Response> {
     if tenant.state != TenantState::Active {
         return Err(ApiError::with(
             ErrorCode::WrongState,
@@ -205,13 +205,13 @@ pub(crate) async fn look(app: &App, tenant: &Tenant, sql: &str) -> ApiResult<Res
         .hint("it can be looked into when it is ACTIVE"));
     }
     let own = |sql: &str| Statement::new(sql.to_owned(), Vec::new()).map_err(invalid);
-    let statements = vec![own("SET LOCAL search_path = pg_catalog")?, own(sql)?];
+    let statements: Result<Vec<_>, _> = statements.iter().map(|sql| own(sql)).collect();
     let transaction = Transaction {
         isolation: None,
         read_only: true,
         deferrable: false,
     };
-    let work = Work::batch(statements, transaction).map_err(invalid)?;
+    let work = Work::batch(statements?, transaction).map_err(invalid)?;
     let _place = app
         .sql_places
         .take(tenant.id.to_string())
