@@ -843,9 +843,48 @@ fn role_if_missing(server: &Server) -> String {
     )
 }
 
-/// Whether a text may say SESSION AUTHORIZATION.
+/// Whether a text may say SESSION AUTHORIZATION, other than to have it shown.
 pub(crate) fn mentions_authorization(text: &[u8]) -> bool {
     const WORD: &[u8] = b"authorization";
-    text.windows(WORD.len())
-        .any(|piece| piece.eq_ignore_ascii_case(WORD))
+    (0..text.len()).any(|at| {
+        text.get(at..at + WORD.len())
+            .is_some_and(|piece| piece.eq_ignore_ascii_case(WORD))
+            && !is_shown(&text[..at])
+    })
+}
+
+/// Whether what comes before the word is `SHOW SESSION`.
+fn is_shown(before: &[u8]) -> bool {
+    let mut words = before
+        .rsplit(u8::is_ascii_whitespace)
+        .filter(|word| !word.is_empty());
+    let mut is_next = |own: &[u8]| {
+        words
+            .next()
+            .is_some_and(|word| word.eq_ignore_ascii_case(own))
+    };
+    before.last().is_some_and(u8::is_ascii_whitespace) && is_next(b"session") && is_next(b"show")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn showing_who_one_is_mentions_nothing() {
+        for (text, mentions) in [
+            ("SHOW SESSION AUTHORIZATION", false),
+            ("set role none; show  session\nauthorization", false),
+            ("SET SESSION AUTHORIZATION DEFAULT", true),
+            (
+                "SHOW SESSION AUTHORIZATION; RESET SESSION AUTHORIZATION",
+                true,
+            ),
+            ("RESET/**/SESSION/**/AUTHORIZATION", true),
+            ("SHOW/**/SESSION AUTHORIZATION", true),
+            ("SELECT 1", false),
+        ] {
+            assert_eq!(mentions_authorization(text.as_bytes()), mentions, "{text}");
+        }
+    }
 }
