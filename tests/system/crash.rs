@@ -7,6 +7,7 @@
 //!
 //! One stack serves many cases, so every case also shows that the ones before left nothing.
 
+mod backups;
 mod case;
 mod point;
 mod projects;
@@ -53,6 +54,13 @@ const OF_USERS: [Operation; 2] = [Operation::CreateUser, Operation::DeleteUser];
 /// A database that is a copy of another one.
 const OF_BRANCHES: [Operation; 2] = [Operation::Branch, Operation::Reset];
 
+/// What a database was, and becomes again.
+const OF_BACKUPS: [Operation; 3] = [
+    Operation::Backup,
+    Operation::DeleteBackup,
+    Operation::Restore,
+];
+
 /// A line per case, also when the test passes: a run shows what was done.
 fn tell(postgres: Postgres, what: &str, took: Duration) {
     let line = format!("crash {postgres:?} {what}: {} ms\n", took.as_millis());
@@ -93,6 +101,11 @@ fn of_branches(postgres: Postgres, kills: &[Kill]) {
         KEPT_LONG,
         &points(&OF_BRANCHES, kills),
     ));
+}
+
+fn of_backups(postgres: Postgres, kills: &[Kill]) {
+    let all = points(&OF_BACKUPS, kills);
+    block_on(run_all(postgres, 0, KEPT_LONG, &all));
 }
 
 fn of_lifetimes(postgres: Postgres, kills: &[Kill]) {
@@ -149,6 +162,16 @@ fn both_killed_at_every_step_of_a_tenant_converges() {
 #[test]
 fn tenantry_killed_at_every_step_of_a_branch_converges() {
     of_branches(Postgres::System, &[Kill::Tenantry]);
+}
+
+#[test]
+fn tenantry_killed_at_every_step_of_a_backup_and_of_a_restore_converges() {
+    of_backups(Postgres::System, &[Kill::Tenantry]);
+}
+
+#[test]
+fn on_18_both_killed_at_every_step_of_a_backup_and_of_a_restore_converges() {
+    of_backups(Postgres::V18, &[Kill::Both]);
 }
 
 #[test]
@@ -215,6 +238,7 @@ fn every_step_is_killed() {
     all.extend(points(&[Operation::Fill, Operation::Purge], &[Kill::Both]));
     all.extend(points(&OF_BRANCHES, &[Kill::Both]));
     all.extend(points(&OF_USERS, &[Kill::Both]));
+    all.extend(points(&OF_BACKUPS, &[Kill::Both]));
     for step in Step::ALL {
         let tried = all.iter().filter(|point| point.step == *step).count();
         assert_eq!(tried, control::Moment::ALL.len(), "{}", step.name());

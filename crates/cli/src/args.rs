@@ -90,6 +90,9 @@ pub(crate) enum Command {
     /// Work with branches: databases that begin as a copy of another one.
     #[command(subcommand)]
     Branch(crate::user::branch::BranchCommand),
+    /// Back databases up, and make databases of backups.
+    #[command(subcommand)]
+    Backup(crate::user::backup::BackupCommand),
     /// Work with one database.
     #[command(subcommand)]
     Db(DbCommand),

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use model::Network;
 
-use crate::{api::cors::Origins, sql::Issuer};
+use crate::{BackupPlace, api::cors::Origins, sql::Issuer};
 
 /// Settings of the control plane. Already validated: files were read, numbers are in range.
 #[derive(Clone)]
@@ -39,6 +39,8 @@ pub struct Config {
     pub retention: Duration,
     /// How long copies of lines of the audit log are shown; zero: for ever.
     pub audit_keep: Duration,
+    /// Where backups are put.
+    pub backup_place: BackupPlace,
     /// Databases made ahead of demand.
     pub warm_pool: WarmPool,
     /// Everything else that has a bound.
@@ -127,6 +129,13 @@ pub struct ControlLimits {
     /// How long making a branch may take, with its wait in the queue, unless a request says otherwise. 300 s, as in
     /// DB9.
     pub branch_time_max: Duration,
+    /// Backups that are made, read through or removed at once. 2: each keeps a disk and half a core busy, and
+    /// creates have to go on.
+    pub backups_concurrent_max: usize,
+    /// How long making one may take. 6 h: some hundred GB.
+    pub backup_time_max: Duration,
+    /// How long a restore may take, with its wait in the queue, unless a request says otherwise. 6 h.
+    pub restore_time_max: Duration,
     /// Differences of a branch that are looked for at once; more are told to come again. 2.
     pub diff_concurrent_max: usize,
     /// Entries of the lock table, which all tenants share, that one server connection may hold before
@@ -171,6 +180,9 @@ impl Default for ControlLimits {
             placements_concurrent_max: 4,
             branches_concurrent_max: 2,
             branch_time_max: Duration::from_secs(300),
+            backups_concurrent_max: 2,
+            backup_time_max: Duration::from_secs(6 * 3600),
+            restore_time_max: Duration::from_secs(6 * 3600),
             diff_concurrent_max: 2,
             locks_per_server_max: 1_000,
             stale_max: Duration::from_secs(3600),
@@ -201,6 +213,7 @@ impl Config {
             operator_token_sha256,
             retention: Duration::from_secs(24 * 3600),
             audit_keep: Duration::from_secs(90 * 24 * 3600),
+            backup_place: BackupPlace::folder("backups"),
             warm_pool: WarmPool::default(),
             limits: ControlLimits::default(),
         }

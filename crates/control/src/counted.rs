@@ -62,6 +62,7 @@ struct Numbers {
     hold_time: Times,
     copies: BTreeMap<&'static str, Copies>,
     copies_failed: BTreeMap<&'static str, u64>,
+    backups: [u64; 2],
     requests: BTreeMap<(&'static str, &'static str), u64>,
     request_time: BTreeMap<&'static str, Times>,
     request_rows: BTreeMap<&'static str, u64>,
@@ -98,6 +99,16 @@ impl Counted {
     /// It was not.
     pub(crate) fn copy_failed(&self, why: &'static str) {
         *self.numbers().copies_failed.entry(why).or_default() += 1;
+    }
+
+    /// A database was backed up.
+    pub(crate) fn backup_made(&self) {
+        self.numbers().backups[0] += 1;
+    }
+
+    /// It was not, this time.
+    pub(crate) fn backup_failed(&self) {
+        self.numbers().backups[1] += 1;
     }
 
     /// A request for SQL over HTTP begins.
@@ -147,6 +158,14 @@ impl Counted {
         );
         for (why, count) in &numbers.copies_failed {
             family.sample(&[("why", why)], *count);
+        }
+
+        let mut family = page.counter(
+            "tenantry_backup_attempts_total",
+            "Attempts to back a database up; failed ones are repeated.",
+        );
+        for (result, count) in ["made", "failed"].iter().zip(numbers.backups) {
+            family.sample(&[("result", result)], count);
         }
 
         let mut family = page.counter(

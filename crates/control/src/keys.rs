@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 pub struct Keys {
     pub(crate) login_salt: Zeroizing<[u8; 32]>,
     pub(crate) responses: Zeroizing<[u8; 32]>,
+    /// Wraps the keys of tenants' backups.
+    pub(crate) backups: Zeroizing<[u8; 32]>,
 }
 
 impl Keys {
@@ -19,6 +21,7 @@ impl Keys {
         Self {
             login_salt: derive(secret, b"tenantry login salt 1"),
             responses: derive(secret, b"tenantry kept responses 1"),
+            backups: derive(secret, b"tenantry backup keys 1"),
         }
     }
 
@@ -53,6 +56,8 @@ mod tests {
     fn every_purpose_has_a_key_of_its_own() {
         let keys = Keys::derive(&[7; 32]);
         assert_ne!(*keys.login_salt, *keys.responses);
+        assert_ne!(*keys.backups, *keys.responses);
+        assert_ne!(*keys.backups, *keys.login_salt);
         assert_ne!(*keys.login_salt, [7; 32]);
         assert_eq!(*keys.login_salt, *Keys::derive(&[7; 32]).login_salt);
         assert_eq!(format!("{keys:?}"), "Keys(..)");

@@ -6,6 +6,7 @@
 
 mod api;
 mod audited;
+mod backup;
 mod branch;
 mod catalog;
 mod config;
@@ -38,6 +39,7 @@ use model::{
 };
 
 pub use api::{ErrorCode, cors::Origins, errors_document, openapi_document};
+pub use backup::place::BackupPlace;
 pub use catalog::{CatalogError, migrate::MigrateError};
 pub use config::{Config, ControlLimits, WarmPool};
 pub use hold::{Held, HoldError};
@@ -147,6 +149,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         ),
         issuers,
         sources: branch::copy::Sources::default(),
+        backups: backup::Backups::default(),
         diff_permits: tokio::sync::Semaphore::new(limits.diff_concurrent_max),
         draining: std::sync::atomic::AtomicBool::new(false),
     });
@@ -154,11 +157,13 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     // After that: whoever takes a hold now waits for our word, and whoever has taken one is found.
     let followed = hold::begin(&app).await?;
     placement::job::take_up(&app).await?;
+    backup::job::take_up(&app).await?;
     api::idempotency::release_own(&catalog, &app.config.instance).await?;
 
     tasks.spawn("changes", changes.follow(catalog.clone(), holds));
     tasks.spawn("notify", catalog::changes::Changes::tell(catalog, outbox));
     tasks.spawn("passes", placement::job::run(app.clone(), tasks.clone()));
+    tasks.spawn("backups", backup::job::run(app.clone(), tasks.clone()));
     tasks.spawn("process", process::run(app.clone()));
     tasks.spawn("stuck", placement::stuck::run(app.clone()));
     tasks.spawn("lifetimes", tenant::lifetime::run(app.clone()));

@@ -214,6 +214,40 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::Owner,
         r#"{"name": "$name"}"#,
     ),
+    (
+        "POST",
+        "/customer/databases/{database}/backups",
+        For::Owner,
+        "{}",
+    ),
+    (
+        "GET",
+        "/customer/databases/{database}/backups",
+        For::Readers,
+        "",
+    ),
+    (
+        "POST",
+        "/customer/databases/{database}/backups/erase",
+        For::Owner,
+        "{}",
+    ),
+    ("GET", "/customer/backups", For::WholeProject, ""),
+    ("GET", "/customer/backups/{backup}", For::Readers, ""),
+    ("DELETE", "/customer/backups/{backup}", For::Owner, ""),
+    (
+        "POST",
+        "/customer/backups/{backup}/verify",
+        For::Owner,
+        "{}",
+    ),
+    (
+        "POST",
+        "/customer/backups/{backup}/restore",
+        For::Owner,
+        "{}",
+    ),
+    ("GET", "/customer/restores/{restore}", For::Readers, ""),
     // Branches are other databases.
     (
         "GET",
@@ -282,6 +316,8 @@ fn document() -> Value {
 #[derive(Clone)]
 struct Target {
     database: String,
+    /// A backup of the database, and a restore of it.
+    backup: [String; 2],
     /// A key of the database.
     key: String,
     /// A token of the project.
@@ -306,6 +342,8 @@ impl Target {
             .replace("{username}", USER)
             .replace("{what}", "tables")
             .replace("{statement}", "00112233aabbccdd")
+            .replace("{backup}", &self.backup[0])
+            .replace("{restore}", &self.backup[1])
             .replace("{credential}", credential);
         assert!(
             !filled.contains('{'),
@@ -369,7 +407,19 @@ async fn target(stack: &Stack, owner: &str, name: &str) -> Target {
     let third = stack.register().await;
     let theirs = stack.create(&text(&third["token"]), "theirs").await;
     let theirs = text(&theirs["id"]);
+    let catalog = stack.catalog().await;
+    // As if it had been made, and restored: nothing is stored.
+    let backup = [format!("bkp_{database}"), format!("rst_{database}")];
+    let sql = "WITH made AS (
+            INSERT INTO backup (id, tenant_id, project_id, tenant_name, kind, state, due_at)
+            SELECT $2, id, project_id, name, 'manual', 'ready', NULL FROM tenant WHERE id = $1)
+        INSERT INTO restore (id, backup_id, tenant_id, project_id, mode, state, wants_safety, time_max_s)
+        SELECT $3, $2, id, project_id, 'in_place', 'done', true, 60 FROM tenant WHERE id = $1";
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
+        [&database, &backup[0], &backup[1]];
+    catalog.execute(sql, &values).await.unwrap();
     Target {
+        backup,
         code: (text(&code["code"]), text(&code["id"])),
         anonymous: [
             text(&third["anonymous_id"]),
@@ -457,6 +507,7 @@ async fn nobody_reaches_what_is_not_theirs() {
     // Another project's token does not tell what there is from what there is not.
     let nothing = Target {
         database: "zzzzzzzzzzzz".to_owned(),
+        backup: ["bkp_zzzzzzzzzzzz", "rst_zzzzzzzzzzzz"].map(str::to_owned),
         key: "crd_zzzzzzzzzzzz".to_owned(),
         token: "crd_zzzzzzzzzzzz".to_owned(),
         ..mine.clone()
@@ -501,6 +552,9 @@ async fn nobody_reaches_what_is_not_theirs() {
             (SELECT json_agg(l ORDER BY tenant_id, set_by) FROM tenant_limits l),
             (SELECT json_agg(s ORDER BY credential_id, tenant_id) FROM credential_scope s),
             (SELECT json_agg(u ORDER BY tenant_id, id) FROM tenant_user u),
+            (SELECT json_agg(b ORDER BY id) FROM backup b),
+            (SELECT json_agg(b ORDER BY tenant_id) FROM backup_key b),
+            (SELECT json_agg(r ORDER BY id) FROM restore r),
             (SELECT json_agg(to_jsonb(c) - 'last_used_at' - 'last_used_from' ORDER BY id)
              FROM credential c))::text";
         catalog
@@ -553,6 +607,10 @@ async fn nobody_reaches_what_is_not_theirs() {
         if path.contains('{') {
             let code = if path.contains("{database}") {
                 "database_not_found"
+            } else if path.contains("{backup}") {
+                "backup_not_found"
+            } else if path.contains("{restore}") {
+                "restore_not_found"
             } else {
                 "token_not_found"
             };

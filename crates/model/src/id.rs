@@ -98,6 +98,16 @@ id! {
 }
 
 id! {
+    /// Id of one backup of a tenant: `bkp_` and 12 characters.
+    BackupId, "bkp_", "bkp_ and 12 characters of a-z and 0-9, the first a letter"
+}
+
+id! {
+    /// Id of one restore of a backup: `rst_` and 12 characters.
+    RestoreId, "rst_", "rst_ and 12 characters of a-z and 0-9, the first a letter"
+}
+
+id! {
     /// Names a user of a database inside PostgreSQL, where the user's own name never stands. A branch
     /// has its parent's users under the same ids.
     UserId, "", "12 characters of a-z and 0-9, the first a letter"

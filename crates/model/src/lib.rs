@@ -18,7 +18,9 @@ pub mod route;
 mod secret;
 mod sql;
 
-pub use id::{CredentialId, HoldId, IdError, Pid, ProcessId, ProjectId, TenantId, UserId};
+pub use id::{
+    BackupId, CredentialId, HoldId, IdError, Pid, ProcessId, ProjectId, RestoreId, TenantId, UserId,
+};
 pub use limits::Limits;
 pub use name::{NameError, TenantName};
 pub use network::{Network, NetworkError, origin};

@@ -213,3 +213,16 @@ END $$;
 -- step: fill_undo | postgres | transaction
 -- After its database was dropped.
 DROP ROLE IF EXISTS {database}_fill;
+
+-- step: stand_in | postgres | transaction
+-- A dump names roles of the database it was made of. One that is gone since has to be there for as long as
+-- the dump is read: it may not log in, and is in nothing.
+DO $$
+BEGIN
+  IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{role}') THEN
+    CREATE ROLE {role} NOLOGIN;
+  END IF;
+END $$;
+
+-- step: stand_in_drop | postgres | transaction
+DROP ROLE IF EXISTS {role};

@@ -1,7 +1,7 @@
 -- The life of one tenant database. Markers and rules: bootstrap.sql.
 --
 -- {database}: `x_<pid>`. Names the database and its wall role; logins are `{database}_admin`,
---   `{database}_write`, `{database}_read` and, while needed, `{database}_deploy`, `{database}_dump`. A user of the
+--   `{database}_write`, `{database}_read` and, while needed, `{database}_deploy`, `{database}_dump`, `{database}_backup`. A user of the
 --   tenant has a login `{database}_<role>_<id>`: {login}, which acts as {group}.
 -- {source}: the database to copy: {template}, or another tenant's for a branch.
 -- {strategy}: `WAL_LOG` or `FILE_COPY`.
@@ -95,6 +95,21 @@ ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;
 -- Delete, first half, and suspend: no new server connections, not even the platform's. `open` undoes it.
 ALTER DATABASE {database} WITH ALLOW_CONNECTIONS false CONNECTION LIMIT 0;
 
+-- step: let_backup_in | postgres | transaction
+-- Of a closed database: only the login for backups, made just before, may connect, and nobody of the tenant,
+-- whose logins get CONNECT again by `open`.
+DO $$
+DECLARE
+  login name;
+BEGIN
+  REVOKE CONNECT ON DATABASE {database} FROM PUBLIC;
+  FOR login IN SELECT rolname FROM pg_catalog.pg_roles
+      WHERE rolname ~ '^{database}_(admin|write|read)(_[a-z0-9]+)?$' LOOP
+    EXECUTE pg_catalog.format('REVOKE CONNECT ON DATABASE {database} FROM %I', login);
+  END LOOP;
+END $$;
+ALTER DATABASE {database} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;
+
 -- step: sessions | postgres | transaction
 -- Whoever is still there.
 SELECT pid FROM pg_catalog.pg_stat_activity
@@ -144,11 +159,11 @@ BEGIN
     EXECUTE pg_catalog.format('DROP ROLE %I', login);
   END LOOP;
 END $$;
-DROP ROLE IF EXISTS {database}_fill, {database}_dump, {database}_deploy, {database}_read, {database}_write, {database}_admin;
+DROP ROLE IF EXISTS {database}_fill, {database}_dump, {database}_backup, {database}_deploy, {database}_read, {database}_write, {database}_admin;
 DROP ROLE IF EXISTS {database};
 
 -- step: visitor_login | postgres | transaction
--- A login for one piece of the platform's work in one database. {kind} is `deploy` or `dump`. VALID UNTIL,
+-- A login for one piece of the platform's work in one database. {kind} is `deploy`, `dump` or `backup`. VALID UNTIL,
 -- because it outlives nothing.
 -- deploy: for deployments, seeds and restores. Logs in unprivileged, acts as tenantry_owner, and the guard
 --   lets it pass by its session_user.
@@ -157,15 +172,17 @@ DROP ROLE IF EXISTS {database};
 --   under its own name, because BYPASSRLS belongs to the current role: no SET ROLE for this one. Large
 --   objects know no pg_read_all_data, hence lo_compat_privileges; every function that writes one is revoked
 --   from it.
+-- backup: the same as dump, under another name, so that a branch and a backup of one database do not end
+--   each other's.
 DO $$
 DECLARE
   login CONSTANT text := '{database}_{kind}';
-  is_dump CONSTANT boolean := '{kind}' = 'dump';
+  is_dump CONSTANT boolean := '{kind}' IN ('dump', 'backup');
   acts_as CONSTANT text := CASE WHEN is_dump THEN 'pg_read_all_data' ELSE 'tenantry_owner' END;
   as_group text := '';
   as_wall text := '';
 BEGIN
-  IF '{kind}' NOT IN ('deploy', 'dump') THEN
+  IF '{kind}' NOT IN ('deploy', 'dump', 'backup') THEN
     RAISE 'there is no visitor {kind}';
   END IF;
   IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN

@@ -209,6 +209,9 @@ impl Node {
             if others.contains(&database) {
                 continue;
             }
+            if locks <= READER_LOCKS_MAX && is_reader(&client, row.get(3)).await {
+                continue;
+            }
             if !self.signal(process) {
                 let end = format!("SELECT pg_terminate_backend({process})");
                 simple(&client, &end)
@@ -280,6 +283,24 @@ async fn owner(client: &Client, database: u32) -> Option<Pid> {
         tokio::time::sleep(OWNER_ASKED_EVERY).await;
     }
     None
+}
+
+/// Entries of the lock table that a login of ours may hold while it reads a whole database: some for each
+/// table and its sequences, of which there is a bound.
+const READER_LOCKS_MAX: u32 = 4 * crate::DUMPED_TABLES_MAX as u32;
+
+/// Whether this is a login that reads a database for us. With a full lock table nobody can say, and then it
+/// is none.
+async fn is_reader(client: &Client, role: Option<&str>) -> bool {
+    let Some(role) = role.and_then(|role| role.parse::<u32>().ok()) else {
+        return false;
+    };
+    let sql = format!(
+        "SELECT 1 FROM pg_authid WHERE oid = {role} AND rolname ~ '^x_[a-z][a-z0-9]{{11}}_(backup|dump)$'"
+    );
+    simple(client, &sql)
+        .await
+        .is_ok_and(|rows| !rows.is_empty())
 }
 
 pub(crate) async fn simple(

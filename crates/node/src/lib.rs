@@ -11,7 +11,9 @@ mod branch;
 mod care;
 pub mod check;
 pub mod doctor;
+mod dump;
 mod error;
+mod fill;
 pub mod find;
 mod handle;
 mod inventory;
@@ -28,7 +30,9 @@ mod tls;
 mod user;
 
 pub use care::{Care, Cared, LockHog};
+pub use dump::{DUMPED_TABLES_MAX, Dump, LargeSum, Last, Made, Manifest, Position, TableSum};
 pub use error::NodeError;
+pub use fill::Fill;
 pub use handle::{
     CATALOG_DATABASE, CatalogConfig, MAINTENANCE_MAX, Node, ServerVersion, TEMPLATE_DATABASE,
 };

@@ -19,7 +19,7 @@ use tokio::{
 use tokio_postgres::config::Host;
 
 use crate::{
-    CloneReport, Node, NodeError, Object, Template,
+    CloneReport, Node, NodeError, Object,
     managed::Programs,
     steps::{BRANCH, TENANT},
     tenant::ClonePath,
@@ -27,7 +27,7 @@ use crate::{
 
 const STEP: &str = "copy through a dump";
 /// How long reading waits for a table that a transaction of the tenant has locked.
-const DUMP_LOCK_WAIT_MAX: Duration = Duration::from_secs(20);
+pub(crate) const DUMP_LOCK_WAIT_MAX: Duration = Duration::from_secs(20);
 /// How much of what a program says is kept: the reason stands in its last line.
 const WORDS_MAX: usize = 8 << 10;
 
@@ -46,7 +46,7 @@ impl Node {
         self.programs().is_some()
     }
 
-    fn programs(&self) -> Option<&Programs> {
+    pub(crate) fn programs(&self) -> Option<&Programs> {
         let programs = &self.shared.parts.managed.as_ref()?.programs;
         // Some distributions put them into a package of their own.
         let is_there = |name: &&str| programs.bin.join(name).is_file();
@@ -79,7 +79,7 @@ impl Node {
             });
         };
         let filled = async {
-            self.begin_fill(pid, source, within).await?;
+            self.begin_copy(pid, source, within).await?;
             self.fill(programs, pid, source, content).await?;
             self.end_fill(pid, source).await
         };
@@ -116,41 +116,29 @@ impl Node {
         self.run(STEP, &BRANCH.fill("fill_undo", &own)).await
     }
 
-    async fn drop_visitor(&self, pid: &Pid, kind: &str) -> Result<(), NodeError> {
+    pub(crate) async fn drop_visitor(&self, pid: &Pid, kind: &str) -> Result<(), NodeError> {
         let values = [("database", &*pid.database()), ("kind", kind)];
         self.run(STEP, &TENANT.fill("drop_visitor", &values)).await
     }
 
-    async fn begin_fill(&self, pid: &Pid, source: &Pid, within: Duration) -> Result<(), NodeError> {
-        // Its sessions end with it.
-        self.drop_database(pid).await?;
-        let (database, from) = (pid.database(), source.database());
-        self.run(STEP, &BRANCH.fill("fill_mark", &[("database", &database)]))
-            .await?;
-        self.create_database(pid, &Template::Empty).await?;
+    async fn begin_copy(&self, pid: &Pid, source: &Pid, within: Duration) -> Result<(), NodeError> {
+        self.begin_fill(pid, within).await?;
         let until = self.in_future(within).await?;
-        let verifier = |pid: &Pid, kind| {
-            let key = &self.shared.parts.key;
-            key.verifier(&login(pid, kind), Self::EPOCH)
-        };
+        let key = &self.shared.parts.key;
         let values = [
-            ("database", &*from),
+            ("database", &*source.database()),
             ("kind", "dump"),
-            ("verifier", &verifier(source, "dump")),
+            (
+                "verifier",
+                &key.verifier(&login(source, "dump"), Self::EPOCH),
+            ),
             ("until", &until),
         ];
-        self.run(STEP, &TENANT.fill("visitor_login", &values))
-            .await?;
-        let values = [
-            ("database", &*database),
-            ("verifier", &verifier(pid, "fill")),
-            ("until", &until),
-        ];
-        self.run(STEP, &BRANCH.fill("fill_login", &values)).await
+        self.run(STEP, &TENANT.fill("visitor_login", &values)).await
     }
 
     /// The server's clock, so much later.
-    async fn in_future(&self, within: Duration) -> Result<String, NodeError> {
+    pub(crate) async fn in_future(&self, within: Duration) -> Result<String, NodeError> {
         let lease = self.lease(STEP).await?;
         let sql = "SELECT to_char(now() AT TIME ZONE 'UTC' + make_interval(secs => $1), \
                    'YYYY-MM-DD HH24:MI:SS+00')";
@@ -230,15 +218,8 @@ impl Node {
         let Some(Ok(between)) = between else {
             return Err(failed("pg_dump", "its output cannot be read".to_owned()));
         };
-        let mut restore = self.program(programs, "pg_restore", pid, "fill");
-        restore
-            // Row security comes into force after the rows are in; from then on an owner whom it binds
-            // makes a materialized view under it, as in the source.
-            .args(["--exit-on-error", "--no-password", "--enable-row-security"])
-            .arg(format!("--dbname={}", pid.database()))
-            // Nothing is lost by it: what is not complete is made anew.
-            .env("PGOPTIONS", "-c synchronous_commit=off")
-            .stdin(Stdio::from(between));
+        let mut restore = self.restore_program(programs, pid);
+        restore.stdin(Stdio::from(between));
         let restore = restore
             .spawn()
             .map_err(|error| failed("pg_restore", error.to_string()))?;
@@ -256,8 +237,27 @@ impl Node {
         Err(first)
     }
 
+    /// `pg_restore` into the database of `pid`, as `_fill`.
+    pub(crate) fn restore_program(&self, programs: &Programs, pid: &Pid) -> Command {
+        let mut restore = self.program(programs, "pg_restore", pid, "fill");
+        restore
+            // Row security comes into force after the rows are in; from then on an owner whom it binds
+            // makes a materialized view under it, as in the source.
+            .args(["--exit-on-error", "--no-password", "--enable-row-security"])
+            .arg(format!("--dbname={}", pid.database()))
+            // Nothing is lost by it: what is not complete is made anew.
+            .env("PGOPTIONS", "-c synchronous_commit=off");
+        restore
+    }
+
     /// A program of the server's, as the login `kind` of `pid`, with nothing of our environment.
-    fn program(&self, programs: &Programs, name: &str, pid: &Pid, kind: &str) -> Command {
+    pub(crate) fn program(
+        &self,
+        programs: &Programs,
+        name: &str,
+        pid: &Pid,
+        kind: &str,
+    ) -> Command {
         let parts = &self.shared.parts;
         let user = login(pid, kind);
         let password: Secret = parts.key.password(&user, Self::EPOCH);
@@ -301,16 +301,16 @@ impl Node {
     }
 }
 
-fn login(pid: &Pid, kind: &str) -> String {
+pub(crate) fn login(pid: &Pid, kind: &str) -> String {
     format!("{}_{kind}", pid.database())
 }
 
-fn is_public(object: &Object) -> bool {
+pub(crate) fn is_public(object: &Object) -> bool {
     object.kind == "schema" && object.name == "public"
 }
 
 /// What a program says when it fails.
-async fn ended(mut child: Child) -> Result<(), String> {
+pub(crate) async fn ended(mut child: Child) -> Result<(), String> {
     let words = child.stderr.take();
     let (status, words) = tokio::join!(child.wait(), last_words(words));
     match status {
@@ -346,7 +346,7 @@ async fn last_words(stderr: Option<ChildStderr>) -> String {
 /// Whether every object is there, with its owner, grants and comment. Their definitions are what
 /// `pg_restore` was given, and it stops at its first error; PostgreSQL may write an expression down in
 /// another way the second time.
-fn same(wanted: &[Object], got: &[Object], content: Content) -> Result<(), NodeError> {
+pub(crate) fn same(wanted: &[Object], got: &[Object], content: Content) -> Result<(), NodeError> {
     let relevant = |object: &&Object| match &*object.kind {
         "large objects" => content == Content::All,
         // Of a login, which owns nothing: left behind.

@@ -7,6 +7,7 @@ use control::Moment;
 use serde_json::json;
 
 use super::{
+    backups,
     point::{Kept, Operation, Point, operation},
     projects,
     request::{Answer, Request},
@@ -37,6 +38,9 @@ pub(crate) async fn run(world: &mut World, point: Point) {
         Operation::Expire => expire(world, point).await,
         Operation::Branch => branch(world, point).await,
         Operation::Reset => reset(world, point).await,
+        Operation::Backup => backups::create(world, point).await,
+        Operation::DeleteBackup => backups::delete(world, point).await,
+        Operation::Restore => backups::restore(world, point).await,
         Operation::CreateUser => users::create(world, point).await,
         Operation::DeleteUser => users::delete(world, point).await,
     };

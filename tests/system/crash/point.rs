@@ -46,6 +46,12 @@ pub(crate) enum Operation {
     Branch,
     /// The same copy, made anew.
     Reset,
+    /// A database is backed up.
+    Backup,
+    /// A backup is deleted.
+    DeleteBackup,
+    /// A database becomes what a backup holds.
+    Restore,
     /// A user of a database.
     CreateUser,
     DeleteUser,
@@ -66,6 +72,15 @@ pub(crate) fn operation(step: Step) -> Operation {
         | Step::BranchAdopt
         | Step::BranchOpen => Operation::Branch,
         Step::ResetCommit | Step::ResetClose => Operation::Reset,
+        Step::BackupCommit | Step::BackupWrite => Operation::Backup,
+        Step::BackupRemove => Operation::DeleteBackup,
+        Step::RestoreCommit
+        | Step::RestoreBegin
+        | Step::RestoreLogins
+        | Step::RestoreMark
+        | Step::RestoreFill
+        | Step::RestoreAdopt
+        | Step::RestoreOpen => Operation::Restore,
         Step::DeleteCommit | Step::DeleteClose => Operation::Delete,
         Step::PurgeBegin | Step::PurgeDatabase | Step::PurgeLogins => Operation::Purge,
         Step::UndeleteCommit | Step::UndeleteOpen => Operation::Undelete,
@@ -113,6 +128,8 @@ impl Point {
             Step::CreateCommit
             | Step::BranchCommit
             | Step::ResetCommit
+            | Step::BackupCommit
+            | Step::RestoreCommit
             | Step::DeleteCommit
             | Step::UndeleteCommit
             | Step::ResetPasswordCommit
@@ -138,6 +155,14 @@ impl Point {
             | Step::BranchAdopt
             | Step::BranchOpen
             | Step::ResetClose
+            | Step::BackupWrite
+            | Step::BackupRemove
+            | Step::RestoreBegin
+            | Step::RestoreLogins
+            | Step::RestoreMark
+            | Step::RestoreFill
+            | Step::RestoreAdopt
+            | Step::RestoreOpen
             | Step::FillLogins
             | Step::FillDatabase
             | Step::FillOpen

@@ -53,6 +53,11 @@ impl Request {
         Self::new(reqwest::Method::DELETE, tenant.path(), json!({}))
     }
 
+    pub(crate) fn delete_backup(id: &str) -> Self {
+        let path = format!("/customer/backups/{id}");
+        Self::new(reqwest::Method::DELETE, path, json!({}))
+    }
+
     /// A user of it, who may write.
     pub(crate) fn create_user(tenant: &Tenant, name: &str) -> Self {
         let path = format!("{}/users", tenant.path());

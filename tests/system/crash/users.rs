@@ -27,7 +27,7 @@ pub(crate) struct User {
 impl User {
     /// Out of the answer to a create, or to another password.
     #[track_caller]
-    fn of(answer: &Value) -> Self {
+    pub(crate) fn of(answer: &Value) -> Self {
         let text = |key: &str| {
             let text = answer[key].as_str().map(str::to_owned);
             text.unwrap_or_else(|| panic!("no {key}: {answer}"))

@@ -387,6 +387,8 @@ impl World {
                    (SELECT count(*) FROM tenant
                     WHERE state IN ('CREATING', 'CLONING', 'DISABLING', 'CREATE_FAILED')),
                    (SELECT count(*) FROM tenant_user WHERE state <> 'ready')
+                       + (SELECT count(*) FROM backup WHERE due_at IS NOT NULL)
+                       + (SELECT count(*) FROM restore WHERE state IN ('verifying', 'filling'))
             FROM placement p
             WHERE unsettled_since IS NOT NULL OR leased_by IS NOT NULL
                 OR owner = 'nobody' OR due_at <= now()";
@@ -404,11 +406,28 @@ impl World {
             }
             assert!(
                 started.elapsed() < SETTLE_MAX,
-                "after {SETTLE_MAX:?}: {pool} in the pool, {tenants} tenants and {users} users on their way\n{rows}\n{}",
+                "after {SETTLE_MAX:?}: {pool} in the pool, {tenants} tenants and {users} users or backups on their way\n{rows}\n{}",
                 self.stack.log_at(&["WARN", "ERROR"]).join("\n"),
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// What the operator reads.
+    pub(crate) async fn operator_get(&self, path: &str) -> serde_json::Value {
+        self.stack.operator().get(path).await.ok()
+    }
+
+    /// Names of the files of backups of a database.
+    pub(crate) fn backup_files(&self, tenant: &Tenant) -> Vec<String> {
+        let dir = self.stack.data_dir().join("backups").join(&tenant.id);
+        let Ok(files) = fs::read_dir(dir) else {
+            return Vec::new();
+        };
+        let names = files.map(|file| file.expect("a file").file_name());
+        names
+            .map(|name| name.to_string_lossy().into_owned())
+            .collect()
     }
 
     /// Waits until it is in this state.

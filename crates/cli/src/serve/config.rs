@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use control::{Issuer, Origins};
+use control::{BackupPlace, Issuer, Origins};
 use model::{Network, Secret};
 use node::{CatalogConfig, attached, managed};
 
@@ -63,6 +63,8 @@ pub(crate) struct Config {
     pub(crate) audit_keep: Duration,
     /// Bytes, of each of its chains.
     pub(crate) audit_size_max: u64,
+    /// `None`: a folder in the data directory.
+    pub(crate) backup_store: Option<BackupPlace>,
     pub(crate) stuck_after: Duration,
     /// Of a server connection.
     pub(crate) server_idle_max: Duration,
@@ -268,6 +270,7 @@ impl Reader {
         let audit_size_max = self.or("audit-size-max", AUDIT_SIZE, |text| {
             size(text, AUDIT_SIZE_MIN, PROCESS_MEMORY_MAX)
         });
+        let backup_store = self.backup_store();
         let stuck_after = self.or("stuck-after", STUCK_AFTER, |text| {
             time_between(text, STUCK_AFTER_MIN, DRAIN_MAX)
         });
@@ -314,6 +317,7 @@ impl Reader {
             audit_sync: audit_sync?,
             audit_keep: audit_keep?,
             audit_size_max: audit_size_max?,
+            backup_store,
             stuck_after: stuck_after?,
             server_idle_max: server_idle_max?,
             connect_token_time_max: connect_token?,
@@ -430,6 +434,22 @@ impl Reader {
                 None
             }
         }
+    }
+
+    /// Where backups are put, looked at as far as that asks nobody.
+    fn backup_store(&mut self) -> Option<BackupPlace> {
+        let lines = self.optional("backup-store-file", |path| {
+            fs::read_to_string(path)
+                .map(Secret::new)
+                .map_err(|error| format!("cannot read {path}: {error}"))
+        });
+        let place = self.optional("backup-store", |url| {
+            BackupPlace::parse(url, lines.as_ref().map(Secret::reveal))
+        });
+        if lines.is_some() && !self.raw.values.contains_key("backup-store") {
+            self.mistake("backup-store-file", "needs backup-store".to_owned());
+        }
+        place
     }
 
     /// PostgreSQL's programs and whom they run as, looked at when they were named.

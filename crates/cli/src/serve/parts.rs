@@ -302,6 +302,7 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
         operator_key.reveal(),
         Own {
             identity: &identity,
+            data_dir: &dir,
             instance,
             audit: audit.clone(),
         },
@@ -348,6 +349,7 @@ fn open_audit(
 /// What this data directory is known by.
 struct Own<'a> {
     identity: &'a Identity,
+    data_dir: &'a Path,
     instance: String,
     audit: audit::Logs,
 }
@@ -378,6 +380,10 @@ async fn start_control(
     wanted.forwarded_from.clone_from(&config.api_forwarded_from);
     wanted.retention = config.retention;
     wanted.audit_keep = config.audit_keep;
+    wanted.backup_place = match &config.backup_store {
+        Some(place) => place.clone(),
+        None => control::BackupPlace::folder(own.data_dir.join("backups")),
+    };
     wanted.limits.stuck_after = config.stuck_after;
     wanted.limits.connect_token_time_max = config.connect_token_time_max;
     wanted.limits.anonymous_per_hour_max = config.anonymous_per_hour_max;

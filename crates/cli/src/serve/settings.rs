@@ -223,6 +223,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Size of the files of administrative actions, and of those of connections, above which the oldest is removed; 16MB at least",
     ),
     setting(
+        "backup-store",
+        "URL",
+        "DIR/backups",
+        "Where backups are put: file:///folder, or s3://bucket/prefix with the credentials, region and endpoint \
+         of AWS_ACCESS_KEY_ID and the like in the environment",
+    ),
+    setting(
+        "backup-store-file",
+        "FILE",
+        "none",
+        "Lines like AWS_ACCESS_KEY_ID=…, which go before those of the environment",
+    ),
+    setting(
         "stuck-after",
         "TIME",
         "10m",

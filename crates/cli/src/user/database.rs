@@ -341,7 +341,7 @@ pub(super) fn show(context: &Context, mut database: Value, shown: Shown) -> Resu
 }
 
 /// Removes the secrets that were not asked for. An address without its password is no secret.
-fn hide(database: &mut Value, password: bool, address: bool) -> Result<(), Failure> {
+pub(super) fn hide(database: &mut Value, password: bool, address: bool) -> Result<(), Failure> {
     if !address && database["connection_string"].is_string() {
         database["connection_string"] =
             Value::String(Address::read(database)?.without_password().text());

@@ -6,6 +6,7 @@
 pub(crate) mod access;
 mod api;
 pub(crate) mod audit;
+pub(crate) mod backup;
 mod beside;
 pub(crate) mod branch;
 mod completion;
@@ -99,6 +100,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Suspend(args) => database::act(&context()?, args, "suspend").await,
             Command::Resume(args) => database::act(&context()?, args, "resume").await,
             Command::Db(DbCommand::Expires(args)) => database::expires(&context()?, args).await,
+            Command::Backup(command) => backup::run(&context()?, command).await,
             Command::Branch(command) => branch::run(&context()?, command).await,
             Command::Db(DbCommand::Status(args)) => database::status(&context()?, args).await,
             Command::Db(DbCommand::Connect(args)) | Command::Connect(args) => {

@@ -123,6 +123,12 @@ codes! {
     /// Forgotten, or never seen at this process.
     StatementNotFound = "statement_not_found", NOT_FOUND, "no such statement is known here",
         "list the statements of the database to see their ids; the process that answers forgets those of a database that nobody used for five minutes";
+    /// No such backup in this project.
+    BackupNotFound = "backup_not_found", NOT_FOUND, "backup not found",
+        "list the backups of the project to see their ids";
+    /// No such restore in this project.
+    RestoreNotFound = "restore_not_found", NOT_FOUND, "restore not found",
+        "the answer that began a restore names its id";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "this path has no such method",
         "the methods are listed in /openapi.json";
@@ -144,6 +150,21 @@ codes! {
     /// As many as there may be.
     TooManyCredentials = "too_many_credentials", CONFLICT, "there are as many credentials of this kind as there may be",
         "revoke one that is not needed";
+    /// As many as there may be.
+    TooManyBackups = "too_many_backups", CONFLICT, "there are as many backups of this database as somebody may ask for",
+        "delete one that is not needed";
+    /// In `error_code` of a restore: what is stored is not what was written, or a part of it is missing.
+    BackupDamaged = "backup_damaged", CONFLICT, "the backup is damaged, or a part of it is missing; nothing was touched",
+        "restore another backup, and look at where this one is stored";
+    /// In `error_code` of a restore: somebody put the backup of another database in its place.
+    BackupOfAnotherDatabase = "backup_of_another_database", CONFLICT, "what is stored is a backup of another database; nothing was touched",
+        "look at where the backups are stored: files have changed places";
+    /// In `error_code` of a restore: made with another key.
+    BackupKeyWrong = "backup_key_wrong", CONFLICT, "the backup was made with another key; nothing was touched",
+        "the installation needs the installation.key and the catalog that it had when the backup was made";
+    /// In `error_code` of a restore: PostgreSQL could not be read or filled.
+    BackupFailed = "backup_failed", CONFLICT, "the backup could not be restored",
+        "see `error` for the reason; what was to be replaced is as it was";
     /// All minimums together would leave too little to others.
     MinimumsTooHigh = "minimums_too_high", CONFLICT, "too much of the budget of server connections would be kept by minimums",
         "ask for less, lower the minimum of another database, or raise the budget";
@@ -156,6 +177,9 @@ codes! {
     /// Passwords are shown once.
     SecretsNotKept = "secrets_not_kept", GONE, "passwords are shown once and not kept",
         "use reset-password to get a new one";
+    /// Erased.
+    BackupKeyDestroyed = "backup_key_destroyed", GONE, "the key of this database's backups was destroyed",
+        "nothing opens them any more";
     /// More bytes than allowed.
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "the body is too large",
         "send less at once; large data goes through a PostgreSQL connection with COPY";
@@ -183,6 +207,9 @@ codes! {
     /// The catalog does not answer.
     CatalogUnavailable = "catalog_unavailable", SERVICE_UNAVAILABLE, "the catalog cannot be reached; connections to databases still work",
         "send the request again after the time in Retry-After";
+    /// In `error_code` of a restore: where backups are does not answer.
+    BackupStoreUnreachable = "backup_store_unreachable", SERVICE_UNAVAILABLE, "the store of backups cannot be reached",
+        "it is tried again; ask your operator";
     /// The database could not be made.
     CreateFailed = "create_failed", SERVICE_UNAVAILABLE, "the database could not be made",
         "look at its state_reason; delete it and create it again, or resume it";

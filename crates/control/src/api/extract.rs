@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
-use model::{CredentialId, TenantId, TenantName, UserName};
+use model::{BackupId, CredentialId, RestoreId, TenantId, TenantName, UserName};
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, ErrorCode};
@@ -98,6 +98,30 @@ impl<S: Send + Sync> FromRequestParts<S> for CredentialKey {
     type Rejection = std::convert::Infallible;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let text = path_part(parts, state, "credential").await;
+        Ok(Self(text.and_then(|text| text.parse().ok())))
+    }
+}
+
+/// `{backup}` in a path.
+pub(crate) struct BackupKey(pub(crate) Option<BackupId>);
+
+/// What cannot be an id is the id of nothing.
+impl<S: Send + Sync> FromRequestParts<S> for BackupKey {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = path_part(parts, state, "backup").await;
+        Ok(Self(text.and_then(|text| text.parse().ok())))
+    }
+}
+
+/// `{restore}` in a path.
+pub(crate) struct RestoreKey(pub(crate) Option<RestoreId>);
+
+/// What cannot be an id is the id of nothing.
+impl<S: Send + Sync> FromRequestParts<S> for RestoreKey {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = path_part(parts, state, "restore").await;
         Ok(Self(text.and_then(|text| text.parse().ok())))
     }
 }

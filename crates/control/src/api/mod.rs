@@ -30,7 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use error::{ErrorCode, errors_document};
 
 use crate::{
-    Config, Keys, audited, branch,
+    Config, Keys, audited, backup, branch,
     catalog::{Catalog, changes::Changes},
     counted::Counted,
     credential::{self, used::Used},
@@ -70,6 +70,7 @@ pub(crate) struct App {
     pub(crate) sql_places: sql::Places,
     pub(crate) issuers: sql::Issuers,
     pub(crate) sources: branch::copy::Sources,
+    pub(crate) backups: backup::Backups,
     pub(crate) diff_permits: tokio::sync::Semaphore,
     pub(crate) draining: AtomicBool,
 }
@@ -183,6 +184,13 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(branch::http::list))
         .routes(routes!(branch::http::reset))
         .routes(routes!(branch::http::diff))
+        .routes(routes!(backup::http::list, backup::http::create))
+        .routes(routes!(backup::http::erase))
+        .routes(routes!(backup::http::list_all))
+        .routes(routes!(backup::http::get, backup::http::delete))
+        .routes(routes!(backup::http::verify))
+        .routes(routes!(backup::http::restore))
+        .routes(routes!(backup::http::get_restore))
         .routes(routes!(health::check))
         .routes(routes!(insight::fleet::fleet))
         .routes(routes!(audited::http::list))

@@ -92,6 +92,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "audit",
         sql: include_str!("../../migrations/0016_audit.sql"),
     },
+    Migration {
+        version: 17,
+        name: "backup",
+        sql: include_str!("../../migrations/0017_backup.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     api::App,
+    backup::{carry::CarryError, fill, restores},
     branch::{
         copy::{self, CopyError},
         store::{self as branches, Copied},
@@ -212,6 +213,8 @@ enum ActError {
     Node(#[from] NodeError),
     #[error(transparent)]
     Copy(#[from] CopyError),
+    #[error(transparent)]
+    Fill(#[from] CarryError),
 }
 
 impl From<user::job::Failed> for ActError {
@@ -330,10 +333,14 @@ async fn act(app: &Arc<App>, work: &Work, action: Action) -> Result<(), ActError
         }
         Action::BeginCopy => {}
         Action::Copy => {
-            if let (Some(tenant), Some(wanted)) = (&work.tenant, &work.branch) {
+            if let (Some(tenant), Some(_)) = (&work.tenant, work.restore) {
+                fill::run(app, tenant, pid).await?;
+            } else if let (Some(tenant), Some(wanted)) = (&work.tenant, &work.branch) {
                 copied = Some(copy::run(app, tenant, pid, wanted).await?);
             }
         }
+        // What a backup holds names nobody but the database itself: see `Node::finish_fill`.
+        Action::Adopt if work.restore.is_some() => {}
         Action::Adopt => {
             if let Some(source) = work
                 .branch
@@ -436,7 +443,14 @@ async fn failed(app: &App, work: &Work, error: &ActError) -> Result<(), ActError
         .saturating_mul(1 << work.attempts.clamp(0, 16))
         .min(RETRY_MAX);
     store::fail(&client, &work.pid, &words, wait).await?;
+    if let (Some(_), Some(tenant), ActError::Fill(error)) = (work.restore, &work.tenant, error) {
+        restores::note(&client, tenant, error.code().as_str(), &error.reason()).await?;
+    }
     let stuck = match (&work.branch, error) {
+        (_, ActError::Fill(error)) if error.is_final(work.attempts) => true,
+        (_, _) if is_made(work.owner) && work.restore.is_some() => {
+            work.restore.is_some_and(|left| left.is_zero())
+        }
         (Some(_), ActError::Copy(error)) if error.is_final(work.attempts) => true,
         (Some(wanted), _) if is_made(work.owner) => wanted.left.is_zero(),
         _ => work.unsettled_for >= app.config.limits.stuck_after,
@@ -456,8 +470,8 @@ async fn failed(app: &App, work: &Work, error: &ActError) -> Result<(), ActError
             announce(&app.changes, change);
             app.passes.changed.notify_waiters();
             // A branch that cannot be made is told to its user, who may try again; nobody else has to look.
-            if work.branch.is_some() && gave_up {
-                tracing::warn!(pid = %work.pid, branch = work.tenant.as_ref().map(|id| id.as_str()), error = words, "a branch was not made");
+            if (work.branch.is_some() || work.restore.is_some()) && gave_up {
+                tracing::warn!(pid = %work.pid, branch = work.tenant.as_ref().map(|id| id.as_str()), error = words, "a branch was not made, or a backup not restored");
             } else {
                 tracing::error!(pid = %work.pid, tenant = work.tenant.as_ref().map(|id| id.as_str()), %state, gave_up, error = words, "a database is stuck");
             }
@@ -482,6 +496,9 @@ fn reason(work: &Work, error: &ActError) -> String {
     if let ActError::Copy(error) = error {
         return error.reason();
     }
+    if let ActError::Fill(error) = error {
+        return error.reason();
+    }
     let what = what(error);
     match work.branch {
         Some(_) => format!("{what}; resume this branch to try again"),
@@ -492,6 +509,7 @@ fn reason(work: &Work, error: &ActError) -> String {
 fn what(error: &ActError) -> &'static str {
     match error {
         ActError::Copy(_) => "it could not be copied",
+        ActError::Fill(_) => "it could not be restored",
         ActError::Catalog(_) => "the catalog did not answer",
         ActError::Node(NodeError::Unreachable { .. }) => "the database server could not be reached",
         ActError::Node(NodeError::Busy { .. }) => "the database server was too busy",

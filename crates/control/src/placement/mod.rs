@@ -76,7 +76,7 @@ pub(crate) enum Owner {
     Expired,
     /// Nobody: it is to be removed.
     Nobody,
-    /// A branch that is being reset: what it had before, should that fail.
+    /// A branch that is being reset, or a database that is being restored: what it had before, should that fail.
     Kept,
 }
 
@@ -87,6 +87,8 @@ pub(crate) enum Origin {
     Template,
     /// A copy of another tenant's.
     Parent,
+    /// What a backup holds.
+    Backup,
 }
 
 /// One effect on a node, or the note that one begins. Each may be done twice.
@@ -98,7 +100,7 @@ pub(crate) enum Action {
     CreateDatabase,
     /// Write down that copying begins, and say so to the tenant.
     BeginCopy,
-    /// Make the database, closed, as a copy of the parent's.
+    /// Make the database, closed, as a copy of the parent's or of what a backup holds.
     Copy,
     /// Make what names the parent's logins out to its own.
     Adopt,
@@ -128,8 +130,8 @@ pub(crate) fn next_action(owner: Owner, origin: Origin, stage: Stage) -> Option<
         (Owner::Pool, Stage::Logins) => Some(Action::CreateDatabase),
         (Owner::Tenant(T::Creating | T::Cloning), Stage::Logins) => Some(match (origin, owner) {
             (Origin::Template, _) => Action::CreateDatabase,
-            (Origin::Parent, Owner::Tenant(T::Cloning)) => Action::Copy,
-            (Origin::Parent, _) => Action::BeginCopy,
+            (Origin::Parent | Origin::Backup, Owner::Tenant(T::Cloning)) => Action::Copy,
+            (Origin::Parent | Origin::Backup, _) => Action::BeginCopy,
         }),
         (Owner::Tenant(T::Creating | T::Cloning), Stage::Copied) => Some(Action::Adopt),
         (
@@ -221,7 +223,7 @@ mod tests {
         })
     }
 
-    const ORIGINS: [Origin; 2] = [Origin::Template, Origin::Parent];
+    const ORIGINS: [Origin; 3] = [Origin::Template, Origin::Parent, Origin::Backup];
 
     fn owners() -> Vec<Owner> {
         let mut all = vec![Owner::Pool, Owner::Expired, Owner::Nobody, Owner::Kept];
@@ -274,7 +276,9 @@ mod tests {
         ] {
             for state in [TenantState::Creating, TenantState::Cloning] {
                 let active = Some((Owner::Tenant(TenantState::Active), Stage::Open));
-                assert_eq!(rest_of(Origin::Parent, Owner::Tenant(state), stage), active);
+                for origin in [Origin::Parent, Origin::Backup] {
+                    assert_eq!(rest_of(origin, Owner::Tenant(state), stage), active);
+                }
             }
             let kept = rest(Owner::Kept, stage);
             assert!(

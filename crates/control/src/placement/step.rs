@@ -52,6 +52,26 @@ steps! {
     ResetCommit = "reset.commit",
     /// Sessions on what it had before are ended.
     ResetClose = "reset.close",
+    /// Rows of a backup that is to be made.
+    BackupCommit = "backup.commit",
+    /// It is written, and its row says so.
+    BackupWrite = "backup.write",
+    /// What is stored of it is removed, then its row.
+    BackupRemove = "backup-delete.remove",
+    /// Rows of a restore.
+    RestoreCommit = "restore.commit",
+    /// Its backup was read through; the row says that the database gets another place.
+    RestoreBegin = "restore.begin",
+    /// Logins of that place.
+    RestoreLogins = "restore.logins",
+    /// The row says that it is being filled.
+    RestoreMark = "restore.mark",
+    /// Its database, filled from the backup and compared with it.
+    RestoreFill = "restore.fill",
+    /// The database is complete.
+    RestoreAdopt = "restore.adopt",
+    /// Opening it, and the tenant becomes active; what it had before is given up.
+    RestoreOpen = "restore.open",
     /// Logins of a pool entry.
     FillLogins = "fill.logins",
     /// Database of a pool entry.
@@ -131,6 +151,16 @@ impl Moment {
 /// Which step an action is, by whom it is done for.
 pub(super) fn of(owner: Owner, origin: Origin, action: Action, was_active: bool) -> Step {
     let is_branch = origin == Origin::Parent;
+    if origin == Origin::Backup {
+        match (action, owner) {
+            (Action::CreateLogins, _) => return Step::RestoreLogins,
+            (Action::BeginCopy, _) => return Step::RestoreMark,
+            (Action::Copy, _) => return Step::RestoreFill,
+            (Action::Adopt, _) => return Step::RestoreAdopt,
+            (Action::Open, Owner::Tenant(TenantState::Cloning)) => return Step::RestoreOpen,
+            (_, _) => {}
+        }
+    }
     match (action, owner) {
         (Action::CreateLogins, Owner::Pool) => Step::FillLogins,
         (Action::CreateLogins, _) if is_branch => Step::BranchLogins,

@@ -17,6 +17,7 @@ use super::{
     stuck::{Care, UnderWay},
 };
 use crate::{
+    backup::restores,
     branch::store::{self as branches, Wanted},
     catalog::{self, CatalogError, changes, parse},
 };
@@ -38,6 +39,8 @@ pub(crate) struct Work {
     pub(crate) was_active: bool,
     /// Of a branch: what to copy.
     pub(crate) branch: Option<Wanted>,
+    /// A restore is under way: so much is left of its time.
+    pub(crate) restore: Option<Duration>,
 }
 
 const WORK: &str = "
@@ -46,10 +49,12 @@ const WORK: &str = "
            t.id, t.state, coalesce(t.activated_at IS NOT NULL, false) AS was_active,
            b.parent_id, b.schema_only, b.source_pid,
            coalesce(b.time_max_s - extract(epoch FROM now() - b.begun_at), 0)::float8 AS time_left,
+           (r.time_max_s - extract(epoch FROM now() - r.begun_at))::float8 AS restore_left,
            coalesce(t.state = 'DISABLED'
                AND (t.purge_after <= now() OR p.stage IN ('dropping', 'dropped')), false) AS expired
     FROM placement p LEFT JOIN tenant t ON t.pid = p.pid
-        LEFT JOIN branch b ON b.tenant_id = t.id";
+        LEFT JOIN branch b ON b.tenant_id = t.id
+        LEFT JOIN restore r ON r.tenant_id = t.id AND r.state = 'filling'";
 
 impl Work {
     fn read(row: &Row) -> Self {
@@ -81,14 +86,18 @@ impl Work {
                     left: Duration::try_from_secs_f64(row.get("time_left")).unwrap_or_default(),
                     source: row.get::<_, Option<&str>>("source_pid").map(parse),
                 }),
+            restore: row
+                .get::<_, Option<f64>>("restore_left")
+                .map(|left| Duration::try_from_secs_f64(left).unwrap_or_default()),
         }
     }
 
     /// What its database begins as.
     pub(crate) fn origin(&self) -> Origin {
-        match self.branch {
-            Some(_) => Origin::Parent,
-            None => Origin::Template,
+        match (&self.restore, &self.branch) {
+            (Some(_), _) => Origin::Backup,
+            (None, Some(_)) => Origin::Parent,
+            (None, None) => Origin::Template,
         }
     }
 }
@@ -98,7 +107,7 @@ impl Work {
 pub(crate) enum Kind {
     /// An entry of the pool.
     Pool,
-    /// A branch that is being copied.
+    /// A branch that is being copied, or a database that is being restored.
     Copy,
     /// Any other.
     Other,
@@ -113,10 +122,11 @@ pub(crate) struct Room {
     pub(crate) copies: usize,
 }
 
-/// Branches on their way to a copy of their parent's data.
+/// Branches on their way to a copy of their parent's data, and databases on their way to a backup's.
 const COPIES: &str = "SELECT p.pid FROM placement p JOIN tenant t ON t.pid = p.pid
-    JOIN branch b ON b.tenant_id = t.id
-    WHERE p.owner = 'tenant' AND p.stage IN ('planned', 'logins', 'copied')
+    WHERE (EXISTS (SELECT FROM branch b WHERE b.tenant_id = t.id)
+            OR EXISTS (SELECT FROM restore r WHERE r.tenant_id = t.id AND r.state = 'filling'))
+        AND p.owner = 'tenant' AND p.stage IN ('planned', 'logins', 'copied')
         AND t.state IN ('CREATING', 'CLONING')";
 
 /// Leases placements that are due, those of tenants first, and no more than there is room for.
@@ -408,6 +418,7 @@ pub(crate) async fn reached_stage(
     set_tenant_state(transaction, &id, next, None).await?;
     if event == TenantEvent::Provisioned {
         branches::end_reset(transaction, &id).await?;
+        restores::end(transaction, &id, true).await?;
     }
     changes::mark(transaction, &id).await.map(Some)
 }
@@ -460,6 +471,7 @@ pub(crate) async fn forget(
     let sql = "SELECT id FROM tenant WHERE pid = $1";
     if let Some(row) = catalog::query_opt(client, sql, &[&pid]).await? {
         branches::end_reset(client, &parse(row.get(0))).await?;
+        restores::end(client, &parse(row.get(0)), false).await?;
     }
     let sql = "DELETE FROM tenant WHERE pid = $1 RETURNING id, nextval('change_generation')";
     let gone = catalog::query_opt(client, sql, &[&pid]).await?;
@@ -525,6 +537,11 @@ pub(crate) async fn fail_tenant(
     {
         let reason = format!("the reset failed, and the branch is as it was: {reason}");
         set_tenant_state(transaction, &id, as_before, Some(&reason)).await?;
+    } else if let Ok(as_before) = state.after(TenantEvent::ResetFailed)
+        && restores::take_back(transaction, &id, reason).await?
+    {
+        let reason = format!("the restore failed, and the database is as it was: {reason}");
+        set_tenant_state(transaction, &id, as_before, Some(&reason)).await?;
     } else {
         set_tenant_state(transaction, &id, next, Some(reason)).await?;
     }
@@ -562,11 +579,13 @@ pub(crate) async fn under_way(
         "SELECT t.id, t.pid, t.state, p.stage, b.tenant_id IS NOT NULL AS is_branch,
                 p.due_at IS NULL AS forgotten,
                 coalesce(p.leased_until > now(), false) AS leased,
-                coalesce(b.begun_at + make_interval(secs => b.time_max_s) < now(),
+                coalesce(r.begun_at + make_interval(secs => r.time_max_s) < now(),
+                    b.begun_at + make_interval(secs => b.time_max_s) < now(),
                     t.state_since < now() - make_interval(secs => 2 * $1::float8)
                         AND p.unsettled_since < now() - make_interval(secs => $1::float8),
                     false) AS late
          FROM tenant t JOIN placement p ON p.pid = t.pid LEFT JOIN branch b ON b.tenant_id = t.id
+             LEFT JOIN restore r ON r.tenant_id = t.id AND r.state = 'filling'
          WHERE t.state IN ('CREATING', 'CLONING', 'DISABLING') AND {IS_OVERDUE}
          ORDER BY leased, forgotten DESC, late DESC, t.state_since LIMIT $2"
     );

@@ -295,6 +295,7 @@ async fn adopt_in(
                     other => other,
                 },
             )?;
+        crate::backup::store::set_project(transaction, id, target).await?;
         tenant.project = target.clone();
         let secret = if reissue {
             Some(reissue_secrets(app, transaction, principal, &tenant).await?)

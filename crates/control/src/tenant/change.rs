@@ -25,7 +25,7 @@ use crate::{
         extract::DatabaseKey,
         idempotency::{Kept, Ticket},
     },
-    audited, branch,
+    audited, backup, branch,
     catalog::{CatalogError, changes},
     credential,
     limits::store::Party,
@@ -277,6 +277,7 @@ pub(super) async fn undelete(
         return Err(quota_exceeded(quota));
     }
     branch::store::begin_again(&transaction, &tenant.id).await?;
+    backup::restores::begin_again(&transaction, &tenant.id).await?;
     keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
     reached(Step::UndeleteCommit, Moment::Between).await;
     commit(app, transaction, &tenant).await?;
@@ -399,6 +400,7 @@ pub(super) async fn resume(
         tenant.state_reason = None;
         tenant.suspended_by = None;
         branch::store::begin_again(&transaction, &tenant.id).await?;
+        backup::restores::begin_again(&transaction, &tenant.id).await?;
         store::set_resumed(&transaction, &tenant.id, tenant.state).await?;
         keep(app, &transaction, ticket, &tenant, Kept::Ahead).await?;
         reached(Step::ResumeCommit, Moment::Between).await;

@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Where clients connect.
-#[derive(Serialize, ToSchema)]
+#[derive(Clone, Serialize, ToSchema)]
 pub(crate) struct Endpoint {
     host: String,
     port: u16,
@@ -121,6 +121,19 @@ impl DatabaseResponse {
         Self {
             branch: known.map(BranchInfo::from),
             ..self
+        }
+    }
+
+    /// The same, in the state that it has by now.
+    pub(crate) fn in_state_of(self, now: Option<&Self>) -> Self {
+        match now {
+            Some(now) => Self {
+                state: now.state,
+                state_reason: now.state_reason.clone(),
+                endpoints: now.endpoints.clone(),
+                ..self
+            },
+            None => self,
         }
     }
 

@@ -8,6 +8,7 @@
 )]
 
 pub mod door;
+pub mod s3;
 pub mod signer;
 
 use std::{
@@ -192,12 +193,16 @@ impl Stack {
     }
 
     pub async fn with(change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
-        let change: Change = Arc::new(change);
         let _ = tracing_subscriber::fmt()
             .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()))
             .with_test_writer()
             .try_init();
         let dir = Scratch::new();
+        let backups = dir.path().join("backups");
+        let change: Change = Arc::new(move |config: &mut Config| {
+            config.backup_place = control::BackupPlace::folder(&backups);
+            change(config);
+        });
         let managed = node::managed::start(ManagedConfig {
             bin: Some("/usr/lib/postgresql/15/bin".into()),
             memory_bytes: Some(512 << 20),

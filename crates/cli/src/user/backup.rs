@@ -1,0 +1,365 @@
+//! Backups: create, list, verify, restore, delete, erase.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    exit::{Exit, Failure},
+    output::{self, Format, Rows},
+    user::{
+        Context,
+        database::{self, Shown, field, path},
+    },
+};
+
+/// Seconds that one request waits: what the server allows.
+const WAIT_S: u64 = 60;
+/// Between two looks at what takes longer.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a backup or a restore is waited for: as long as the server gives a backup, and its queue.
+const WAIT_MAX: Duration = Duration::from_secs(12 * 3600);
+
+/// What can be done with backups.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BackupCommand {
+    /// Back a database up: one moment of it, while it stays in use.
+    Create(CreateBackupArgs),
+    /// List the backups of a database, or all, also those of databases that are gone.
+    List(ListBackupsArgs),
+    /// Read all of a backup, and say whether it can be restored.
+    Verify(BackupArgs),
+    /// Make a database what a backup holds, or make a new one of it.
+    Restore(RestoreBackupArgs),
+    /// Delete a backup.
+    Delete(DeleteBackupArgs),
+    /// Destroy the key of a database's backups: nothing opens them any more. The database stays.
+    Erase(EraseArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CreateBackupArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+    /// Wait until it is ready.
+    #[arg(long)]
+    pub(crate) wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ListBackupsArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+    /// Of all databases.
+    #[arg(long, conflicts_with = "db")]
+    pub(crate) all: bool,
+}
+
+/// One backup.
+#[derive(Debug, Args)]
+pub(crate) struct BackupArgs {
+    /// Its id.
+    pub(crate) backup: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreBackupArgs {
+    /// Its id.
+    pub(crate) backup: String,
+    /// Make a new database of this name, and leave the one that was backed up alone.
+    #[arg(long = "as", value_name = "NAME")]
+    pub(crate) name: Option<String>,
+    /// Do not back up what is replaced.
+    #[arg(long, conflicts_with = "name")]
+    pub(crate) no_safety_backup: bool,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+    /// Wait until the database can be used.
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long it may take, in seconds; 21,600 when left out.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) timeout: Option<u64>,
+    /// Of a new database: print the password and the connection string.
+    #[arg(long, requires = "name")]
+    pub(crate) show_secrets: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DeleteBackupArgs {
+    /// Its id.
+    pub(crate) backup: String,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EraseArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+    /// Do not ask.
+    #[arg(long, short)]
+    pub(crate) yes: bool,
+}
+
+/// Runs one of them.
+pub(super) async fn run(context: &Context, command: BackupCommand) -> Result<(), Failure> {
+    match command {
+        BackupCommand::Create(args) => create(context, args).await,
+        BackupCommand::List(args) => list(context, args).await,
+        BackupCommand::Verify(args) => verify(context, args).await,
+        BackupCommand::Restore(args) => restore(context, args).await,
+        BackupCommand::Delete(args) => delete(context, args).await,
+        BackupCommand::Erase(args) => erase(context, args).await,
+    }
+}
+
+fn url(kind: &str, id: &str, rest: &str) -> Result<String, Failure> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    if id.is_empty() || !id.bytes().all(is_plain) {
+        return Err(Failure::usage(
+            "that is no id of a backup",
+            "`tenantry backup list --all` shows them",
+        ));
+    }
+    Ok(format!("/customer/{kind}/{id}{rest}"))
+}
+
+/// Asks a person, unless `yes`. There must be one.
+fn confirm(yes: bool, what: &str, question: &str) -> Result<(), Failure> {
+    if yes {
+        return Ok(());
+    }
+    if !std::io::stdin().is_terminal() {
+        return Err(Failure::usage(
+            format!("{what} was not confirmed"),
+            "give --yes where nobody can be asked",
+        ));
+    }
+    eprint!("{question} Type yes: ");
+    std::io::stderr().flush()?;
+    let mut line = String::new();
+    std::io::stdin().read_line(&mut line)?;
+    if line.trim() == "yes" {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Failed, "nothing was done", ""))
+}
+
+async fn create(context: &Context, args: CreateBackupArgs) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let wait = if args.wait { WAIT_S } else { 0 };
+    let asked = path(&db, &format!("/backups?wait={wait}"))?;
+    let mut backup = context.api.post(&asked, &json!({})).await?;
+    if args.wait {
+        let until = Instant::now() + WAIT_MAX;
+        while matches!(field(&backup, "state"), "waiting" | "running") {
+            if Instant::now() >= until {
+                return Err(Failure::new(
+                    Exit::Unavailable,
+                    "the backup is still being made",
+                    "`tenantry backup list` shows when it is ready",
+                ));
+            }
+            sleep(LOOK_EVERY).await;
+            let look = url("backups", field(&backup, "id"), "")?;
+            backup = context.api.get(&look).await?;
+        }
+        if field(&backup, "state") != "ready" {
+            return Err(Failure::new(
+                Exit::Failed,
+                format!(
+                    "backup {} is {}: {}",
+                    field(&backup, "id"),
+                    field(&backup, "state"),
+                    field(&backup, "last_error")
+                ),
+                "",
+            ));
+        }
+    }
+    show(context, &[backup])
+}
+
+async fn list(context: &Context, args: ListBackupsArgs) -> Result<(), Failure> {
+    let all = match args.all {
+        true => "/customer/backups".to_owned(),
+        false => path(&context.database(args.db.as_deref())?, "/backups")?,
+    };
+    let backups = context.api.get(&all).await?;
+    if context.format == Format::Json {
+        return output::json(&backups);
+    }
+    show(context, backups.as_array().map_or(&[], Vec::as_slice))
+}
+
+fn show(context: &Context, backups: &[Value]) -> Result<(), Failure> {
+    if context.format == Format::Json {
+        return output::json(backups.first().unwrap_or(&Value::Null));
+    }
+    if context.quiet {
+        let ids: String = backups
+            .iter()
+            .map(|backup| format!("{}\n", field(backup, "id")))
+            .collect();
+        return output::text(&ids);
+    }
+    const COLUMNS: [&str; 8] = [
+        "id",
+        "database_name",
+        "kind",
+        "state",
+        "created_at",
+        "size_bytes",
+        "rows",
+        "last_error",
+    ];
+    let text = |value: &Value| match value {
+        Value::Null => String::new(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    Rows {
+        columns: COLUMNS
+            .map(|name| match context.format {
+                Format::Table => name.to_uppercase(),
+                _ => name.to_owned(),
+            })
+            .to_vec(),
+        rows: backups
+            .iter()
+            .map(|backup| {
+                COLUMNS
+                    .iter()
+                    .map(|name| Some(text(&backup[*name])))
+                    .collect()
+            })
+            .collect(),
+    }
+    .print(context.format)
+}
+
+async fn verify(context: &Context, args: BackupArgs) -> Result<(), Failure> {
+    let asked = url("backups", &args.backup, &format!("/verify?wait={WAIT_S}"))?;
+    let mut backup = context.api.post(&asked, &json!({})).await?;
+    let until = Instant::now() + WAIT_MAX;
+    while backup["verifying"] == true && Instant::now() < until {
+        sleep(LOOK_EVERY).await;
+        backup = context.api.get(&url("backups", &args.backup, "")?).await?;
+    }
+    match (&backup["verifying"], field(&backup, "verify_error")) {
+        (Value::Bool(true), _) => Err(Failure::new(
+            Exit::Unavailable,
+            "the backup is still being read",
+            "",
+        )),
+        (_, "") if context.format == Format::Json => output::json(&backup),
+        (_, "") => output::text("the backup is whole\n"),
+        (_, wrong) => Err(Failure::new(Exit::Failed, wrong.to_owned(), "")),
+    }
+}
+
+async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failure> {
+    if args.name.is_none() {
+        let backup = context.api.get(&url("backups", &args.backup, "")?).await?;
+        let question = format!(
+            "Replace the data of database {} by that of {}?",
+            field(&backup, "database_id"),
+            field(&backup, "created_at")
+        );
+        confirm(args.yes, "restoring in place", &question)?;
+    }
+    let mut body = json!({ "safety_backup": !args.no_safety_backup });
+    if let Some(name) = &args.name {
+        body["name"] = json!(name);
+    }
+    if let Some(seconds) = args.timeout {
+        body["timeout_seconds"] = json!(seconds);
+    }
+    let wait = if args.wait { WAIT_S } else { 0 };
+    let asked = url("backups", &args.backup, &format!("/restore?wait={wait}"))?;
+    let mut restore = context.api.post(&asked, &body).await?;
+    if args.name.is_some() {
+        database::keep(context, &restore["database"])?;
+    }
+    if args.wait {
+        let until = Instant::now() + WAIT_MAX;
+        while !matches!(field(&restore, "state"), "done" | "failed") && Instant::now() < until {
+            sleep(LOOK_EVERY).await;
+            let look = url("restores", field(&restore, "id"), "")?;
+            let now = context.api.get(&look).await?;
+            for name in [
+                "state",
+                "error",
+                "error_code",
+                "took_ms",
+                "safety_backup_id",
+                "ended_at",
+            ] {
+                restore[name] = now[name].clone();
+            }
+            for name in ["state", "state_reason"] {
+                restore["database"][name] = now["database"][name].clone();
+            }
+        }
+        if field(&restore, "state") != "done" {
+            let code = field(&restore, "error_code");
+            return Err(Failure::new(
+                Exit::Failed,
+                format!(
+                    "the restore is {}: {code}: {}",
+                    field(&restore, "state"),
+                    field(&restore, "error")
+                ),
+                "",
+            ));
+        }
+    }
+    if context.format == Format::Json {
+        if !args.show_secrets {
+            database::hide(&mut restore["database"], false, false)?;
+        }
+        return output::json(&restore);
+    }
+    let shown = Shown {
+        password: args.show_secrets,
+        address: args.show_secrets,
+    };
+    database::show(context, restore["database"].take(), shown)
+}
+
+async fn delete(context: &Context, args: DeleteBackupArgs) -> Result<(), Failure> {
+    let path = url("backups", &args.backup, "")?;
+    let question = format!("Delete backup {}?", args.backup);
+    confirm(args.yes, "deleting a backup", &question)?;
+    let backup = context.api.delete(&path).await?;
+    match context.format {
+        Format::Json => output::json(&backup),
+        _ => Ok(()),
+    }
+}
+
+async fn erase(context: &Context, args: EraseArgs) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let question = format!("Destroy the key of all backups of {db}? They cannot be restored then.");
+    confirm(args.yes, "erasing backups", &question)?;
+    let erased = context
+        .api
+        .post(&path(&db, "/backups/erase")?, &json!({}))
+        .await?;
+    match context.format {
+        Format::Json => output::json(&erased),
+        _ if context.quiet => Ok(()),
+        _ => output::text(&format!(
+            "{} backups cannot be opened any more\n",
+            erased["backups"]
+        )),
+    }
+}

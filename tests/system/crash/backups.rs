@@ -1,0 +1,93 @@
+//! Kills inside backups and restores: half a backup is never there, and half a restore never served.
+
+use serde_json::{Value, json};
+
+use super::{
+    case::{check_kept, strike, tenant_in_use},
+    point::Point,
+    request::Request,
+    users::{USER, User},
+    world::{Tenant, World},
+};
+
+async fn of(world: &World, tenant: &Tenant) -> Vec<Value> {
+    let path = format!("/customer/databases/{}/backups", tenant.id);
+    let all = world.operator_get(&path).await;
+    all.as_array().cloned().unwrap_or_default()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+/// All of it can be read.
+async fn assert_whole(world: &World, backup: &Value) {
+    let path = format!("/customer/backups/{}/verify?wait=60", text(&backup["id"]));
+    let read = world.insist(&Request::post(path, json!({}))).await;
+    assert!(
+        read["verifying"] == false && read["verify_error"].is_null(),
+        "{read}"
+    );
+}
+
+pub(crate) async fn create(world: &mut World, point: Point) -> Tenant {
+    let tenant = tenant_in_use(world).await;
+    let request = Request::act(&tenant, "backups?wait=60", json!({}));
+    let answer = strike(world, point, &request).await;
+    let made = of(world, &tenant).await;
+    check_kept(point, &answer, !made.is_empty());
+
+    let again = world.insist(&request).await;
+    world.wait_settled().await;
+    let made = of(world, &tenant).await;
+    assert_eq!(made.len(), 1, "{point}: {made:?}");
+    assert_eq!(made[0]["id"], again["id"], "{point}");
+    assert_eq!(made[0]["state"], "ready", "{point}: {made:?}");
+    assert_whole(world, &made[0]).await;
+    let name = format!("{}.tntry", text(&made[0]["id"]));
+    assert_eq!(world.backup_files(&tenant), [name], "{point}");
+    tenant
+}
+
+pub(crate) async fn delete(world: &mut World, point: Point) -> Tenant {
+    let tenant = tenant_in_use(world).await;
+    let create = Request::act(&tenant, "backups?wait=60", json!({}));
+    world.insist(&create).await;
+    world.wait_settled().await;
+    let made = of(world, &tenant).await;
+    strike(world, point, &Request::delete_backup(&text(&made[0]["id"]))).await;
+    assert_eq!(of(world, &tenant).await, Vec::<Value>::new(), "{point}");
+    assert_eq!(world.backup_files(&tenant), Vec::<String>::new(), "{point}");
+    tenant
+}
+
+pub(crate) async fn restore(world: &mut World, point: Point) -> Tenant {
+    let tenant = tenant_in_use(world).await;
+    let user = User::of(&world.insist(&Request::create_user(&tenant, USER)).await);
+    let create = Request::act(&tenant, "backups?wait=60", json!({}));
+    world.insist(&create).await;
+    world.wait_settled().await;
+    let made = of(world, &tenant).await;
+    world.change_canary(&tenant).await;
+    let path = format!("/customer/backups/{}/restore?wait=60", text(&made[0]["id"]));
+    let request = Request::post(path, json!({}));
+    let answer = strike(world, point, &request).await;
+    assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
+    let canary = world.canary(&tenant).await;
+    let is_restored = canary == [tenant.id.as_str()];
+    assert!(is_restored || canary == ["changed"], "{point}: {canary:?}");
+    check_kept(point, &answer, is_restored);
+
+    world.insist(&request).await;
+    world.wait_settled().await;
+    assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
+    world.assert_canary(&tenant).await;
+    user.assert_reads(world, &tenant).await;
+    // What was replaced can be had again.
+    let all = of(world, &tenant).await;
+    let safety = all.iter().find(|backup| backup["kind"] == "safety");
+    let safety = safety.unwrap_or_else(|| panic!("{point}: {all:?}"));
+    assert_eq!(safety["state"], "ready", "{point}: {all:?}");
+    assert_whole(world, safety).await;
+    tenant
+}
