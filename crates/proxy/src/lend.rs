@@ -296,7 +296,7 @@ impl Session {
         if server.queue.has_none()
             && let Some(barrier) = lending.barrier.take()
         {
-            lending.is_over(barrier, server);
+            lending.is_over(*barrier, server);
             self.is_parked_unseen = !self.parked.is_empty();
         }
         if lending.mode == PoolMode::Session

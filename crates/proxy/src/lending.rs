@@ -84,17 +84,15 @@ pub(crate) struct Lending {
     /// the next one on, or a pipeline could not go on whenever somebody defines something.
     pub(crate) open_hazard: Hazard,
     /// What was sent last has to be answered before anything else is sent.
-    pub(crate) barrier: Option<Barrier>,
+    pub(crate) barrier: Option<Box<Barrier>>,
     /// A transaction that failed was led back to the savepoint to which the text that comes next leads.
     pub(crate) is_led_out: bool,
     /// To be said behind the next Sync: what the client's statement may take away and its session has.
     pub(crate) follow: Option<Vec<String>>,
     /// What DISCARD ALL takes away in the middle of a pipeline.
     pub(crate) anew: Anew,
-    /// What is prepared and leads settings back, by name, where statements are not kept otherwise.
-    resets: Vec<(Box<[u8]>, Runs)>,
-    /// What portals run, by name.
-    portals: Vec<(Box<[u8]>, Runs)>,
+    /// What leads settings back and can be run again. Most sessions have nothing of the kind, and no room for it.
+    leading: Option<Box<Leading>>,
     /// A server connection that must be made ready in a round trip of its own.
     pub(crate) taken: Option<Box<Server>>,
     /// What it must say on the next one to listen again: a hold has taken the last one.
@@ -105,6 +103,34 @@ pub(crate) struct Lending {
     pub(crate) numbers: Numbers,
     /// Number under which others find it while it holds a server connection that it may give up.
     pub(crate) reluctant: Option<u64>,
+}
+
+/// What leads settings back when it is run.
+#[derive(Debug, Default)]
+struct Leading {
+    /// What is prepared, where statements are not kept otherwise.
+    prepared: ByName,
+    /// What portals run.
+    portals: ByName,
+}
+
+#[derive(Debug, Default)]
+struct ByName(Vec<(Box<[u8]>, Runs)>);
+
+impl ByName {
+    fn get(&self, name: &[u8]) -> Option<&Runs> {
+        let own = self.0.iter().find(|(own, _)| **own == *name);
+        own.map(|(_, runs)| runs)
+    }
+
+    /// Adds one whose name is free.
+    fn add(&mut self, name: &[u8], runs: Runs) {
+        self.0.push((name.into(), runs));
+    }
+
+    fn remove(&mut self, name: &[u8]) {
+        self.0.retain(|(own, _)| **own != *name);
+    }
 }
 
 /// What became of the numbers that `currval` and `lastval` know.
@@ -250,8 +276,7 @@ impl Lending {
             is_led_out: false,
             follow: None,
             anew: Anew::No,
-            resets: Vec::new(),
-            portals: Vec::new(),
+            leading: None,
             taken: None,
             listens: Box::default(),
             last_server: 0,
@@ -303,41 +328,41 @@ impl Lending {
     fn opens(&mut self, portal: &[u8], runs: Option<Runs>) {
         self.closes(portal);
         if let Some(runs) = runs {
-            if self.portals.len() >= PORTALS_MAX {
-                self.portals.remove(0);
+            let portals = &mut self.leading.get_or_insert_default().portals;
+            if portals.0.len() >= PORTALS_MAX {
+                portals.0.remove(0);
             }
-            let name = crate::prepared::name(portal);
-            self.portals.push((name.into(), runs));
+            portals.add(crate::prepared::name(portal), runs);
         }
     }
 
     /// A portal is closed, or has run what it runs: it can be run once.
     #[inline]
     pub(crate) fn closes(&mut self, portal: &[u8]) {
-        if !self.portals.is_empty() {
-            let name = crate::prepared::name(portal);
-            self.portals.retain(|(own, _)| **own != *name);
+        if let Some(leading) = &mut self.leading {
+            leading.portals.remove(crate::prepared::name(portal));
         }
     }
 
     /// No transaction is open: no portal is either.
     #[inline]
     pub(crate) fn close_portals(&mut self) {
-        self.portals.clear();
+        if let Some(leading) = &mut self.leading {
+            leading.portals.0.clear();
+        }
     }
 
     /// Whether it has to be looked up what a portal runs.
     #[inline]
     pub(crate) fn has_portals(&self) -> bool {
-        !self.portals.is_empty()
+        let leading = self.leading.as_ref();
+        leading.is_some_and(|leading| !leading.portals.0.is_empty())
     }
 
     /// What a portal runs, where something has to be said because of it.
     pub(crate) fn runs(&self, portal: &[u8]) -> Option<Runs> {
-        let name = crate::prepared::name(portal);
-        let mut all = self.portals.iter();
-        let own = all.find(|(own, _)| **own == *name);
-        own.map(|(_, runs)| runs.clone())
+        let portals = &self.leading.as_ref()?.portals;
+        portals.get(crate::prepared::name(portal)).cloned()
     }
 
     /// An Execute is sent.
@@ -367,7 +392,7 @@ impl Lending {
     pub(crate) fn awaits_as(&mut self, barrier: Barrier) {
         self.cycle.failed_before |= self.cycle.failed;
         self.cycle.failed = false;
-        self.barrier = Some(barrier);
+        self.barrier = Some(Box::new(barrier));
     }
 
     #[inline]
@@ -460,32 +485,39 @@ impl Lending {
 
     /// In mode `session`, a statement was prepared.
     pub(crate) fn prepares(&mut self, name: &[u8], runs: Option<Runs>) {
-        self.resets.retain(|(own, _)| **own != *name);
-        if let Some(runs) = runs
-            && self.resets.len() < RESETS_MAX
-        {
-            self.resets.push((name.into(), runs));
+        if let Some(leading) = &mut self.leading {
+            leading.prepared.remove(name);
+        }
+        if let Some(runs) = runs {
+            let prepared = &mut self.leading.get_or_insert_default().prepared;
+            if prepared.0.len() < RESETS_MAX {
+                prepared.add(name, runs);
+            }
         }
     }
 
     /// In mode `session`, whether a name is one of a statement that leads settings back.
     pub(crate) fn is_reset(&self, name: &[u8]) -> bool {
-        self.resets.iter().any(|(own, _)| **own == *name)
+        self.reset(name).is_some()
+    }
+
+    fn reset(&self, name: &[u8]) -> Option<&Runs> {
+        self.leading.as_ref()?.prepared.get(name)
     }
 
     /// In mode `session`, a statement is bound.
     #[inline]
     pub(crate) fn binds(&mut self, portal: &[u8], name: &[u8]) {
-        let mut all = self.resets.iter();
-        let own = all.find(|(own, _)| **own == *name);
-        let runs = own.map(|(_, runs)| runs.clone());
+        let runs = self.reset(name).cloned();
         self.opens(portal, runs);
     }
 
     /// Whether what is bound has to be looked up.
     #[inline]
     pub(crate) fn has_resets(&self) -> bool {
-        !self.resets.is_empty() || self.has_portals()
+        let leading = self.leading.as_ref();
+        leading
+            .is_some_and(|leading| !leading.prepared.0.is_empty() || !leading.portals.0.is_empty())
     }
 
     /// What must be said behind an Execute of just this: statements, one each, for at once, since more may
@@ -525,8 +557,10 @@ impl Lending {
 
     /// DISCARD ALL, by an Execute, has done what it does.
     pub(crate) fn is_discarded(&mut self) {
-        // The unnamed one stays.
-        self.resets.retain(|(name, _)| name.is_empty());
+        if let Some(leading) = &mut self.leading {
+            // The unnamed one stays.
+            leading.prepared.0.retain(|(name, _)| name.is_empty());
+        }
         self.close_portals();
     }
 

@@ -20,7 +20,7 @@ fn resident_bytes() -> i64 {
 async fn an_idle_client_costs_two_kilobytes() {
     const CLIENTS: usize = 300;
     // Some 100 of them are what limits of time and the rate of statements need to know.
-    const BYTES_MAX: i64 = 2800;
+    const BYTES_MAX: i64 = 2700;
     let stack = Stack::start(|config| config.require_tls = false).await;
     let tenant = stack.tenant();
     let user = tenant.login(Role::Admin).to_string();

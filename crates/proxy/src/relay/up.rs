@@ -155,7 +155,7 @@ impl Session {
                             self.lending.is_open = was_open;
                             // What is under way may be held back by the server until then.
                             build::flush(outgoing.before(at));
-                            self.lending.barrier = Some(Barrier::Before);
+                            self.lending.barrier = Some(Box::new(Barrier::Before));
                             break;
                         }
                         Pass::Incomplete => {
@@ -186,7 +186,7 @@ impl Session {
             return Ok(None);
         };
         if matches!(
-            self.lending.barrier,
+            self.lending.barrier.as_deref(),
             Some(Barrier::Of(_) | Barrier::OfSeveral(_) | Barrier::Named(..))
         ) {
             build::flush(outgoing.before(at));
