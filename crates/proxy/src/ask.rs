@@ -146,20 +146,34 @@ fn settings(custom: &BTreeSet<String>) -> String {
     sql
 }
 
+/// Whether there are temporary objects of the session.
+const HAS_TEMPORARY: &str = "pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
+    AND (EXISTS (SELECT FROM pg_catalog.pg_class \
+        WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+    OR EXISTS (SELECT FROM pg_catalog.pg_proc \
+        WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+    OR EXISTS (SELECT FROM pg_catalog.pg_type \
+        WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
+    OR EXISTS (SELECT FROM pg_catalog.pg_operator \
+        WHERE oprnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()))";
+
+/// Has one more schema be last in the `search_path` to the end of the transaction, where there are temporary objects.
+/// Everything is found where it was.
+pub(crate) fn longer_path_if_temporary() -> String {
+    format!(
+        "SELECT pg_catalog.set_config('search_path', \
+             CASE WHEN own.path OPERATOR(pg_catalog.=) '' THEN 'information_schema' \
+                 ELSE own.path OPERATOR(pg_catalog.||) ', information_schema' END, true) \
+         FROM (SELECT pg_catalog.current_setting('search_path') path) own WHERE {HAS_TEMPORARY}"
+    )
+}
+
 /// One row for each kind of thing held. `user`: the login.
 fn held(user: &str) -> String {
     format!(
         "SELECT 'role', pg_catalog.current_setting('role'), '' \
          UNION ALL SELECT 'role', '', '' WHERE session_user OPERATOR(pg_catalog.<>) {} \
-         UNION ALL SELECT 'temporary', '', '' WHERE pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.<>) 0 \
-             AND (EXISTS (SELECT FROM pg_catalog.pg_class \
-                 WHERE relnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-             OR EXISTS (SELECT FROM pg_catalog.pg_proc \
-                 WHERE pronamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-             OR EXISTS (SELECT FROM pg_catalog.pg_type \
-                 WHERE typnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()) \
-             OR EXISTS (SELECT FROM pg_catalog.pg_operator \
-                 WHERE oprnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema())) \
+         UNION ALL SELECT 'temporary', '', '' WHERE {HAS_TEMPORARY} \
          UNION ALL SELECT 'listen', '', '' WHERE EXISTS (SELECT FROM pg_catalog.pg_listening_channels()) \
          UNION ALL SELECT 'cursor', '', '' WHERE EXISTS \
              (SELECT FROM pg_catalog.pg_cursors WHERE is_holdable) \

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use model::{Literal, route::PoolMode};
 use statement::{Context, Effects, Encoding, Exact, Strings};
-use wire::message::build;
+use wire::message::{TransactionStatus, build};
 
 use crate::{
     hazard::Hazard,
@@ -22,7 +22,7 @@ use crate::{
     pool::Tenant,
     prepared::Prepared,
     server::{Parameters, Server, set_role},
-    state::{State, States, TEXT_SEARCH, Until},
+    state::{Form, State, States, TEXT_SEARCH, Until},
     statements::Told,
 };
 
@@ -160,6 +160,8 @@ pub(crate) struct Cycle {
     pub(crate) is_unsettled: bool,
     /// The unnamed statement could not be made where it was named.
     pub(crate) misses_unnamed: bool,
+    /// It has what may have made the first temporary objects.
+    pub(crate) meets_temporary: bool,
     /// Defines something.
     pub(crate) defining: Option<Defining>,
 }
@@ -411,6 +413,12 @@ impl Lending {
             || self.found.contains(Pin::Role)
     }
 
+    /// The same, also to the end of its transaction.
+    #[inline]
+    pub(crate) fn may_be_another_locally(&self) -> bool {
+        self.cycle.is_unsettled || self.may_be_another()
+    }
+
     /// Whether the settings under which a statement is parsed now can be said.
     #[inline]
     pub(crate) fn is_settled(&self, tenant: &Tenant) -> bool {
@@ -460,10 +468,16 @@ impl Lending {
         let base = || self.base.one_by_one().collect();
         match exact {
             Some(Exact::DiscardAll) => Some([vec![set_role()], base()].concat()),
-            Some(Exact::ResetAll) if !self.base.is_empty() => Some(base()),
-            // No query, behind which a transaction could no longer be another.
-            Some(exact @ (Exact::Reset(_) | Exact::ResetLocal(_) | Exact::ResetAuthorization)) => {
-                Some(self.leads_back(exact, server))
+            Some(Exact::ResetAll) if self.base.is_empty() => None,
+            Some(
+                exact @ (Exact::ResetAll
+                | Exact::Reset(_)
+                | Exact::ResetLocal(_)
+                | Exact::ResetAuthorization),
+            ) => {
+                let is_alone = server.status == TransactionStatus::Idle && !self.is_open;
+                let form = if is_alone { Form::Any } else { Form::NoQuery };
+                Some(self.leads_back(exact, server, form))
             }
             _ if effects.contains(Effects::ROLE) && mentions_authorization(text) => {
                 // Inside or behind a transaction, and not where a client chose another role, or is
@@ -529,17 +543,17 @@ impl Lending {
                 self.anew = Anew::Due(role.chain(self.base.one_by_one()).collect());
                 Vec::new()
             }
-            _ => self.leads_back(exact, server),
+            _ => self.leads_back(exact, server, Form::NoQuery),
         }
     }
 
     /// Statements that lead from where this has led, on this server connection, to what the session began
     /// with.
-    pub(crate) fn leads_back(&self, exact: &Exact, server: &Server) -> Vec<String> {
+    pub(crate) fn leads_back(&self, exact: &Exact, server: &Server, form: Form) -> Vec<String> {
         match exact {
-            Exact::ResetAll => self.base.one_by_one().collect(),
-            Exact::Reset(name) => self.base.one(name, Until::SessionEnd),
-            Exact::ResetLocal(name) => self.base.one(name, Until::TransactionEnd),
+            Exact::ResetAll => self.base.one_by_one_as(form).collect(),
+            Exact::Reset(name) => self.base.one(name, Until::SessionEnd, form),
+            Exact::ResetLocal(name) => self.base.one(name, Until::TransactionEnd, form),
             Exact::ResetAuthorization => vec![set_role(server.login.server.group)],
             _ => Vec::new(),
         }
@@ -569,6 +583,9 @@ impl Lending {
     pub(crate) fn rest(&mut self, server: &mut Server, states: &States, tenant: &Known) -> Verdict {
         let cycle = std::mem::take(&mut self.cycle);
         self.close_portals();
+        if cycle.meets_temporary && cycle.failed {
+            self.prepared.met_no_temporary();
+        }
         match &cycle.exact {
             // Where something failed, it may have been another message.
             Some(exact)
@@ -711,9 +728,44 @@ impl Lending {
     /// A named statement is used.
     #[inline]
     pub(crate) fn uses(&mut self, name: &[u8], tenant: &Tenant) {
-        if self.prepared.has_discarded() && self.is_settled(tenant) {
+        if !self.prepared.heeds_uses() {
+            return;
+        }
+        if self.has_own_names || self.is_settled(tenant) {
             self.prepared
                 .read_anew(name, &tenant.statements, &self.wanted);
+        } else {
+            self.prepared.used_unsettled(name);
+        }
+    }
+
+    /// Whether something was prepared before there were temporary objects and not used since.
+    #[inline]
+    pub(crate) fn has_outdated(&self) -> bool {
+        let may_have = Effects::TEMP.with(Effects::RUNS);
+        self.prepared.has_before_temporary()
+            && (self.found.contains(Pin::Temporary)
+                || (self.effects | self.cycle.effects).intersects(may_have))
+    }
+
+    /// The client sends a text that may make temporary objects, if this says so.
+    #[inline]
+    pub(crate) fn may_meet_temporary(&mut self, effects: Effects, text: &[u8]) {
+        let may_make = Effects::TEMP.with(Effects::RUNS);
+        if self.mode == PoolMode::Auto && effects.intersects(may_make) {
+            self.meets_temporary(text);
+        }
+    }
+
+    #[cold]
+    fn meets_temporary(&mut self, text: &[u8]) {
+        let says_so = |text: &[u8]| {
+            let mut pieces = text.windows(b"temp".len());
+            pieces.any(|piece| piece.eq_ignore_ascii_case(b"temp"))
+        };
+        let path = self.wanted.get("search_path").unwrap_or_default();
+        if says_so(text) || says_so(path.as_bytes()) {
+            self.cycle.meets_temporary |= self.prepared.meets_temporary();
         }
     }
 

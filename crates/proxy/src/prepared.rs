@@ -35,6 +35,11 @@ pub(crate) struct Prepared {
     /// Of them, those whose plans were discarded: PostgreSQL reads each anew when it is used next, under the
     /// settings of then.
     discarded: Option<Box<Names>>,
+    /// Of them, those that were used before there may have been temporary objects, and not since: these bring a
+    /// schema into the `search_path`, so PostgreSQL analyses each anew when it is used next, as whoever uses it.
+    before_temporary: Option<Box<Names>>,
+    /// There may have been some.
+    has_met_temporary: bool,
     /// How often a name was given.
     pub(crate) gains: u64,
     pub(crate) unnamed: Unnamed,
@@ -53,6 +58,25 @@ pub(crate) struct Prepared {
 /// Names, in a room that most sessions do not need.
 #[derive(Debug)]
 struct Names(HashSet<Box<[u8]>>);
+
+impl Names {
+    fn of<'a>(names: impl Iterator<Item = &'a Box<[u8]>>) -> Option<Box<Self>> {
+        let names: HashSet<_> = names.cloned().collect();
+        (!names.is_empty()).then(|| Box::new(Self(names)))
+    }
+
+    /// Whether it was among them.
+    fn remove(names: &mut Option<Box<Self>>, name: &[u8]) -> bool {
+        let Some(own) = names else {
+            return false;
+        };
+        let was_there = own.0.remove(name);
+        if own.0.is_empty() {
+            *names = None;
+        }
+        was_there
+    }
+}
 
 /// The unnamed statement of a session.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -186,6 +210,14 @@ impl Prepared {
         (number, effects.with(locally))
     }
 
+    /// The text of what `name` means, if it is kept.
+    pub(crate) fn text(&self, name: &[u8]) -> &[u8] {
+        if name.is_empty() {
+            return &self.source.body;
+        }
+        self.get(name).map_or(b"", |own| &own.query)
+    }
+
     pub(crate) fn has_names(&self) -> bool {
         !self.names.is_empty()
     }
@@ -316,26 +348,54 @@ impl Prepared {
     /// The plans of all statements were discarded.
     #[cold]
     pub(crate) fn discard_plans(&mut self) {
-        let names: HashSet<_> = self.names.keys().cloned().collect();
-        self.discarded = (!names.is_empty()).then(|| Box::new(Names(names)));
+        self.discarded = Names::of(self.names.keys());
     }
 
     /// Whether the plan of this one was discarded and it was not used since.
     fn is_used(&mut self, name: &[u8]) -> bool {
-        let Some(names) = &mut self.discarded else {
-            return false;
-        };
-        let was_discarded = names.0.remove(name);
-        if names.0.is_empty() {
-            self.discarded = None;
-        }
-        was_discarded
+        Names::remove(&mut self.before_temporary, name);
+        Names::remove(&mut self.discarded, name)
     }
 
-    /// Whether plans were discarded and not made again.
+    /// The client sends what may make temporary objects. Whether it is the first to do so.
+    #[cold]
+    pub(crate) fn meets_temporary(&mut self) -> bool {
+        let is_first = !std::mem::replace(&mut self.has_met_temporary, true);
+        if is_first {
+            self.before_temporary = Names::of(self.names.keys());
+        }
+        is_first
+    }
+
+    /// It failed.
+    #[cold]
+    pub(crate) fn met_no_temporary(&mut self) {
+        self.has_met_temporary = false;
+        self.before_temporary = None;
+    }
+
+    /// Whether there may be some that were prepared before there may have been temporary objects.
     #[inline]
-    pub(crate) fn has_discarded(&self) -> bool {
-        self.discarded.is_some()
+    pub(crate) fn has_before_temporary(&self) -> bool {
+        self.before_temporary.is_some()
+    }
+
+    /// Those that were prepared before there may have been temporary objects, and not used since.
+    pub(crate) fn take_before_temporary(&mut self) -> Vec<Box<[u8]>> {
+        let names = self.before_temporary.take();
+        let names = names.into_iter().flat_map(|names| names.0);
+        names.filter(|name| self.names.contains_key(name)).collect()
+    }
+
+    /// Whether it makes a difference which statement is used.
+    #[inline]
+    pub(crate) fn heeds_uses(&self) -> bool {
+        self.discarded.is_some() || self.before_temporary.is_some()
+    }
+
+    /// The client uses a statement, and it is not known under which settings.
+    pub(crate) fn used_unsettled(&mut self, name: &[u8]) {
+        Names::remove(&mut self.before_temporary, name);
     }
 
     /// The client uses a statement under these settings: if its plan was discarded, it is read under them.
@@ -347,10 +407,24 @@ impl Prepared {
         if let Some(own) = self.names.get_mut(name)
             && !own.is_private
             && !Rc::ptr_eq(&own.parsing, wanted.parsing())
+            // PostgreSQL keeps which words it has read.
+            && own.parsing.reads_texts_as(wanted)
             && let Some(anew) = all.under(own, wanted)
         {
             *own = anew;
             self.gains += 1;
+        }
+    }
+
+    /// What it names is gone, so PostgreSQL has forgotten its plan.
+    #[cold]
+    fn could_not_be_made(&mut self, number: u64) {
+        let own = self.names.iter().filter(|(_, own)| own.number == number);
+        for (name, _) in own {
+            let names = self
+                .discarded
+                .get_or_insert_with(|| Box::new(Names(HashSet::new())));
+            names.0.insert(name.clone());
         }
     }
 
@@ -465,6 +539,9 @@ impl Prepared {
                 }
                 Note::Made(number) => {
                     has.remove(number);
+                    if failed {
+                        self.could_not_be_made(number);
+                    }
                 }
                 // One that fails has dropped the one before.
                 Note::Unnamed { .. } if failed => {
@@ -555,6 +632,8 @@ impl Prepared {
             }
             None => {
                 self.names.clear();
+                self.discarded = None;
+                self.before_temporary = None;
                 self.private = 0;
             }
         }

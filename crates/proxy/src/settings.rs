@@ -16,7 +16,7 @@ use wire::{
 use crate::{
     error::Refusal,
     server::{ExchangeError, Parameters, Server},
-    state::{State, States},
+    state::{State, States, TEXT_SEARCH},
     waiting,
 };
 
@@ -122,7 +122,7 @@ impl Settings {
     /// # Errors
     ///
     /// [`ExchangeError::Said`] with what the server says to the first it does not take.
-    pub(crate) async fn apply(&self, server: &mut Server) -> Result<(), ExchangeError> {
+    pub(crate) async fn apply(&mut self, server: &mut Server) -> Result<(), ExchangeError> {
         if self.wanted.is_empty() {
             return Ok(());
         }
@@ -138,7 +138,18 @@ impl Settings {
         }
         server.used = true;
         let requests = vec![Request::Query; self.wanted.len()];
-        server.exchange(&bytes, &requests).await
+        server.exchange(&bytes, &requests).await?;
+        let mut wanted = self.wanted.iter_mut();
+        if let Some((_, value)) = wanted.find(|(name, _)| name.eq_ignore_ascii_case(TEXT_SEARCH)) {
+            // PostgreSQL has written it anew: with its schema, and with quotes or without.
+            let show = format!("SELECT pg_catalog.current_setting('{TEXT_SEARCH}')");
+            let rows = server.rows(&[&show], 1).await?;
+            let written = rows.into_iter().flatten().flatten().next();
+            if let Some(written) = written.and_then(|text| String::from_utf8(text).ok()) {
+                *value = written;
+            }
+        }
+        Ok(())
     }
 }
 

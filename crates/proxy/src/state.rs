@@ -205,6 +205,16 @@ impl State {
         self.parsing.as_ref().unwrap_or(self)
     }
 
+    /// Whether a text is the same words under both.
+    pub(crate) fn reads_texts_as(&self, other: &Self) -> bool {
+        let decides = [
+            "backslash_quote",
+            "client_encoding",
+            "standard_conforming_strings",
+        ];
+        decides.iter().all(|name| self.get(name) == other.get(name))
+    }
+
     /// Whether all values can be said in any encoding.
     pub(crate) fn is_ascii(&self) -> bool {
         self.settings.iter().all(|(_, value)| value.is_ascii())
@@ -212,6 +222,11 @@ impl State {
 
     /// Statements that set them, each by itself.
     pub(crate) fn one_by_one(&self) -> impl Iterator<Item = String> {
+        self.one_by_one_as(Form::Any)
+    }
+
+    /// The same, said so.
+    pub(crate) fn one_by_one_as(&self, form: Form) -> impl Iterator<Item = String> {
         // It decides how the others are read.
         let is_encoding = |name: &str| name == "client_encoding";
         let others = self
@@ -223,13 +238,13 @@ impl State {
             .iter()
             .filter(move |(name, _)| is_encoding(name));
         let all = others.chain(encoding);
-        all.flat_map(|(name, value)| set(name, value, Until::SessionEnd))
+        all.flat_map(move |(name, value)| set(name, value, Until::SessionEnd, form))
     }
 
     /// The same for one of them, if it is among them.
-    pub(crate) fn one(&self, name: &str, until: Until) -> Vec<String> {
+    pub(crate) fn one(&self, name: &str, until: Until, form: Form) -> Vec<String> {
         let value = self.get(name);
-        value.map_or_else(Vec::new, |value| set(name, value, until))
+        value.map_or_else(Vec::new, |value| set(name, value, until, form))
     }
 
     /// Statements that set those of them that are not set.
@@ -340,10 +355,25 @@ pub(crate) enum Until {
     TransactionEnd,
 }
 
+/// How a setting is said.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Form {
+    Any,
+    /// By no query where that is possible: behind one a transaction can no longer become another kind of transaction.
+    NoQuery,
+}
+
 /// Statements that set one.
-fn set(name: &str, value: &str, until: Until) -> Vec<String> {
+fn set(name: &str, value: &str, until: Until, form: Form) -> Vec<String> {
     let is_local = until == Until::TransactionEnd;
     let is_as_written = name != TEXT_SEARCH || is_quoted(value);
+    if is_list_of_names(name)
+        && form == Form::NoQuery
+        && let Some(names) = names_as_set(value)
+    {
+        let local = if is_local { "LOCAL " } else { "" };
+        return vec![format!("SET {local}{} TO {names}", Name(name))];
+    }
     let value = Literal(value);
     if is_list_of_names(name) {
         return vec![format!(
@@ -414,6 +444,28 @@ fn is_list_of_names(name: &str) -> bool {
             | "local_preload_libraries"
             | "session_preload_libraries"
     )
+}
+
+/// A list of names for SET, where PostgreSQL writes it as it is.
+fn names_as_set(list: &str) -> Option<String> {
+    let is_plain = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_lowercase() || c == '_')
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let names = list.split(", ").map(|name| {
+        let within = name
+            .strip_prefix('"')
+            .and_then(|name| name.strip_suffix('"'));
+        match within {
+            None => is_plain(name).then(|| format!("\"{name}\"")),
+            Some(within) => (!within.is_empty() && !within.contains('"') && !is_plain(within))
+                .then(|| name.to_owned()),
+        }
+    });
+    let names: Option<Vec<_>> = names.collect();
+    Some(names?.join(", "))
 }
 
 /// Settings that take a value on every server connection of a login once they took it on one: their
@@ -618,6 +670,25 @@ mod tests {
             )],
             true,
         );
+    }
+
+    #[test]
+    fn a_list_of_names_is_set_by_no_query_where_it_stays_as_it_is() {
+        for (list, names) in [
+            ("s2", Some(r#""s2""#)),
+            (r#""$user", public"#, Some(r#""$user", "public""#)),
+            (r#"_a1, "B c""#, Some(r#""_a1", "B c""#)),
+            ("s1,s2", None),
+            ("S1", None),
+            ("", None),
+            ("s1, ", None),
+            (r#""s1""#, None),
+            (r#""a""b""#, None),
+            (r#""a, b""#, None),
+            ("'a'", None),
+        ] {
+            assert_eq!(names_as_set(list).as_deref(), names, "{list}");
+        }
     }
 
     #[test]

@@ -182,7 +182,12 @@ async fn a_text_search_configuration_is_quoted_as_it_was() {
     let (stack, tenant) = start().await;
     const NAME: &str = "default_text_search_config";
     tokio::task::block_in_place(|| {
-        for startup in [&[][..], &[(NAME, "pg_catalog.german")]] {
+        for startup in [
+            &[][..],
+            &[(NAME, "pg_catalog.german")],
+            &[(NAME, "pg_catalog.german"), ("quote_all_identifiers", "on")],
+            &[("quote_all_identifiers", "on"), (NAME, "pg_catalog.german")],
+        ] {
             for (first, second) in [("off", "on"), ("on", "off"), ("on", "on")] {
                 let mut pair = Pair::new(&stack, &tenant, "auto", startup);
                 pair.query(&format!("SET quote_all_identifiers TO {first}"));
@@ -338,6 +343,227 @@ async fn a_statement_that_cannot_be_made_again_is_told_to_who_names_it() {
             pair.flight("there, sets, there".to_owned(), &bytes, 1);
             run_prepared(&mut pair, "gone");
             run_prepared(&mut pair, "there");
+        }
+    });
+    end(&stack).await;
+}
+
+/// PostgreSQL keeps of a statement how its text was read, and what it returns; only what its words mean is looked up
+/// anew behind DISCARD PLANS, under the settings of its next use, whatever transaction that is in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_discarded_plan_is_made_of_what_was_read_before() {
+    let (stack, tenant) = start().await;
+    let database = tenant.pid.database();
+    stack.postgres.sql(
+        &database,
+        "CREATE SCHEMA s3; CREATE TABLE s3.t (v int); INSERT INTO s3.t VALUES (3);
+         GRANT USAGE ON SCHEMA s3 TO tenantry_admin; GRANT SELECT ON s3.t TO tenantry_admin",
+    );
+    const NAMES: [(&str, &str); 5] = [
+        ("gone", "SELECT v FROM s1.gone"),
+        ("escapes", r"SELECT 'a\nb', length('a\nb')"),
+        ("quotes", r"SELECT E'a\'b'"),
+        ("time", "SELECT timestamptz '2024-06-01 12:00'"),
+        ("table", "SELECT v FROM t"),
+    ];
+    tokio::task::block_in_place(|| {
+        for (before, behind) in [
+            ("SELECT 1", &["SET standard_conforming_strings TO off"][..]),
+            (
+                "SET standard_conforming_strings TO off; SET backslash_quote TO on",
+                &[
+                    "SET standard_conforming_strings TO on",
+                    "SET backslash_quote TO off",
+                ],
+            ),
+            ("SELECT 1", &["SET TimeZone TO 'Asia/Tokyo'"]),
+            ("SELECT 1", &["SET search_path TO s3"]),
+            (
+                "SELECT 1",
+                &[
+                    "BEGIN",
+                    "SET TimeZone TO 'Asia/Tokyo'; SET standard_conforming_strings TO off",
+                ],
+            ),
+            ("SELECT 1", &["BEGIN", "SET LOCAL TimeZone TO 'Asia/Tokyo'"]),
+        ] {
+            for discard in ["behind", "between", "in a pipeline", "by its name"] {
+                let mut pair = Pair::new(&stack, &tenant, "auto", &[("search_path", "s1")]);
+                pair.query(before);
+                parse(&mut pair, "discard", "DISCARD PLANS");
+                stack.postgres.sql(
+                    &database,
+                    "CREATE TABLE s1.gone (v int); GRANT SELECT ON s1.gone TO tenantry_admin",
+                );
+                for (name, sql) in NAMES {
+                    parse(&mut pair, name, sql);
+                }
+                stack.postgres.sql(&database, "DROP TABLE s1.gone");
+                if discard == "behind" {
+                    behind.iter().for_each(|sql| drop(pair.query(sql)));
+                }
+                match discard {
+                    "in a pipeline" => run(&mut pair, "DISCARD PLANS"),
+                    "by its name" => run_prepared(&mut pair, "discard"),
+                    _ => drop(pair.query("DISCARD PLANS")),
+                }
+                if discard != "behind" {
+                    behind.iter().for_each(|sql| drop(pair.query(sql)));
+                }
+                for (name, _) in NAMES.iter().rev() {
+                    let mut bytes = Vec::new();
+                    build::describe(Kind::Statement, name.as_bytes(), &mut bytes);
+                    build::sync(&mut bytes);
+                    if *name != "gone" {
+                        pair.flight(format!("describe {name}"), &bytes, 1);
+                    }
+                    run_prepared(&mut pair, name);
+                }
+                pair.query("ROLLBACK");
+                pair.query("SET TimeZone TO 'America/New_York'");
+                pair.query("SET standard_conforming_strings TO off");
+                for (name, _) in &NAMES[1..] {
+                    run_prepared(&mut pair, name);
+                    run_prepared(&mut pair, name);
+                }
+            }
+        }
+    });
+    end(&stack).await;
+}
+
+/// A transaction may still become another kind of transaction behind a RESET of what the session began with.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_reset_a_transaction_may_still_become_another() {
+    let (stack, tenant) = start().await;
+    let startup = [("search_path", "s2"), ("DateStyle", "SQL")];
+    tokio::task::block_in_place(|| {
+        for mode in ["auto", "session"] {
+            for begin in [
+                &["BEGIN; RESET search_path"][..],
+                &["BEGIN", "RESET search_path"],
+                &["BEGIN; RESET ALL"],
+                &["BEGIN", "RESET ALL"],
+                &["BEGIN", "RESET DateStyle"],
+                &["BEGIN", "SET search_path TO DEFAULT"],
+                &["BEGIN", "SET LOCAL search_path TO DEFAULT"],
+                &["BEGIN; SET LOCAL search_path TO DEFAULT"],
+            ] {
+                for is_by_query in [true, false] {
+                    let mut pair = Pair::new(&stack, &tenant, mode, &startup);
+                    pair.query("SET search_path TO s1");
+                    for sql in begin {
+                        if is_by_query || sql.contains(';') {
+                            pair.query(sql);
+                        } else {
+                            run(&mut pair, sql);
+                        }
+                    }
+                    pair.query("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE");
+                    pair.query("SHOW transaction_isolation");
+                    pair.query("SELECT v FROM t");
+                    pair.query("COMMIT");
+                    pair.query("SELECT v FROM t");
+                }
+            }
+        }
+    });
+    end(&stack).await;
+}
+
+/// Temporary objects bring a schema into the `search_path`, so what was prepared before is analysed anew when it is used
+/// next: by another role that may not see what it names, it is refused. What was prepared behind them is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn temporary_objects_have_statements_analysed_as_the_role_of_then() {
+    let (stack, tenant) = start().await;
+    let describe = |pair: &mut Pair, name: &str| {
+        let mut bytes = Vec::new();
+        build::describe(Kind::Statement, name.as_bytes(), &mut bytes);
+        build::sync(&mut bytes);
+        pair.flight(format!("describe {name}"), &bytes, 1);
+    };
+    tokio::task::block_in_place(|| {
+        // Their schemas are there already on every server connection.
+        let mut all: Vec<_> = (0..4)
+            .map(|_| Pair::new(&stack, &tenant, "auto", &[]))
+            .collect();
+        for pair in &mut all {
+            pair.query("CREATE TEMP TABLE own (a int)");
+        }
+        for pair in &mut all {
+            pair.query("DROP TABLE own");
+        }
+        drop(all);
+        for make in [
+            "CREATE TEMP TABLE own (a int)",
+            "DROP TABLE IF EXISTS own; CREATE TABLE pg_temp.own (a int); RESET extra_float_digits",
+            "DO $$ BEGIN CREATE TEMP TABLE own (a int); END $$",
+            "SELECT 'temporary'",
+        ] {
+            for role in [
+                "SET ROLE NONE",
+                "SELECT set_config('role', 'none', false)",
+                "SET LOCAL ROLE NONE",
+            ] {
+                for (is_by_query, begin) in [(true, ""), (false, ""), (true, "BEGIN")] {
+                    if begin.is_empty() && role.contains("LOCAL") {
+                        continue;
+                    }
+                    let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+                    parse(&mut pair, "before", "SELECT v, $1::int FROM s1.t");
+                    parse(&mut pair, "used", "SELECT v FROM s1.t");
+                    pair.query(begin);
+                    pair.query(make);
+                    parse(&mut pair, "behind", "SELECT v, 1 FROM s2.t");
+                    run_prepared(&mut pair, "used");
+                    if is_by_query {
+                        pair.query(role);
+                    } else {
+                        run(&mut pair, role);
+                    }
+                    for name in ["behind", "used", "before", "behind"] {
+                        describe(&mut pair, name);
+                    }
+                    pair.query("ROLLBACK");
+                    pair.query("SET ROLE tenantry_admin");
+                    for name in ["behind", "used"] {
+                        run_prepared(&mut pair, name);
+                    }
+                    describe(&mut pair, "before");
+                }
+            }
+        }
+    });
+    end(&stack).await;
+}
+
+/// What a role of one transaction may not see was prepared by the role before.
+#[tokio::test(flavor = "multi_thread")]
+async fn statements_are_what_they_were_under_the_role_of_a_transaction() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for role in [
+            "SET LOCAL ROLE NONE",
+            "SELECT set_config('role', 'none', true)",
+            "SET ROLE NONE",
+        ] {
+            for is_by_query in [true, false] {
+                let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+                parse(&mut pair, "one", "SELECT v, current_user FROM s1.t");
+                pair.query("BEGIN");
+                if is_by_query {
+                    pair.query(role);
+                } else {
+                    run(&mut pair, role);
+                }
+                let mut bytes = Vec::new();
+                build::describe(Kind::Statement, b"one", &mut bytes);
+                build::sync(&mut bytes);
+                pair.flight("describe one".to_owned(), &bytes, 1);
+                pair.query("SELECT current_user = session_user");
+                pair.query("ROLLBACK");
+                run_prepared(&mut pair, "one");
+            }
         }
     });
     end(&stack).await;

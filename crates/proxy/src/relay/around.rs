@@ -16,6 +16,7 @@ use super::{
     up::{Outgoing, Pass},
 };
 use crate::{
+    ask,
     hazard::{Hazard, may_set_locally},
     lending::{Lending, mentions_authorization, mentions_reset},
     pins::Pin,
@@ -230,7 +231,9 @@ pub(super) fn ready_named(
         && statement
             .effects
             .intersects(Effects::UNSEEN.with(Effects::RUNS));
-    if is_as_wanted && !is_by_another && lending.is_settled(tenant) {
+    // What could not be handed over names what is gone, so PostgreSQL would read it anew now as well.
+    let is_settled = lending.has_own_names || lending.is_settled(tenant);
+    if is_as_wanted && !is_by_another && is_settled {
         make_named(server, lending, statement, outgoing.before(at), tenant);
         return Readiness::Ready;
     }
@@ -365,7 +368,8 @@ fn make_before(
     }
 }
 
-/// Before a query that changes the role: whoever the session is then may not see what its statements name.
+/// Before a message that changes the role, and that nothing of an open pipeline comes before: whoever the session is
+/// then may not see what its statements name.
 #[cold]
 pub(super) fn ready_before_role(
     server: &mut Server,
@@ -373,16 +377,23 @@ pub(super) fn ready_before_role(
     at: usize,
     outgoing: &mut Outgoing<'_>,
     tenant: &Tenant,
-) {
-    if server.status == TransactionStatus::Idle
+) -> Readiness {
+    if lending.may_be_another() {
+        return Readiness::Ready;
+    }
+    if lending.has_outdated() && server.status != TransactionStatus::Failed {
+        if !server.queue.has_none() {
+            return Readiness::Waits;
+        }
+        hand_over_outdated(server, lending, at, outgoing, tenant);
+    } else if server.status == TransactionStatus::Idle
         && server.queue.are_ours()
-        && !lending.is_open
-        && !lending.may_be_another()
         && lending.is_settled(tenant)
     {
         let named = missing(server, lending, outgoing.bytes, at);
         make_before(named, server, lending, at, outgoing, tenant);
     }
+    Readiness::Ready
 }
 
 /// Named statements that can be made now and are not there. `bytes` from `at` on: what comes next.
@@ -569,12 +580,12 @@ pub(super) fn names_statements(reading: &Reading, text: &[u8]) -> bool {
         })
 }
 
-/// Whether a text discards plans such that it cannot be said when, and under which settings statements are read
-/// anew then. `is_inside`: in a transaction, or behind something else.
-pub(super) fn discards_plans(reading: &Reading, text: &[u8], is_inside: bool) -> bool {
+/// Whether a text discards plans. What PostgreSQL keeps of a statement then, how its text was read and what it returns,
+/// is nowhere but where the statement is.
+pub(super) fn discards_plans(reading: &Reading, text: &[u8]) -> bool {
     const WORD: &[u8] = b"plans";
     match reading.exact {
-        Some(Exact::DiscardPlans) => is_inside,
+        Some(Exact::DiscardPlans) => true,
         Some(_) => false,
         None => {
             reading.effects.intersects(Effects::DISCARD)
@@ -588,6 +599,8 @@ pub(super) fn discards_plans(reading: &Reading, text: &[u8], is_inside: bool) ->
 /// A text whose SQL uses or changes statements by their names.
 pub(super) struct Naming<'a> {
     pub(super) text: &'a [u8],
+    /// Names that it uses without saying so.
+    pub(super) unsaid: &'a [Box<[u8]>],
     /// It may take away any of them, whether it names them or not.
     pub(super) takes_away: bool,
     /// An extended-query message of the client's comes before the Sync.
@@ -606,6 +619,7 @@ impl Naming<'_> {
         // Otherwise a name can be written in more ways than one.
         let is_plain = name.is_ascii() && !name.contains(&b'"');
         !is_plain
+            || self.unsaid.iter().any(|own| **own == *name)
             || self
                 .text
                 .windows(name.len().max(1))
@@ -639,7 +653,7 @@ pub(super) fn hand_over_names(
         let is_needed = are_all_needed || !statements.contains(own.number) || naming.may_name(name);
         is_needed && (!is_alone || is_as_wanted(own))
     });
-    let was_by_login = lending.may_be_another() && !is_alone;
+    let was_by_login = lending.may_be_another_locally() && !is_alone;
     for (name, statement) in told {
         let is_now = is_as_wanted(&statement) && !was_by_login;
         // A transaction of the client's must not fail because of what is not there any more.
@@ -676,6 +690,41 @@ pub(super) fn hand_over_names(
     }
     lending.has_own_names = true;
     lending.sticky.add(Pin::Prepare);
+}
+
+/// Hands over what was prepared before there were temporary objects, and not used since. PostgreSQL has a reason to
+/// analyse it anew when it is used next: their schema is in the `search_path` now. Where it is made only now,
+/// the server connection has such a schema already, so it is given another reason.
+#[cold]
+fn hand_over_outdated(
+    server: &mut Server,
+    lending: &mut Lending,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
+) {
+    let names = lending.prepared.take_before_temporary();
+    let naming = Naming {
+        text: b"",
+        unsaid: &names,
+        takes_away: false,
+        is_between: false,
+    };
+    hand_over_names(server, lending, &naming, at, outgoing, tenant);
+    let out = outgoing.before(at);
+    let (mut there, back) = around(server);
+    there.push(ask::longer_path_if_temporary());
+    say_in_passing(server, &there, Tags::TURNED, out);
+    let tags = Tags::OURS.with(Tags::TURNED);
+    for name in &names {
+        build::describe(Kind::Statement, name, out);
+        server.queue.sent_as(Request::DescribeStatement, tags);
+    }
+    build::sync(out);
+    server.queue.sent_as(Request::Sync, Tags::OURS);
+    say_in_passing(server, &back, Tags::TURNED, out);
+    build::sync(out);
+    server.queue.sent_as(Request::Sync, Tags::OURS);
 }
 
 /// A savepoint that no client has.
@@ -767,18 +816,11 @@ fn around_settings(
     statement: &Statement,
     is_now: bool,
 ) -> (Vec<String>, Vec<String>) {
-    let (begin, back) = if server.status == TransactionStatus::Idle {
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED".to_owned();
-        (begin, vec!["ROLLBACK".to_owned()])
-    } else {
-        let back = ["ROLLBACK TO", "RELEASE"].map(|how| format!("{how} SAVEPOINT {MADE_IN}"));
-        (format!("SAVEPOINT {MADE_IN}"), back.into())
-    };
-    let mut there = vec![begin];
+    let (mut there, back) = around(server);
     if is_now {
         return (there, back);
     }
-    if lending.may_be_another() {
+    if lending.may_be_another_locally() {
         // What another role prepared is nowhere but where it was prepared.
         let group = server.login.server.group;
         there.push(format!("SET LOCAL ROLE {}", group.as_str()));
@@ -786,6 +828,16 @@ fn around_settings(
     there.push("RESET ALL".to_owned());
     there.extend(statement.parsing.one_by_one());
     (there, back)
+}
+
+/// What begins something that leaves nothing behind, and what ends it.
+fn around(server: &Server) -> (Vec<String>, Vec<String>) {
+    if server.status == TransactionStatus::Idle {
+        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED".to_owned();
+        return (vec![begin], vec!["ROLLBACK".to_owned()]);
+    }
+    let back = ["ROLLBACK TO", "RELEASE"].map(|how| format!("{how} SAVEPOINT {MADE_IN}"));
+    (vec![format!("SAVEPOINT {MADE_IN}")], back.into())
 }
 
 /// SQL that names a statement which came by the protocol meets one of its own name.
@@ -931,6 +983,15 @@ pub(super) fn sets_locally(
         && reading.statements != Statements::Several
         && reading.lead != Lead::Begin;
     !is_alone && may_set_locally(text)
+}
+
+/// Whether a text may change the role, also to the end of its transaction.
+pub(super) fn changes_role(effects: Effects, text: &[u8]) -> bool {
+    let says = |word: &[u8]| {
+        let mut pieces = text.windows(word.len());
+        pieces.any(|piece| piece.eq_ignore_ascii_case(word))
+    };
+    effects.intersects(Effects::ROLE) || says(b"role") && may_set_locally(text)
 }
 
 /// Whether a text says DEALLOCATE ALL.

@@ -19,6 +19,7 @@ use super::{around::write_query, up::Outgoing};
 use crate::{
     lending::{Lending, mentions_authorization, mentions_reset},
     server::Server,
+    state::Form,
 };
 
 /// What was put into the text of the query that is being answered.
@@ -90,7 +91,7 @@ impl Inserted {
                     | Exact::ResetLocal(_)
                     | Exact::ResetAll
                     | Exact::ResetAuthorization),
-                ) => lending.leads_back(&exact, server),
+                ) => lending.leads_back(&exact, server, Form::NoQuery),
                 _ => continue,
             };
             if own.is_empty() {

@@ -15,10 +15,10 @@ use wire::{
 use super::{
     LOOKED_INTO_MAX,
     around::{
-        Body, Naming, Readiness, begin, body, close_first, deallocates_all, discards_plans,
-        execute_by_sql, fail, free_names, hand_over_behind_failure, hand_over_names, large_parse,
-        may_need_follow_up, name_for_sql, names_statements, occupy, ready_before,
-        ready_before_role, say, sets_locally, unknown, write_parse,
+        Body, Naming, Readiness, begin, body, changes_role, close_first, deallocates_all,
+        discards_plans, execute_by_sql, fail, free_names, hand_over_behind_failure,
+        hand_over_names, large_parse, may_need_follow_up, name_for_sql, names_statements, occupy,
+        ready_before, ready_before_role, say, sets_locally, unknown, write_parse,
     },
     insert::{self, Inserted},
     up::{Outgoing, Pass, UNSETTLING},
@@ -93,12 +93,12 @@ impl Session {
             None => statement::read(text, lending.context(server)),
         };
         let mut effects = reading.effects;
+        lending.may_meet_temporary(effects, text);
         let changes_prepared = effects.intersects(Effects::DISCARD.with(Effects::DEALLOCATE));
         let uses_prepared = matches!(reading.exact, Some(Exact::Execute(_)));
-        let is_inside = server.status != TransactionStatus::Idle || lending.cycle.statements > 0;
         let hands_over = lending.mode == PoolMode::Auto
             && lending.prepared.has_names()
-            && (names_statements(&reading, text) || discards_plans(&reading, text, is_inside));
+            && (names_statements(&reading, text) || discards_plans(&reading, text));
         let drops_unnamed =
             server.statements.unnamed != Theirs::None || lending.prepared.unnamed != Unnamed::None;
         let may_insert =
@@ -114,6 +114,7 @@ impl Session {
         if hands_over && !lending.is_open {
             let naming = Naming {
                 text,
+                unsaid: &[],
                 takes_away: changes_prepared,
                 is_between: false,
             };
@@ -128,8 +129,15 @@ impl Session {
                 return Pass::Waits;
             }
         }
-        if effects.intersects(Effects::ROLE) && lending.prepared.has_names() {
-            ready_before_role(server, lending, at, outgoing, &self.tenant);
+        if lending.prepared.has_names()
+            && !lending.is_open
+            && (effects.intersects(Effects::ROLE)
+                || lending.has_outdated() && changes_role(effects, text))
+        {
+            let readiness = ready_before_role(server, lending, at, outgoing, &self.tenant);
+            if let Readiness::Waits = readiness {
+                return Pass::Waits;
+            }
         }
         if effects.intersects(HEEDED) || !reading.custom.is_empty() {
             effects = self.tenant.heed(effects, &reading.custom, text, lending);
@@ -156,6 +164,7 @@ impl Session {
             if does.is_none() && may_hand_over && lending.mode == PoolMode::Auto {
                 let naming = Naming {
                     text,
+                    unsaid: &[],
                     takes_away: false,
                     is_between: false,
                 };
@@ -177,7 +186,7 @@ impl Session {
                 None if deallocates_all(text) => {
                     lending.awaits_as(Barrier::OfSeveral(Changes::All));
                 }
-                None if discards_plans(&reading, text, true) => {
+                None if discards_plans(&reading, text) => {
                     lending.awaits_as(Barrier::OfSeveral(Changes::Plans));
                 }
                 None => lending.awaits_as(Barrier::OfSeveral(Changes::Some)),
@@ -272,6 +281,7 @@ impl Session {
         } else {
             reading.effects
         };
+        lending.may_meet_temporary(effects, parsed.query);
         let name = prepared::name(parsed.statement);
         if lending.prepared.is_pending(name, None) {
             return Pass::Waits;
@@ -286,7 +296,16 @@ impl Session {
         }
         let executes = matches!(reading.exact, Some(Exact::Execute(_)))
             || names_statements(&reading, parsed.query);
-        if executes
+        if !was_open
+            && lending.has_outdated()
+            && changes_role(effects, parsed.query)
+            && let Readiness::Waits = ready_before_role(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
+        // While nothing is between, all of them can be made.
+        let discards = !was_open && discards_plans(&reading, parsed.query);
+        if (executes || discards)
             && lending.mode == PoolMode::Auto
             && lending.prepared.has_names()
             && server.status != TransactionStatus::Failed
@@ -296,7 +315,8 @@ impl Session {
             }
             let naming = Naming {
                 text: parsed.query,
-                takes_away: false,
+                unsaid: &[],
+                takes_away: discards,
                 is_between: was_open,
             };
             hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);

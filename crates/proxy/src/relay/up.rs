@@ -20,9 +20,9 @@ use wire::{
 use super::{
     Turn,
     around::{
-        Body, NAMES_MAX, NOBODYS, Naming, Readiness, begin, body, first_two, free_names,
-        hand_over_names, name_for_sql, ready_all, ready_before, ready_named, ready_unnamed, rename,
-        say_apart, say_behind_sync, say_in_passing,
+        Body, NAMES_MAX, NOBODYS, Naming, Readiness, begin, body, changes_role, first_two,
+        free_names, hand_over_names, name_for_sql, ready_all, ready_before, ready_before_role,
+        ready_named, ready_unnamed, rename, say_apart, say_behind_sync, say_in_passing,
     },
     note::Clock,
     text::{HEEDED, is_name_pending},
@@ -344,6 +344,13 @@ impl Session {
         lending.uses(key, &self.tenant);
         let (number, does) = lending.prepared.number_and_effects(key);
         if !was_open
+            && lending.has_outdated()
+            && changes_role(does, lending.prepared.text(key))
+            && let Readiness::Waits = ready_before_role(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
+        if !was_open
             && does.intersects(UNSETTLING)
             && let Readiness::Waits = ready_before(server, lending, at, outgoing, &self.tenant)
         {
@@ -355,16 +362,17 @@ impl Session {
         if does.intersects(Effects::DISCARD)
             && lending.prepared.exact(key) == Some(&Exact::DiscardPlans)
             && lending.mode == PoolMode::Auto
-            && server.status == TransactionStatus::InTransaction
+            && (!was_open && server.status == TransactionStatus::Idle
+                || server.status == TransactionStatus::InTransaction)
         {
-            // Under which settings statements are read anew then cannot be said.
             if !server.queue.has_none() {
                 return Pass::Waits;
             }
             let naming = Naming {
                 text: b"",
+                unsaid: &[],
                 takes_away: true,
-                is_between: true,
+                is_between: was_open,
             };
             hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
             lending.cycle.effects |= Effects::DISCARD;
