@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use model::Network;
 
-use crate::{BackupPlace, api::cors::Origins, sql::Issuer};
+use crate::{BackupPlace, BackupSchedule, api::cors::Origins, sql::Issuer};
 
 /// Settings of the control plane. Already validated: files were read, numbers are in range.
 #[derive(Clone)]
@@ -41,6 +41,8 @@ pub struct Config {
     pub audit_keep: Duration,
     /// Where backups are put.
     pub backup_place: BackupPlace,
+    /// When databases are backed up without being asked, and for how long that is kept.
+    pub backup_schedule: BackupSchedule,
     /// Databases made ahead of demand.
     pub warm_pool: WarmPool,
     /// Everything else that has a bound.
@@ -214,6 +216,7 @@ impl Config {
             retention: Duration::from_secs(24 * 3600),
             audit_keep: Duration::from_secs(90 * 24 * 3600),
             backup_place: BackupPlace::folder("backups"),
+            backup_schedule: BackupSchedule::default(),
             warm_pool: WarmPool::default(),
             limits: ControlLimits::default(),
         }

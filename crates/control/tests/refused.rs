@@ -232,6 +232,18 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::Owner,
         "{}",
     ),
+    (
+        "GET",
+        "/customer/databases/{database}/backup-schedule",
+        For::Readers,
+        "",
+    ),
+    (
+        "PUT",
+        "/customer/databases/{database}/backup-schedule",
+        For::Owner,
+        r#"{"every": "6h"}"#,
+    ),
     ("GET", "/customer/backups", For::WholeProject, ""),
     ("GET", "/customer/backups/{backup}", For::Readers, ""),
     ("DELETE", "/customer/backups/{backup}", For::Owner, ""),
@@ -554,6 +566,7 @@ async fn nobody_reaches_what_is_not_theirs() {
             (SELECT json_agg(u ORDER BY tenant_id, id) FROM tenant_user u),
             (SELECT json_agg(b ORDER BY id) FROM backup b),
             (SELECT json_agg(b ORDER BY tenant_id) FROM backup_key b),
+            (SELECT json_agg(b ORDER BY tenant_id) FROM backup_schedule b),
             (SELECT json_agg(r ORDER BY id) FROM restore r),
             (SELECT json_agg(to_jsonb(c) - 'last_used_at' - 'last_used_from' ORDER BY id)
              FROM credential c))::text";

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use control::{BackupPlace, Issuer, Origins};
+use control::{BackupPlace, BackupSchedule, Issuer, Origins};
 use model::{Network, Secret};
 use node::{CatalogConfig, attached, managed};
 
@@ -65,6 +65,7 @@ pub(crate) struct Config {
     pub(crate) audit_size_max: u64,
     /// `None`: a folder in the data directory.
     pub(crate) backup_store: Option<BackupPlace>,
+    pub(crate) backup_schedule: BackupSchedule,
     pub(crate) stuck_after: Duration,
     /// Of a server connection.
     pub(crate) server_idle_max: Duration,
@@ -122,6 +123,10 @@ const RETENTION: Duration = Duration::from_secs(24 * 3600);
 const BAN: Duration = Duration::from_secs(60);
 /// What service managers wait before they kill, less a margin.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Shorter, and nothing else would be done.
+const BACKUP_EVERY_MIN: Duration = Duration::from_secs(60);
+/// More is meant as any number.
+const BACKUP_KEEP_MAX: u32 = 10_000;
 /// Long enough for an audit that comes once a quarter.
 const AUDIT_KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Some four million lines.
@@ -271,6 +276,7 @@ impl Reader {
             size(text, AUDIT_SIZE_MIN, PROCESS_MEMORY_MAX)
         });
         let backup_store = self.backup_store();
+        let backup_schedule = self.backup_schedule();
         let stuck_after = self.or("stuck-after", STUCK_AFTER, |text| {
             time_between(text, STUCK_AFTER_MIN, DRAIN_MAX)
         });
@@ -318,6 +324,7 @@ impl Reader {
             audit_keep: audit_keep?,
             audit_size_max: audit_size_max?,
             backup_store,
+            backup_schedule: backup_schedule?,
             stuck_after: stuck_after?,
             server_idle_max: server_idle_max?,
             connect_token_time_max: connect_token?,
@@ -450,6 +457,38 @@ impl Reader {
             self.mistake("backup-store-file", "needs backup-store".to_owned());
         }
         place
+    }
+
+    /// When databases are backed up by themselves.
+    fn backup_schedule(&mut self) -> Option<BackupSchedule> {
+        let default = BackupSchedule::default();
+        let every = self.or("backup-every", default.every, |text| match text {
+            "never" => Ok(Duration::ZERO),
+            text => time_between(text, BACKUP_EVERY_MIN, RETENTION_MAX),
+        });
+        let window = self.or("backup-window", default.window, str::parse);
+        let keep = self.or("backup-keep", default.keep, |text| {
+            count(text, 0, BACKUP_KEEP_MAX)
+        });
+        let keep_for = self.or("backup-keep-for", default.keep_for, |text| {
+            time(text, RETENTION_MAX)
+        });
+        let is_attached = ["attach", "attach-file"]
+            .iter()
+            .any(|name| self.raw.values.contains_key(name));
+        if is_attached && every.is_some_and(|every| !every.is_zero()) {
+            self.mistake(
+                "backup-every",
+                "has no use with --attach: backups need the programs of a PostgreSQL that is run here"
+                    .to_owned(),
+            );
+        }
+        Some(BackupSchedule {
+            every: every?,
+            window: window?,
+            keep: keep?,
+            keep_for: keep_for?,
+        })
     }
 
     /// PostgreSQL's programs and whom they run as, looked at when they were named.

@@ -384,6 +384,7 @@ async fn start_control(
         Some(place) => place.clone(),
         None => control::BackupPlace::folder(own.data_dir.join("backups")),
     };
+    wanted.backup_schedule = config.backup_schedule;
     wanted.limits.stuck_after = config.stuck_after;
     wanted.limits.connect_token_time_max = config.connect_token_time_max;
     wanted.limits.anonymous_per_hour_max = config.anonymous_per_hour_max;

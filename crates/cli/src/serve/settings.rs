@@ -236,6 +236,32 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Lines like AWS_ACCESS_KEY_ID=…, which go before those of the environment",
     ),
     setting(
+        "backup-every",
+        "TIME",
+        "never",
+        "Between two backups of each database, a minute at least: 24h for one a day. Each has times of its own, \
+         spread evenly; a database can have another schedule (`tenantry backup schedule`)",
+    ),
+    setting(
+        "backup-window",
+        "HOURS",
+        "all",
+        "In which backups by schedule begin, in UTC, like 01:00-05:00 or 22:30-04:00. With it a database is \
+         backed up once a day at most",
+    ),
+    setting(
+        "backup-keep",
+        "COUNT",
+        "14",
+        "Good backups by schedule that are kept of a database; 0 is any number. What somebody asked for by hand stays",
+    ),
+    setting(
+        "backup-keep-for",
+        "TIME",
+        "30d",
+        "Older backups by schedule are removed, but for the newest good one of a database that is there; 0s: none",
+    ),
+    setting(
         "stuck-after",
         "TIME",
         "10m",

@@ -251,6 +251,15 @@ impl Api {
         Ok(self.call(Method::PATCH, path, Some(body)).await?.body)
     }
 
+    /// Sets all of something. Sent twice, it is the same.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::get`].
+    pub(crate) async fn put(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        Ok(self.call(Method::PUT, path, Some(body)).await?.body)
+    }
+
     /// Deletes something.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     audited,
+    backup::{plan, schedule::Survey},
     catalog::CatalogError,
     insight::fleet::{self, Figure},
     placement::store as placements,
@@ -100,13 +101,18 @@ struct Seen {
     tenants: Vec<(TenantState, u64)>,
     pool: placements::PoolSize,
     unsettled: u64,
+    backups: Survey,
     fleet: Vec<Figure>,
 }
 
 async fn look(app: &App) -> Result<Seen, CatalogError> {
-    let fleet = fleet::figures(app).await?;
+    let client = app.catalog.get().await?;
+    let backups = plan::survey(app, &client).await?;
+    drop(client);
+    let fleet = fleet::figures(app, &backups).await?;
     let client = app.catalog.get().await?;
     Ok(Seen {
+        backups,
         tenants: tenants::count_by_state(&client).await?,
         pool: placements::pool_size(&client, app.node.name()).await?,
         unsettled: placements::count_unsettled(&client).await?,
@@ -136,6 +142,23 @@ fn write(page: &mut Page, seen: &Seen) {
     )
     .sample(&[], seen.unsettled);
     fleet::write(page, &seen.fleet);
+    let backups = &seen.backups;
+    page.gauge(
+        "tenantry_backup_scheduled_databases",
+        "Databases that are backed up by schedule; late: whose last good backup is older than it may be.",
+    )
+    .sample(
+        &[("state", "in_time")],
+        backups.scheduled.saturating_sub(backups.overdue),
+    )
+    .sample(&[("state", "late")], backups.overdue);
+    let mut family = page.gauge(
+        "tenantry_backup_next_seconds",
+        "Until the next backup by schedule begins. Not there: none is to be made.",
+    );
+    if let Some(seconds) = backups.next_s {
+        family.sample(&[], seconds);
+    }
 }
 
 fn passes(page: &mut Page, app: &App) {

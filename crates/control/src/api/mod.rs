@@ -186,6 +186,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(branch::http::diff))
         .routes(routes!(backup::http::list, backup::http::create))
         .routes(routes!(backup::http::erase))
+        .routes(routes!(backup::scheduled::get, backup::scheduled::put))
         .routes(routes!(backup::http::list_all))
         .routes(routes!(backup::http::get, backup::http::delete))
         .routes(routes!(backup::http::verify))

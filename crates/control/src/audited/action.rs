@@ -155,6 +155,12 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
         "erase",
         "backup",
     ),
+    (
+        "PUT",
+        "/customer/databases/{database}/backup-schedule",
+        "update",
+        "backup_schedule",
+    ),
     ("DELETE", "/customer/backups/{backup}", "delete", "backup"),
     (
         "POST",

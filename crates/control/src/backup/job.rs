@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     carry::{self, CarryError},
+    plan::{self, Plan},
     restores, start,
     store::{self, Backup, Source, State},
 };
@@ -53,15 +54,17 @@ pub(crate) async fn run(app: Arc<App>, tasks: Tasks) {
         app.config.limits.backups_concurrent_max,
     ));
     let driven = Driven::default();
+    let mut plan = Plan::default();
+    let look_every = plan::look_every(&app).min(TICK);
     loop {
-        let wait = match pass(&app, &tasks, &permits, &driven).await {
+        let wait = match pass(&app, &tasks, &permits, &driven, &mut plan).await {
             Ok(wait) => wait,
             Err(error) => {
                 error.tell("backups");
                 Duration::from_secs(1)
             }
         };
-        let _ = tokio::time::timeout(wait.min(TICK), app.backups.wake.notified()).await;
+        let _ = tokio::time::timeout(wait.min(look_every), app.backups.wake.notified()).await;
     }
 }
 
@@ -75,6 +78,7 @@ async fn pass(
     tasks: &Tasks,
     permits: &Arc<tokio::sync::Semaphore>,
     driven: &Driven,
+    plan: &mut Plan,
 ) -> Result<Duration, CatalogError> {
     let client = app.catalog.get().await?;
     let free = permits.available_permits();
@@ -108,6 +112,9 @@ async fn pass(
         });
     }
     let next = store::next_due(&client).await?;
+    drop(client);
+    // What somebody waits for comes first.
+    plan.go_on(app, permits.available_permits()).await?;
     Ok(match permits.available_permits() {
         0 => TICK,
         _ => next.unwrap_or(TICK),
@@ -189,13 +196,21 @@ async fn backup(app: &Arc<App>, id: &BackupId) -> Result<(), CatalogError> {
 async fn make(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
     reached(Step::BackupWrite, Moment::Before).await;
     let began = Instant::now();
-    let made = async {
+    let source = {
         let client = app.catalog.get().await?;
-        let pid = match store::source(&client, &backup.tenant).await? {
+        let source = store::source(&client, &backup.tenant).await?;
+        if backup.kind == "scheduled" && !matches!(source, Source::Open(_)) {
+            return plan::withdraw(&client, backup).await;
+        }
+        source
+    };
+    let made = async {
+        let pid = match source {
             Source::Open(pid) => pid,
             Source::NotNow => return Err(CarryError::NotNow("the database is not ACTIVE")),
             Source::Gone => return Err(CarryError::Gone("the database was deleted")),
         };
+        let client = app.catalog.get().await?;
         if !store::begin(&client, &backup.id).await? {
             return Err(CarryError::Gone("the backup is not wanted any more"));
         }

@@ -1,6 +1,7 @@
 //! Backups: what a database was at one moment, kept elsewhere, and made a database again.
 //!
-//! Owns: their rows ([`store`], [`restores`]), the passes that make and remove them ([`job`]), their form
+//! Owns: their rows ([`store`], [`restores`]), when there should be new and fewer
+//! of them ([`schedule`], [`plan`]), the passes that make and remove them ([`job`]), their form
 //! ([`seal`], [`pack`]), keys ([`key`]) and place ([`place`]), and filling a database from one ([`fill`]).
 //! Does not own: reading and filling databases (`node`), or the steps around a database that is being filled
 //! (`placement`), which are those of every tenant.
@@ -12,10 +13,14 @@ pub(crate) mod job;
 pub(crate) mod key;
 pub(crate) mod pack;
 pub(crate) mod place;
+pub(crate) mod plan;
 pub(crate) mod restores;
+pub(crate) mod schedule;
+pub(crate) mod scheduled;
 pub(crate) mod seal;
 pub(crate) mod start;
 pub(crate) mod store;
+pub(crate) mod window;
 
 use std::{
     collections::HashMap,

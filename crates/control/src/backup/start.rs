@@ -115,6 +115,8 @@ pub(super) async fn restore(
     let keys = credential::scram_keys(&app.keys, &login, &password);
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
+    // From here on it is not removed for its age.
+    store::hold(&transaction, backup).await?;
     let backup = store::find(&transaction, principal.scope(), backup)
         .await?
         .ok_or(ErrorCode::BackupNotFound)?;

@@ -148,6 +148,13 @@ pub(crate) async fn insert(
     Ok(Backup::read(&row))
 }
 
+/// Until the transaction ends, nobody else decides what becomes of it.
+pub(crate) async fn hold(client: &impl GenericClient, id: &BackupId) -> Result<(), CatalogError> {
+    let sql = "SELECT FROM backup WHERE id = $1 FOR UPDATE";
+    catalog::execute(client, sql, &[&id.as_str()]).await?;
+    Ok(())
+}
+
 /// Finds one that the asker may see.
 pub(crate) async fn find(
     client: &impl GenericClient,
@@ -169,6 +176,18 @@ pub(crate) async fn read(
     id: &BackupId,
 ) -> Result<Option<Backup>, CatalogError> {
     find(client, Reach::everything(), id).await
+}
+
+/// When the newest good one of a database was ready.
+pub(crate) async fn newest_good(
+    client: &impl GenericClient,
+    tenant: &TenantId,
+) -> Result<Option<DateTime<Utc>>, CatalogError> {
+    let sql = "SELECT max(finished_at) FROM backup
+        WHERE tenant_id = $1 AND state = 'ready' AND verify_error IS NULL";
+    Ok(catalog::query_one(client, sql, &[&tenant.as_str()])
+        .await?
+        .get(0))
 }
 
 /// Newest first, no more than `limit`: of one database, or of all that the asker may see.

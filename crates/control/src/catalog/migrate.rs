@@ -97,6 +97,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "backup",
         sql: include_str!("../../migrations/0017_backup.sql"),
     },
+    Migration {
+        version: 18,
+        name: "backup_schedule",
+        sql: include_str!("../../migrations/0018_backup_schedule.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -22,6 +22,7 @@ use crate::{
         auth::Principal,
         error::{ApiResult, ErrorBody},
     },
+    backup::{plan, schedule::Survey},
     catalog::{self, CatalogError},
 };
 
@@ -124,8 +125,9 @@ const BACKUP_AGE: Kind = Kind {
     name: "backup_age",
     unit: "seconds",
     target: None,
-    missing: "no backups are made by this version: dump databases by a schedule of your own",
-    advice: "time since the oldest of all databases' last backups",
+    missing: "no database is backed up by schedule: set backup-every",
+    advice: "time since the last good backup of the database that is furthest behind its schedule; above: look in \
+             `tenantry backup list --all` for what fails, or make backup-window wider",
 };
 const BEHIND: Kind = Kind {
     name: "databases_behind",
@@ -137,13 +139,23 @@ const BEHIND: Kind = Kind {
 
 impl Kind {
     fn figure(&self, value: Option<f64>) -> Figure {
+        self.made(value, self.target)
+    }
+
+    /// With a target of its own.
+    fn with(&self, both: Option<(f64, f64)>) -> Figure {
+        let (value, target) = both.unzip();
+        self.made(value, target)
+    }
+
+    fn made(&self, value: Option<f64>, target: Option<f64>) -> Figure {
         let value = value.map(|value| (value * 1e4).round() / 1e4);
-        let both = value.zip(self.target);
+        let both = value.zip(target);
         Figure {
             name: self.name,
             unit: self.unit,
             value,
-            target: self.target,
+            target,
             is_met: both.map(|(value, target)| value <= target),
             missing: value.is_none().then_some(self.missing),
             advice: self.advice,
@@ -157,7 +169,7 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 }
 
 /// The figures of now.
-pub(crate) async fn figures(app: &App) -> Result<Vec<Figure>, CatalogError> {
+pub(crate) async fn figures(app: &App, backups: &Survey) -> Result<Vec<Figure>, CatalogError> {
     let own = timeout(ANSWER_TIME_MAX, app.insight.ask(Question::Pools)).await;
     let own = own.ok().flatten();
     let client = app.catalog.get().await?;
@@ -180,7 +192,7 @@ pub(crate) async fn figures(app: &App) -> Result<Vec<Figure>, CatalogError> {
         // Counted beside the others, and not at the same moment.
         IDLE.figure(of_budget(|pools| pools.idle.min(pools.servers))),
         PROVISIONING.figure(has_made.then(|| times.quantile_ms(0.95) / 1e3)),
-        BACKUP_AGE.figure(None),
+        BACKUP_AGE.with(backups.worst),
         BEHIND.figure(None),
     ])
 }
@@ -226,7 +238,10 @@ pub(crate) async fn fleet(
     principal: Principal,
 ) -> ApiResult<axum::Json<Fleet>> {
     principal.is_operator()?;
-    let figures = figures(&app).await?;
+    let client = app.catalog.get().await?;
+    let backups = plan::survey(&app, &client).await?;
+    drop(client);
+    let figures = figures(&app, &backups).await?;
     let client = app.catalog.get().await?;
     let (total, costs) = costs(&client).await?;
     Ok(axum::Json(Fleet {
@@ -274,6 +289,9 @@ mod tests {
             assert_eq!(figure.is_met, is_met, "{figure:?}");
             assert_eq!(figure.missing.is_some(), value.is_none(), "{figure:?}");
         }
+        let late = BACKUP_AGE.with(Some((7200.0, 4500.0)));
+        assert_eq!((late.target, late.is_met), (Some(4500.0), Some(false)));
+        assert!(BACKUP_AGE.with(None).missing.is_some());
         assert_eq!(share(1, 0), None);
     }
 }
