@@ -382,6 +382,13 @@ impl Session {
         self.handle.set_target(None);
         self.beat(worker, Instant::now);
         self.handle.pins.set(Pins::default());
+        server.statements.discard_changed(&self.tenant.statements);
+        if std::mem::take(&mut self.lending.may_have_made_temporary)
+            && !std::mem::replace(&mut server.has_temporary_schema, true)
+        {
+            // PostgreSQL has a reason to analyse all of them anew.
+            server.statements.doubt();
+        }
         server.last = Some(Last {
             session: self.lending.serial,
             credential: self.lending.credential,
@@ -508,6 +515,7 @@ async fn learn_state(
     let wanted = states.of(has.iter().chain(missing).cloned());
     server.has = has.clone();
     lending.found = held.pins;
+    lending.may_have_made_temporary |= held.pins.contains(Pin::Temporary);
     lending.is_unlearned = false;
     lending.effects = Effects::NONE;
     if wanted.get("client_encoding").is_some() && !wanted.is_ascii() {
@@ -566,6 +574,7 @@ async fn make_elsewhere(
         statement.write_parse(&statement.name, &mut bytes);
         build::sync(&mut bytes);
         let requests = [Request::Close, Request::Parse, Request::Sync];
+        server.statements.is_closed(&statement.name);
         match server.exchange(&bytes, &requests).await {
             Ok(()) => server.statements.add(statement.number, &tenant.statements),
             // What it names may be gone. Whoever binds it hears so, and it is tried again behind that.

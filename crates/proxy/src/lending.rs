@@ -23,7 +23,7 @@ use crate::{
     prepared::Prepared,
     server::{Parameters, Server, set_role},
     state::{Form, State, States, TEXT_SEARCH, Until},
-    statements::Told,
+    statements::{Statement, Told},
 };
 
 /// Statements prepared under other settings than the session has now that are prepared again with
@@ -63,6 +63,8 @@ pub(crate) struct Lending {
     /// It could not be asked, so it may have other settings than are wanted: what is prepared now lives there
     /// alone.
     pub(crate) is_unlearned: bool,
+    /// Temporary objects, on the server connection it has.
+    pub(crate) may_have_made_temporary: bool,
     /// What holds it for the rest of the session.
     pub(crate) sticky: Pins,
     pub(crate) cycle: Cycle,
@@ -160,6 +162,8 @@ pub(crate) struct Cycle {
     pub(crate) is_unsettled: bool,
     /// The unnamed statement could not be made where it was named.
     pub(crate) misses_unnamed: bool,
+    /// `search_path` may be another one to the end of its transaction.
+    pub(crate) moves_path: bool,
     /// It has what may have made the first temporary objects.
     pub(crate) meets_temporary: bool,
     /// Defines something.
@@ -265,6 +269,7 @@ impl Lending {
             effects: Effects::NONE,
             found: Pins::default(),
             is_unlearned: false,
+            may_have_made_temporary: false,
             sticky: Pins::default(),
             cycle: Cycle::default(),
             defining: None,
@@ -717,7 +722,7 @@ impl Lending {
     }
 
     /// Statements that were prepared under other settings than are wanted now.
-    pub(crate) fn elsewhere(&self) -> impl Iterator<Item = &Rc<crate::statements::Statement>> {
+    pub(crate) fn elsewhere(&self) -> impl Iterator<Item = &Rc<Statement>> {
         let wanted = self.wanted.parsing();
         let all = self.is_mixed.then(|| self.prepared.statements());
         all.into_iter().flatten().filter(move |statement| {
@@ -748,6 +753,17 @@ impl Lending {
                 || (self.effects | self.cycle.effects).intersects(may_have))
     }
 
+    /// Whether PostgreSQL has a reason to analyse a statement anew when it is used now, and its constants under the
+    /// settings of now: another `search_path`, or a role that may not see all of it.
+    #[inline]
+    pub(crate) fn changes(&self, statement: &Statement) -> bool {
+        const PATH: &str = "search_path";
+        let (own, wanted) = (&statement.parsing, self.wanted.parsing());
+        !Rc::ptr_eq(own, wanted) && own.get(PATH) != wanted.get(PATH)
+            || self.cycle.moves_path
+            || self.may_be_another()
+    }
+
     /// The client sends a text that may make temporary objects, if this says so.
     #[inline]
     pub(crate) fn may_meet_temporary(&mut self, effects: Effects, text: &[u8]) {
@@ -765,6 +781,7 @@ impl Lending {
         };
         let path = self.wanted.get("search_path").unwrap_or_default();
         if says_so(text) || says_so(path.as_bytes()) {
+            self.may_have_made_temporary = true;
             self.cycle.meets_temporary |= self.prepared.meets_temporary();
         }
     }
@@ -889,6 +906,17 @@ impl Lending {
             }
         }
     }
+}
+
+/// Whether a text that changes settings may change `search_path`.
+pub(crate) fn moves_path(effects: Effects, text: &[u8]) -> bool {
+    let says = |word: &[u8]| {
+        let mut pieces = text.windows(word.len());
+        pieces.any(|piece| piece.eq_ignore_ascii_case(word))
+    };
+    effects.intersects(Effects::RUNS.with(Effects::UNNAMED))
+        || says(b"search_path")
+        || says(b"schema")
 }
 
 /// What is known about a tenant's database.

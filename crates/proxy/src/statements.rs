@@ -310,6 +310,8 @@ pub(crate) struct Has {
     stale: Vec<Box<[u8]>>,
     /// Of those by number, what the server did not take, since what they name is gone, perhaps.
     refused: Vec<u64>,
+    /// Of those by number, what PostgreSQL may have analysed anew for whoever has the connection now.
+    changed: Vec<u64>,
     /// It may have statements that are not known of.
     pub(crate) is_unsure: bool,
     /// Whose unnamed statement it has: a number that is given to each Parse.
@@ -378,6 +380,24 @@ impl Has {
         is_refused && self.remove(number)
     }
 
+    /// Notes that PostgreSQL may analyse it anew, for whoever has the connection now.
+    #[cold]
+    pub(crate) fn change(&mut self, number: u64) {
+        if !self.changed.contains(&number) {
+            self.changed.push(number);
+        }
+    }
+
+    /// Somebody else may have the connection now: what is not what it was before is of no use.
+    #[inline]
+    pub(crate) fn discard_changed(&mut self, statements: &Statements) {
+        for number in std::mem::take(&mut self.changed) {
+            if self.remove(number) {
+                self.discard(&statements.name(number));
+            }
+        }
+    }
+
     /// Notes that it does not have it after all.
     pub(crate) fn remove(&mut self, number: u64) -> bool {
         self.losses += 1;
@@ -389,11 +409,17 @@ impl Has {
         self.stale.push(name.into());
     }
 
+    /// Notes that one of no use is closed.
+    pub(crate) fn is_closed(&mut self, name: &[u8]) {
+        self.stale.retain(|own| **own != *name);
+    }
+
     /// Notes that it has no named ones any more.
     pub(crate) fn clear(&mut self) {
         self.losses += 1;
         self.used.clear();
         self.refused.clear();
+        self.changed.clear();
         self.stale.clear();
         self.is_unsure = false;
     }
@@ -403,6 +429,7 @@ impl Has {
         self.losses += 1;
         self.used.clear();
         self.refused.clear();
+        self.changed.clear();
         self.is_unsure = true;
     }
 

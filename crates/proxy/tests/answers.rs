@@ -568,3 +568,58 @@ async fn statements_are_what_they_were_under_the_role_of_a_transaction() {
     });
     end(&stack).await;
 }
+
+/// PostgreSQL analyses a statement anew under another `search_path`, as another role and once there are temporary
+/// objects, its constants under the settings of then. Another session that prepared the same does not meet that.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_statement_becomes_for_one_session_it_is_not_for_another() {
+    let (stack, tenant) = start().await;
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.limits.server_connections_max = 2;
+    });
+    tokio::task::block_in_place(|| {
+        for (both, one, back) in [
+            ("SET search_path TO s2", "SELECT 1", "SELECT 1"),
+            (
+                "SELECT 1",
+                "BEGIN; SET LOCAL search_path TO s2",
+                "COMMIT; SET search_path TO s2",
+            ),
+            (
+                "SELECT 1",
+                "BEGIN; SELECT set_config('search_path', 's2', true)",
+                "COMMIT; SET search_path TO s2",
+            ),
+            (
+                "SELECT 1",
+                "CREATE TEMP TABLE own (a int)",
+                "DROP TABLE own",
+            ),
+        ] {
+            let sql = format!("SELECT timestamptz '2024-06-01 12:00', 'behind {one}'");
+            let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+            let mut other = Pair::new(&stack, &tenant, "auto", &[]);
+            for pair in [&mut pair, &mut other] {
+                parse(pair, "one", &sql);
+                pair.query(both);
+            }
+            for _ in 0..4 {
+                // On each server connection.
+                run_prepared(&mut other, "one");
+                pair.query("SELECT 1");
+            }
+            pair.query("SET TimeZone TO 'Asia/Tokyo'");
+            pair.query(one);
+            run_prepared(&mut pair, "one");
+            pair.query(back);
+            if back.contains("search_path") {
+                other.query("SET search_path TO s2");
+            }
+            for _ in 0..4 {
+                run_prepared(&mut other, "one");
+                pair.query("SELECT 1");
+            }
+        }
+    });
+    end(&stack).await;
+}

@@ -217,6 +217,9 @@ pub(super) fn ready_named(
     outgoing: &mut Outgoing<'_>,
     tenant: &Tenant,
 ) -> Readiness {
+    if !statement.is_private && lending.changes(statement) {
+        server.statements.change(statement.number);
+    }
     // One that lives here alone is here.
     if server.statements.uses(statement.number) || statement.is_private {
         if server.statements.was_refused(statement.number) {
@@ -896,6 +899,9 @@ pub(super) fn execute_by_sql(
     let Some(written) = written else {
         return is_failed.then_some(statement.effects);
     };
+    if !statement.is_private && lending.changes(&statement) {
+        server.statements.change(statement.number);
+    }
     let is_there = server.statements.uses(statement.number) || statement.is_private;
     if !is_there && !is_failed {
         let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());

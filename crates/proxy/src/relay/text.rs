@@ -24,7 +24,7 @@ use super::{
     up::{Outgoing, Pass, UNSETTLING},
 };
 use crate::{
-    lending::{Barrier, Changes, Lending, Runs},
+    lending::{Barrier, Changes, Lending, Runs, moves_path},
     prepared::{self, Sent, Source, Unnamed},
     session::Session,
     statements::{Parsed, Unnamed as Theirs},
@@ -178,7 +178,11 @@ impl Session {
         let follow = (may_follow && !is_enough)
             .then(|| lending.follow_up(effects, reading.exact.as_ref(), text, server))
             .flatten();
-        lending.cycle.is_unsettled |= sets_locally(&reading, text, server, lending);
+        let sets_locally = sets_locally(&reading, text, server, lending);
+        if sets_locally || effects.intersects(UNSETTLING) {
+            lending.cycle.moves_path |= moves_path(effects, text);
+        }
+        lending.cycle.is_unsettled |= sets_locally;
         if changes_prepared {
             // Of more than one statement nobody knows which are left, unless none is.
             match &reading.exact {

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     error::Refusal,
-    lending::{Anew, Barrier, Runs},
+    lending::{Anew, Barrier, Runs, moves_path},
     prepared::{self, Unnamed},
     session::{Ended, Session},
     stats::add,
@@ -390,6 +390,14 @@ impl Session {
             };
             if effects.intersects(UNSETTLING) || lending.prepared.source.sets_locally {
                 ready_all(server, lending, at, outgoing, &self.tenant);
+                // An unnamed one that is not kept may say anything.
+                let is_kept = matches!(lending.prepared.unnamed, Unnamed::Kept(_));
+                let text = if is_kept {
+                    &lending.prepared.source.body
+                } else {
+                    &b"search_path"[..]
+                };
+                lending.cycle.moves_path |= moves_path(effects, text);
             }
             lending.cycle.is_unsettled |= lending.prepared.source.sets_locally;
             lending.bind(portal, effects, exact);
@@ -421,6 +429,7 @@ impl Session {
         }
         if effects.intersects(UNSETTLING) || statement.sets_locally {
             ready_all(server, lending, at, outgoing, &self.tenant);
+            lending.cycle.moves_path |= moves_path(effects, &statement.query);
         }
         rename(&statement.name, of, name, head, at, outgoing);
         lending.cycle.is_unsettled |= statement.sets_locally;

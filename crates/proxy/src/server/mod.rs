@@ -64,6 +64,8 @@ pub(crate) struct Server {
     pub(crate) number: u64,
     /// `currval` and `lastval` may have something to say on it.
     pub(crate) has_numbers: bool,
+    /// Temporary objects may have been made on it, whose schema stays for good.
+    pub(crate) has_temporary_schema: bool,
     /// How it reads statements.
     pub(crate) context: Context,
     /// It may have settings that nobody knows of.

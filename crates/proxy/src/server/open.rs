@@ -186,6 +186,7 @@ async fn connect_and_log_in(
         last: None,
         number: lease.next_serial(),
         has_numbers: false,
+        has_temporary_schema: false,
         is_dirty: false,
         idle_since: Instant::now(),
         context,
