@@ -18,7 +18,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_postgres::{Client, Config};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use crate::{NodeError, NodeKey, managed::settings::Sizes};
+use crate::{
+    NodeError, NodeKey,
+    managed::{history::History, moment::Moments, settings::Sizes},
+};
 
 /// Maintenance connections at once. Four: creating databases is bound by the disk, more would only
 /// take from the reserved share that catalog and operator also live on.
@@ -86,6 +89,9 @@ pub(crate) struct ManagedFacts {
     /// Its process, or 0.
     pub(crate) postmaster: Arc<AtomicU32>,
     pub(crate) programs: crate::managed::Programs,
+    /// What it was before; `None`: nobody keeps that.
+    pub(crate) history: Option<Arc<History>>,
+    pub(crate) moments: Moments,
 }
 
 pub(crate) struct Shared {

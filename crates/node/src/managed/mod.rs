@@ -4,8 +4,10 @@
 //! and its log. It listens on a unix socket only.
 
 mod cluster;
+pub(crate) mod history;
 mod log;
 mod machine;
+pub(crate) mod moment;
 mod orphan;
 mod place;
 mod server;
@@ -27,7 +29,9 @@ use model::route::{NodeAddress, NodeTarget, NodeTls};
 use tokio::sync::{oneshot, watch};
 use tokio_postgres::{Config, config::SslMode};
 
+pub use history::{HistoryConfig, HistoryState, HistoryStatus};
 pub(crate) use machine::{memory_bytes, probe_reflink};
+pub use moment::{MomentError, Recovered};
 pub use place::{Leftover, leftovers};
 
 use crate::{
@@ -71,6 +75,8 @@ pub struct ManagedConfig {
     /// Private memory that each process of the server may have, in bytes, those of the platform and of
     /// autovacuum too; an eighth of `memory_bytes` and 512 MiB at least when `None`.
     pub process_bytes_max: Option<u64>,
+    /// Every moment of the last hours can be recovered; `None`: none, and what was kept before is removed.
+    pub history: Option<HistoryConfig>,
 }
 
 impl ManagedConfig {
@@ -86,6 +92,7 @@ impl ManagedConfig {
             fallback_root: ELSEWHERE.into(),
             tenant_locks_max: 12_000,
             process_bytes_max: None,
+            history: None,
         }
     }
 }
@@ -239,6 +246,7 @@ pub struct Managed {
     pid: Arc<AtomicU32>,
     stop: oneshot::Sender<server::Stopping>,
     keeper: tokio::task::JoinHandle<()>,
+    historian: Option<tokio::task::JoinHandle<()>>,
     sizes: Arc<Mutex<Sizes>>,
     conf: PathBuf,
     group: Option<u32>,
@@ -292,6 +300,10 @@ impl Managed {
 
     /// The same, and immediately from when `hurry` ends: the next start recovers then.
     pub async fn stop_unless_hurried(self, limit: StopLimit, hurry: impl Future<Output = ()>) {
+        // Before the server, which would wait for a base backup that is being made.
+        if let Some(historian) = &self.historian {
+            historian.abort();
+        }
         let (hurried, hurry_heard) = oneshot::channel();
         let stopping = server::Stopping {
             limit,
@@ -335,6 +347,18 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         .map_err(|error| io_error("read the key of the node from", &key_file, error))?;
     let password = cluster::prepare(&place, &installation, user.as_ref()).await?;
     orphan::stop(&place.cluster()).await?;
+    moment::clean(&place.base).await?;
+    let history = match config.history {
+        Some(wanted) => Some(Arc::new(history::History::open(
+            &place,
+            wanted,
+            user.as_ref(),
+        )?)),
+        None => {
+            history::remove(&place)?;
+            None
+        }
+    };
     let sizes = Sizes {
         major: installation.major,
         memory_bytes: config.memory_bytes.unwrap_or_else(memory_bytes),
@@ -345,6 +369,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         process_bytes_max: config.process_bytes_max,
         databases: machine::databases(&place.cluster()),
         reflink: probe_reflink(&place.base).unwrap_or(false),
+        has_history: history.is_some(),
     };
     let group = user.as_ref().map(|user| user.gid);
     cluster::configure(&place, &sizes, group)?;
@@ -378,6 +403,8 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
                 bin: installation.bin.clone(),
                 user: user.as_ref().map(|user| (user.uid, user.gid)),
             },
+            history: history.clone(),
+            moments: moment::Moments::new(&place.base, password.clone()),
         }),
     });
 
@@ -386,18 +413,25 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
     let conf = place.conf();
     let launch = Launch {
         bin: installation.bin,
-        place,
+        cluster: place.cluster(),
+        conf: place.conf(),
+        logs: place.logs(),
+        base: place.base,
+        socket: place.socket,
+        history: history.as_ref().map(|history| history.root().to_owned()),
+        _locks: place.locks,
         user,
         process_bytes_max,
         tail: log::Tail::default(),
     };
     let keeper = server::run(launch, node.clone(), state_out, pid.clone(), stopped).await?;
-    let managed = Managed {
+    let mut managed = Managed {
         node,
         state,
         pid,
         stop,
         keeper,
+        historian: None,
         sizes,
         conf,
         group,
@@ -406,5 +440,7 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
         managed.stop(StopLimit::default()).await;
         return Err(error.into());
     }
+    managed.historian =
+        history.map(|history| tokio::spawn(history::keep(managed.node.clone(), history)));
     Ok(managed)
 }

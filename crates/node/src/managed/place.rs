@@ -36,7 +36,7 @@ pub(crate) struct Place {
     pub(crate) base: PathBuf,
     /// Where the socket is. Before the locks, so that it goes first.
     pub(crate) socket: SocketDir,
-    _locks: Vec<fs::File>,
+    pub(crate) locks: Vec<fs::File>,
 }
 
 const LOCK_FILE: &str = "tenantry.lock";
@@ -88,7 +88,7 @@ impl Place {
             socket: SocketDir::take(&base, user)?,
             data_dir,
             base,
-            _locks: locks,
+            locks,
         };
         make_dir(&place.conf(), 0o700)?;
         make_dir(&place.logs(), 0o700)?;

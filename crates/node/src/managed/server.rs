@@ -1,6 +1,7 @@
 //! The life of the postmaster: started as our child, watched, started again, stopped.
 
 use std::{
+    fs,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     sync::{
@@ -18,10 +19,10 @@ use tokio::{
 };
 
 use super::{
-    ManagedError, ServerState, StopLimit, io_error,
+    ManagedError, ServerState, StopLimit, history, io_error,
     log::{Tail, follow},
-    place::Place,
     settings::arguments,
+    socket::SocketDir,
     user::RunAs,
 };
 use crate::Node;
@@ -32,7 +33,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 /// A server that lived as long as this begins again with the first pause.
 const STABLE_AFTER: Duration = Duration::from_secs(60);
 /// How often a starting server is asked whether it answers.
-const READY_POLL: Duration = Duration::from_millis(20);
+pub(crate) const READY_POLL: Duration = Duration::from_millis(20);
 /// How long the first start may take, recovery included.
 const START_MAX: Duration = Duration::from_secs(1800);
 /// How long an immediate shutdown may take before its processes are killed. It writes nothing.
@@ -52,40 +53,48 @@ pub(crate) struct Stopping {
     pub(crate) hurry: Option<oneshot::Receiver<()>>,
 }
 
-/// What is needed to start the server, again and again.
+/// What is needed to start a server, again and again.
 #[derive(Debug)]
 pub(crate) struct Launch {
     pub(crate) bin: PathBuf,
-    pub(crate) place: Place,
+    pub(crate) cluster: PathBuf,
+    pub(crate) conf: PathBuf,
+    pub(crate) logs: PathBuf,
+    /// Where it begins; itself it goes into its cluster.
+    pub(crate) base: PathBuf,
+    pub(crate) socket: SocketDir,
+    /// Where the archiver finds its directory.
+    pub(crate) history: Option<PathBuf>,
+    /// The locks, held as long as it may run.
+    pub(crate) _locks: Vec<fs::File>,
     pub(crate) user: Option<RunAs>,
     pub(crate) process_bytes_max: u64,
     pub(crate) tail: Tail,
 }
 
 impl Launch {
-    fn start(&self) -> Result<Child, ManagedError> {
+    pub(crate) fn start(&self) -> Result<Child, ManagedError> {
         let program = self.bin.join("postgres");
         let failed = |error| io_error("run", &program, error);
         let (log, stderr) = std::io::pipe().map_err(failed)?;
         self.tail.clear();
-        follow(log, &self.place.logs(), self.tail.clone()).map_err(failed)?;
+        follow(log, &self.logs, self.tail.clone()).map_err(failed)?;
         let mut command = Command::new(SHELL);
         command
             .args(["-c", LIMITED])
             .arg(self.process_kb_max().to_string())
             .arg(&program)
-            .args(arguments(
-                &self.place.cluster(),
-                &self.place.conf(),
-                self.place.socket.path(),
-            ))
-            .current_dir(&self.place.base)
+            .args(arguments(&self.cluster, &self.conf, self.socket.path()))
+            .current_dir(&self.base)
             .env_clear()
             .env("LC_ALL", "C")
             .env("PATH", "/usr/bin:/bin")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr);
+        if let Some(history) = &self.history {
+            command.env(history::wal::ENVIRONMENT, history);
+        }
         RunAs::apply(self.user.as_ref(), &mut command);
         command.spawn().map_err(failed)
     }
@@ -97,7 +106,7 @@ impl Launch {
     }
 }
 
-fn id(child: &Child) -> Option<Pid> {
+pub(crate) fn id(child: &Child) -> Option<Pid> {
     Pid::from_raw(i32::try_from(child.id()?).ok()?)
 }
 
@@ -285,7 +294,7 @@ async fn hurried(hurry: Option<oneshot::Receiver<()>>) {
     std::future::pending().await
 }
 
-fn words(status: std::io::Result<ExitStatus>) -> String {
+pub(crate) fn words(status: std::io::Result<ExitStatus>) -> String {
     status.map_or_else(|error| error.to_string(), |status| status.to_string())
 }
 

@@ -6,6 +6,8 @@
 
 use std::{ffi::OsString, fmt::Write, path::Path};
 
+use super::history;
+
 /// What the settings are made from.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Sizes {
@@ -24,6 +26,8 @@ pub(crate) struct Sizes {
     pub(crate) databases: u32,
     /// Whether files can share blocks.
     pub(crate) reflink: bool,
+    /// Whether the log is archived.
+    pub(crate) has_history: bool,
 }
 
 const MB: u64 = 1 << 20;
@@ -149,6 +153,11 @@ impl Sizes {
             "autovacuum_naptime",
             &format_args!("{}s", self.autovacuum_naptime_s()),
         );
+        // No `archive_timeout`: who wants a moment has the server hand over its segment first.
+        set("archive_mode", &if self.has_history { "on" } else { "off" });
+        if self.has_history {
+            set("archive_command", &history::wal::ARCHIVE_COMMAND);
+        }
         set("timezone", &"UTC");
         set("log_timezone", &"UTC");
         // As long as the proxy lets a statement work on whose client has left. It matters when the proxy
@@ -258,6 +267,7 @@ mod tests {
             process_bytes_max: None,
             databases,
             reflink: false,
+            has_history: false,
         }
     }
 
