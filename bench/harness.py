@@ -233,8 +233,8 @@ class Stack(Scratch):
         started = time.monotonic()
         # A session of its own: Ctrl-C reaches this program only, which ends what it started.
         self.process = subprocess.Popen(
-            [tenantry(), "serve", "--data-dir", self.data, "--pg-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0",
-             "--log", "json", "--log-filter", "warn", "--pg-bin", self.pg_bin, *self.arguments],
+            [tenantry(), "serve", "--data-dir", self.data, "--point-in-time", "0s", "--pg-listen", "127.0.0.1:0",
+             "--api-listen", "127.0.0.1:0", "--log", "json", "--log-filter", "warn", "--pg-bin", self.pg_bin, *self.arguments],
             stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=env, start_new_session=True)
 
         def ready():

@@ -101,8 +101,8 @@ class Product(Server):
         self.out, self.log = open(self.dir / "out", "wb"), open(self.dir / "log", "wb")
         # No databases made in advance: they would appear while the suite compares what all share.
         self.process = subprocess.Popen(
-            [binary(), "serve", "--data-dir", self.home, "--pg-listen", "127.0.0.1:0", "--api-listen", "127.0.0.1:0",
-             "--pg-bin", self.bin, "--log", "json", "--warm-pool", "0", "--drain-limit", "1s",
+            [binary(), "serve", "--data-dir", self.home, "--point-in-time", "0s", "--pg-listen", "127.0.0.1:0",
+             "--api-listen", "127.0.0.1:0", "--pg-bin", self.bin, "--log", "json", "--warm-pool", "0", "--drain-limit", "1s",
              *self.arguments],
             stdin=subprocess.DEVNULL, stdout=self.out, stderr=self.log)
         deadline = time.monotonic() + START_MAX_S

@@ -156,6 +156,16 @@ impl Stack {
                 command.args([listen, "127.0.0.1:0"]);
             }
         }
+        // A history costs a copy of the data: only tests of it want one.
+        let history = "--point-in-time";
+        if !self
+            .config
+            .arguments
+            .iter()
+            .any(|argument| argument == history)
+        {
+            command.args([history, "0s"]);
+        }
         command
             .args(["--log", "json"])
             .arg("--data-dir")

@@ -156,6 +156,7 @@ fn the_page_of_the_settings_is_up_to_date() {
          | `tls/server.crt`, `tls/server.key` | the self-signed certificate, when none was given. Clients that verify use `server.crt` as their root | 0644, 0600 |\n\
          | `superuser.password` | of the platform's own role in PostgreSQL, `tenantry` | 0600 |\n\
          | `postgres/` | PostgreSQL's data, settings and socket. When its user cannot come here, the file `postgres.base` names the place, below `/var/lib/tenantry` | 0710 |\n\
+         | `postgres/history/` | what the databases were at any second of the last day ([page](moments.md)) | 0710 |\n\
          | `audit/` | who did what and who connected, in files that show when somebody changed them ([page](audit.md)) | 0700 |\n\
          | `log/` | PostgreSQL's log, rotated, without statements | 0700 |\n\
          | `tenantry.lock` | held while a server runs on this directory | 0600 |\n";

@@ -107,9 +107,13 @@ async fn with_table(node: &Node) -> (Pid, Client) {
 async fn every_moment_is_what_was_committed_then() {
     for major in MAJORS {
         let dir = Scratch::new();
+        // Before any base backup is begun.
+        let server = kit::start(major, &dir).await;
+        let (old, _) = with_table(&server.node()).await;
+        server.stop(STOP).await;
         let server = start(major, &dir, often()).await;
         let node = server.node();
-        let (old, into_old) = with_table(&node).await;
+        let into_old = login(&node, &old, Role::Admin).await.unwrap();
         let mut log = Log::default();
         is_kept(&node).await;
         let begun = node.history().unwrap().oldest.unwrap();

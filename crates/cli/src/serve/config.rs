@@ -15,7 +15,10 @@ use std::{
 
 use control::{BackupPlace, BackupSchedule, Issuer, Origins};
 use model::{Network, Secret};
-use node::{CatalogConfig, attached, managed};
+use node::{
+    CatalogConfig, attached,
+    managed::{self, HistoryConfig},
+};
 
 use crate::serve::{
     issuers,
@@ -66,6 +69,8 @@ pub(crate) struct Config {
     /// `None`: a folder in the data directory.
     pub(crate) backup_store: Option<BackupPlace>,
     pub(crate) backup_schedule: BackupSchedule,
+    /// `None`: no history of a PostgreSQL that we run is kept.
+    pub(crate) history: Option<HistoryConfig>,
     pub(crate) stuck_after: Duration,
     /// Of a server connection.
     pub(crate) server_idle_max: Duration,
@@ -277,6 +282,7 @@ impl Reader {
         });
         let backup_store = self.backup_store();
         let backup_schedule = self.backup_schedule();
+        let history = self.history();
         let stuck_after = self.or("stuck-after", STUCK_AFTER, |text| {
             time_between(text, STUCK_AFTER_MIN, DRAIN_MAX)
         });
@@ -325,6 +331,7 @@ impl Reader {
             audit_size_max: audit_size_max?,
             backup_store,
             backup_schedule: backup_schedule?,
+            history: history?,
             stuck_after: stuck_after?,
             server_idle_max: server_idle_max?,
             connect_token_time_max: connect_token?,
@@ -441,6 +448,24 @@ impl Reader {
                 None
             }
         }
+    }
+
+    /// `Some(None)`: nothing is kept.
+    fn history(&mut self) -> Option<Option<HistoryConfig>> {
+        let default = HistoryConfig::default();
+        let keep = self.or("point-in-time", default.keep, |text| {
+            time(text, POINT_IN_TIME_MAX)
+        });
+        let base_every = self.or("point-in-time-base-every", default.base_every, |text| {
+            time_between(text, BASE_EVERY_MIN, POINT_IN_TIME_MAX)
+        });
+        let (keep, base_every) = (keep?, base_every?);
+        let history = HistoryConfig {
+            keep,
+            base_every,
+            ..default
+        };
+        Some((!keep.is_zero()).then_some(history))
     }
 
     /// Where backups are put, looked at as far as that asks nobody.
@@ -597,6 +622,11 @@ fn public_host(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Longer, and a copy of all the data is kept for weeks; a backup says what was then.
+const POINT_IN_TIME_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+/// More often, and the disk does little else.
+const BASE_EVERY_MIN: Duration = Duration::from_secs(600);
+
 fn log_filter(text: &str) -> Result<String, String> {
     tracing_subscriber::EnvFilter::try_new(text)
         .map(|_| text.to_owned())
@@ -719,6 +749,23 @@ mod tests {
         assert_eq!(config.pg_listen.to_string(), "127.0.0.1:5433");
         assert_eq!(config.public_host, "127.0.0.1");
         assert!(config.anonymous && !config.api_tls && !config.plain_pg);
+    }
+
+    #[test]
+    fn the_history_of_a_day_is_kept_unless_none_is_wanted() {
+        let history = |given: &[(&'static str, &str)]| validate(given).map(|told| told.history);
+        assert_eq!(history(&[]), Ok(Some(HistoryConfig::default())));
+        assert_eq!(history(&[("point-in-time", "0s")]), Ok(None));
+        let told = history(&[("point-in-time-base-every", "9m"), ("point-in-time", "31d")]);
+        let told = told.unwrap_err().concat();
+        assert!(
+            told.contains("--point-in-time: '31d' is more than 30days"),
+            "{told}"
+        );
+        assert!(
+            told.contains("--point-in-time-base-every: '9m' is less than 10m"),
+            "{told}"
+        );
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl Server {
                 wanted.bin.clone_from(&config.pg_bin);
                 wanted.user.clone_from(&config.pg_user);
                 wanted.process_bytes_max = config.process_memory_max;
+                wanted.history.clone_from(&config.history);
                 wanted.budget = config.server_connections_max;
                 wanted.tenant_locks_max = config
                     .connection_locks_max

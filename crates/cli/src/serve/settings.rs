@@ -262,6 +262,20 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Older backups by schedule are removed, but for the newest good one of a database that is there; 0s: none",
     ),
     setting(
+        "point-in-time",
+        "TIME",
+        "24h",
+        "How far back a managed PostgreSQL can be recovered to any second. It costs the log of that time, compressed, \
+         and copies of the data of which the unchanged files are shared; a tenth of the disk, 1GB at least and 20GB at \
+         most, is left free. 0s keeps nothing, and removes what was kept",
+    ),
+    setting(
+        "point-in-time-base-every",
+        "TIME",
+        "12h",
+        "Between two copies of the data for that: a recovery replays the log of this time at most",
+    ),
+    setting(
         "stuck-after",
         "TIME",
         "10m",

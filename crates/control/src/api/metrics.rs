@@ -4,7 +4,10 @@
 //! little. Does not own: what else the control plane counts (`counted`), or the numbers of the proxy, which
 //! come as a page of their own.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use axum::{
     extract::State,
@@ -15,6 +18,7 @@ use model::{
     exposition::{CONTENT_TYPE, Page},
     lifecycle::TenantState,
 };
+use node::managed::{HistoryState, HistoryStatus};
 use tokio::{
     sync::{Mutex, oneshot},
     time::{Instant, timeout},
@@ -88,6 +92,9 @@ async fn read(app: &App) -> String {
     passes(&mut page, app);
     app.counted.write(&mut page);
     audited::write_metrics(&mut page, &app.audit);
+    if let Some(history) = app.node.history() {
+        write_history(&mut page, &history);
+    }
     let (reply, proxy) = oneshot::channel();
     let proxy = match app.pages.send(reply).await {
         Ok(()) => proxy.await.unwrap_or_default(),
@@ -159,6 +166,59 @@ fn write(page: &mut Page, seen: &Seen) {
     if let Some(seconds) = backups.next_s {
         family.sample(&[], seconds);
     }
+}
+
+/// Of the node, if it is ours.
+fn write_history(page: &mut Page, seen: &HistoryStatus) {
+    let seconds = |time: SystemTime| {
+        let since = time.duration_since(SystemTime::UNIX_EPOCH);
+        since.unwrap_or_default().as_secs_f64()
+    };
+    page.gauge(
+        "tenantry_history_kept",
+        "1 while moments can be recovered from tenantry_history_oldest_timestamp_seconds on.",
+    )
+    .sample(&[], u32::from(seen.state == HistoryState::Kept));
+    if let Some(oldest) = seen.oldest {
+        page.gauge(
+            "tenantry_history_oldest_timestamp_seconds",
+            "The first moment that can be recovered.",
+        )
+        .sample(&[], seconds(oldest));
+    }
+    page.gauge(
+        "tenantry_history_bytes",
+        "Disk that the history of the node takes: base backups, and the archived log.",
+    )
+    .sample(&[("part", "bases")], seen.base_bytes)
+    .sample(&[("part", "log")], seen.log_bytes);
+    page.gauge(
+        "tenantry_history_bases",
+        "Base backups that moments can be recovered from.",
+    )
+    .sample(&[], seen.bases as u64);
+    page.gauge(
+        "tenantry_history_waiting_segments",
+        "Segments of the log, of 16 MB, that PostgreSQL could not hand over yet.",
+    )
+    .sample(&[], seen.waiting as u64);
+    if let Some(archived) = seen.archived_at {
+        page.gauge(
+            "tenantry_history_archived_timestamp_seconds",
+            "When the last segment of the log arrived.",
+        )
+        .sample(&[], seconds(archived));
+    }
+    page.counter(
+        "tenantry_history_base_failures_total",
+        "Base backups that failed; they are tried again.",
+    )
+    .sample(&[], seen.base_failures);
+    page.counter(
+        "tenantry_history_thrown_away_total",
+        "How often all of the history was given up, for want of room or because it could not be written.",
+    )
+    .sample(&[], seen.given_up);
 }
 
 fn passes(page: &mut Page, app: &App) {
