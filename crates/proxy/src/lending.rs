@@ -502,7 +502,29 @@ impl Lending {
         .filter(|statements: &Vec<String>| !statements.is_empty())
     }
 
-    /// In mode `session`, a statement was prepared.
+    /// What a name that was handed over does, where something has to be said behind it.
+    pub(crate) fn handed_over(&self, name: &[u8]) -> Option<Exact> {
+        match self.reset(name) {
+            Some(Runs::Exactly(exact)) => Some(exact.clone()),
+            _ => None,
+        }
+    }
+
+    /// Names that were handed over may mean something else behind a text that says PREPARE.
+    #[inline]
+    pub(crate) fn doubt_handed_over(&mut self, text: &[u8]) {
+        const WORD: &[u8] = b"prepare";
+        if let Some(leading) = &mut self.leading
+            && !leading.prepared.0.is_empty()
+            && text
+                .windows(WORD.len())
+                .any(|piece| piece.eq_ignore_ascii_case(WORD))
+        {
+            leading.prepared.0.clear();
+        }
+    }
+
+    /// In mode `session`, a statement was prepared; in mode `auto`, its name was handed over.
     pub(crate) fn prepares(&mut self, name: &[u8], runs: Option<Runs>) {
         if let Some(leading) = &mut self.leading {
             leading.prepared.remove(name);

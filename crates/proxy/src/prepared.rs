@@ -55,6 +55,9 @@ pub(crate) struct Prepared {
     private: usize,
 }
 
+/// What a name means.
+pub(crate) type Named = (Box<[u8]>, Rc<Statement>);
+
 /// Names, in a room that most sessions do not need.
 #[derive(Debug)]
 struct Names(HashSet<Box<[u8]>>);
@@ -232,18 +235,18 @@ impl Prepared {
         self.names.values()
     }
 
-    /// Forgets the names that the server connection has or is told now, and returns what the latter
+    /// Forgets the names that the server connection has or is told now, and returns what these and those
     /// mean.
     pub(crate) fn hand_over(
         &mut self,
         mut is_told: impl FnMut(&[u8], &Statement) -> bool,
-    ) -> Vec<(Box<[u8]>, Rc<Statement>)> {
+    ) -> (Vec<Named>, Vec<Named>) {
         let all = self
             .names
             .extract_if(|name, own| own.has_own_name || (!own.is_private && is_told(name, own)));
         let (own, others): (Vec<_>, Vec<_>) = all.partition(|(_, own)| own.has_own_name);
         self.private -= own.len();
-        others
+        (own, others)
     }
 
     /// Whether something of it lives on the server connection it has, and nowhere else.

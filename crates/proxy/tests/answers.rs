@@ -623,3 +623,48 @@ async fn what_a_statement_becomes_for_one_session_it_is_not_for_another() {
     });
     end(&stack).await;
 }
+
+/// What a session began with is led back to at once also behind a RESET ALL that was prepared by name, where its server
+/// connection has that name.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_prepared_reset_that_was_handed_over_leads_back_at_once() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for hands_over in [
+            "DEALLOCATE none; SET synchronous_commit TO on",
+            "DISCARD PLANS",
+            "SELECT 1; EXECUTE other",
+        ] {
+            for is_behind in [false, true] {
+                let startup = [("client_encoding", "LATIN1"), ("work_mem", "2MB")];
+                let mut pair = Pair::new(&stack, &tenant, "auto", &startup);
+                parse(&mut pair, "other", "SELECT 2");
+                if is_behind {
+                    pair.query(hands_over);
+                }
+                parse(&mut pair, "resets", "RESET ALL");
+                pair.query(hands_over);
+                pair.query("SET work_mem TO '3MB'");
+                for _ in 0..2 {
+                    let mut bytes = Vec::new();
+                    for name in [&b"resets"[..], b"other", b"resets"] {
+                        build::bind_nothing(b"p", name, &mut bytes);
+                        build::describe(Kind::Portal, b"p", &mut bytes);
+                        build::execute(b"p", 0, &mut bytes);
+                        build::close(Kind::Portal, b"p", &mut bytes);
+                    }
+                    build::sync(&mut bytes);
+                    build::query("SHOW work_mem", &mut bytes);
+                    pair.flight("resets, other, resets".to_owned(), &bytes, 2);
+                    pair.same_settings();
+                }
+                pair.query("DEALLOCATE resets");
+                parse(&mut pair, "resets", "SELECT 5");
+                pair.query("SET work_mem TO '4MB'");
+                run_prepared(&mut pair, "resets");
+                pair.query("SHOW work_mem");
+            }
+        }
+    });
+    end(&stack).await;
+}

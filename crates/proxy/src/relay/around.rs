@@ -18,7 +18,7 @@ use super::{
 use crate::{
     ask,
     hazard::{Hazard, may_set_locally},
-    lending::{Lending, mentions_authorization, mentions_reset},
+    lending::{Lending, Runs, mentions_authorization, mentions_reset},
     pins::Pin,
     pool::Tenant,
     prepared::{self, Sent, Source, Unnamed},
@@ -652,11 +652,16 @@ pub(super) fn hand_over_names(
     // One that is there and stays there is found by the name it has.
     let statements = &server.statements;
     let are_all_needed = naming.takes_away || naming.has_escapes();
-    let told = lending.prepared.hand_over(|name, own| {
+    let (own, told) = lending.prepared.hand_over(|name, own| {
         let is_needed = are_all_needed || !statements.contains(own.number) || naming.may_name(name);
         is_needed && (!is_alone || is_as_wanted(own))
     });
     let was_by_login = lending.may_be_another_locally() && !is_alone;
+    for (name, statement) in own.iter().chain(&told) {
+        // What is run behind it is still known by its name.
+        let runs = statement.exact.clone().map(Runs::Exactly);
+        lending.prepares(name, runs.filter(Runs::leads_back));
+    }
     for (name, statement) in told {
         let is_now = is_as_wanted(&statement) && !was_by_login;
         // A transaction of the client's must not fail because of what is not there any more.

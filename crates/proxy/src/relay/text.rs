@@ -142,6 +142,7 @@ impl Session {
         if effects.intersects(HEEDED) || !reading.custom.is_empty() {
             effects = self.tenant.heed(effects, &reading.custom, text, lending);
         }
+        lending.doubt_handed_over(text);
         if effects.intersects(Effects::PREPARE.with(Effects::RUNS)) {
             // What was to be closed may be made again by this.
             free_names(server, lending, at, outgoing);
@@ -325,6 +326,7 @@ impl Session {
             };
             hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
         }
+        lending.doubt_handed_over(parsed.query);
         // What EXECUTE returns is read from the statement that has the name now.
         let is_private = lending.mode == PoolMode::Auto
             && (executes
@@ -382,6 +384,7 @@ impl Session {
                 .tenant
                 .statements
                 .of_own_name(name, reading, sets_locally);
+            lending.prepares(name, None);
             lending.prepared.named(name, own, Sent::PARSE);
             server.queue.sent_as(Request::Parse, Tags::NOTED);
             return Pass::On;

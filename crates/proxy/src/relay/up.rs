@@ -411,7 +411,8 @@ impl Session {
             if lending.may_have_prepared(self.tenant.known().hazard) {
                 effects = self.tenant.heed(Effects::RUNS, &[], b"", lending);
             }
-            lending.bind(portal, effects, None);
+            let exact = lending.handed_over(key);
+            lending.bind(portal, effects, exact);
             if self.tenant.statements.is_name(name) {
                 rename(NOBODYS, of, name, head, at, outgoing);
             }
