@@ -133,6 +133,9 @@ pub(crate) enum Command {
     Completion(CompletionArgs),
     /// See how the installation is doing, with what to do, and what databases cost. For the operator.
     Fleet,
+    /// See what needs somebody, say from when on, and have a webhook told.
+    #[command(subcommand)]
+    Alert(crate::user::alert::AlertCommand),
     /// Check and export the audit log: who did what, in files that show when somebody changed them.
     #[command(subcommand)]
     Audit(crate::user::audit::AuditCommand),

@@ -63,6 +63,7 @@ struct Numbers {
     copies: BTreeMap<&'static str, Copies>,
     copies_failed: BTreeMap<&'static str, u64>,
     backups: [u64; 2],
+    alert_messages: BTreeMap<&'static str, u64>,
     requests: BTreeMap<(&'static str, &'static str), u64>,
     request_time: BTreeMap<&'static str, Times>,
     request_rows: BTreeMap<&'static str, u64>,
@@ -109,6 +110,11 @@ impl Counted {
     /// It was not, this time.
     pub(crate) fn backup_failed(&self) {
         self.numbers().backups[1] += 1;
+    }
+
+    /// A message of an alert was sent to a webhook, and this came of it.
+    pub(crate) fn alert_message(&self, result: &'static str) {
+        *self.numbers().alert_messages.entry(result).or_default() += 1;
     }
 
     /// A request for SQL over HTTP begins.
@@ -166,6 +172,14 @@ impl Counted {
         );
         for (result, count) in ["made", "failed"].iter().zip(numbers.backups) {
             family.sample(&[("result", result)], count);
+        }
+
+        let mut family = page.counter(
+            "tenantry_alert_messages_total",
+            "Attempts to send a message of an alert to its webhook; failed: it is tried again; given_up: no more.",
+        );
+        for (result, count) in &numbers.alert_messages {
+            family.sample(&[("result", result)], *count);
         }
 
         let mut family = page.counter(

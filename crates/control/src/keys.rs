@@ -1,5 +1,6 @@
 //! Keys of the installation, all made from one secret.
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -12,6 +13,8 @@ pub struct Keys {
     pub(crate) responses: Zeroizing<[u8; 32]>,
     /// Wraps the keys of tenants' backups.
     pub(crate) backups: Zeroizing<[u8; 32]>,
+    /// Seals what messages of alerts are signed with.
+    pub(crate) alerts: Zeroizing<[u8; 32]>,
 }
 
 impl Keys {
@@ -22,6 +25,7 @@ impl Keys {
             login_salt: derive(secret, b"tenantry login salt 1"),
             responses: derive(secret, b"tenantry kept responses 1"),
             backups: derive(secret, b"tenantry backup keys 1"),
+            alerts: derive(secret, b"tenantry alert secrets 1"),
         }
     }
 
@@ -43,6 +47,30 @@ fn derive(secret: &[u8; 32], label: &[u8]) -> Zeroizing<[u8; 32]> {
     Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
+fn cipher(key: &[u8; 32]) -> RandomizedNonceKey {
+    RandomizedNonceKey::new(&AES_256_GCM, key).expect("the key has 32 bytes")
+}
+
+/// A short secret as it is stored: only with the key and the same context it is read again.
+pub(crate) fn seal(key: &[u8; 32], context: &[u8], secret: &[u8]) -> Vec<u8> {
+    let mut sealed = secret.to_vec();
+    let nonce = cipher(key)
+        .seal_in_place_append_tag(Aad::from(context), &mut sealed)
+        .expect("a secret is short");
+    let mut stored = nonce.as_ref().to_vec();
+    stored.extend_from_slice(&sealed);
+    stored
+}
+
+/// Reads [`seal`] back.
+pub(crate) fn open(key: &[u8; 32], context: &[u8], stored: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let (nonce, sealed) = stored.split_at_checked(NONCE_LEN)?;
+    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
+    let mut sealed = Zeroizing::new(sealed.to_vec());
+    let secret = cipher(key).open_in_place(nonce, Aad::from(context), &mut sealed);
+    secret.ok().map(|secret| Zeroizing::new(secret.to_vec()))
+}
+
 /// What is stored of a token: it has 256 random bits, so a fast hash is enough.
 pub fn token_hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
@@ -58,6 +86,7 @@ mod tests {
         assert_ne!(*keys.login_salt, *keys.responses);
         assert_ne!(*keys.backups, *keys.responses);
         assert_ne!(*keys.backups, *keys.login_salt);
+        assert_ne!(*keys.alerts, *keys.backups);
         assert_ne!(*keys.login_salt, [7; 32]);
         assert_eq!(*keys.login_salt, *Keys::derive(&[7; 32]).login_salt);
         assert_eq!(format!("{keys:?}"), "Keys(..)");

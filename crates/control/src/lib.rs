@@ -4,6 +4,7 @@
 //! Does not own: what is done to a PostgreSQL server (`node`), or any connection of a client
 //! (`proxy`); SQL over HTTP goes through the proxy's door like everybody else.
 
+mod alert;
 mod api;
 mod audited;
 mod backup;
@@ -150,6 +151,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         issuers,
         sources: branch::copy::Sources::default(),
         backups: backup::Backups::default(),
+        alerts: alert::Alerts::default(),
         diff_permits: tokio::sync::Semaphore::new(limits.diff_concurrent_max),
         draining: std::sync::atomic::AtomicBool::new(false),
     });
@@ -158,12 +160,15 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     let followed = hold::begin(&app).await?;
     placement::job::take_up(&app).await?;
     backup::job::take_up(&app).await?;
+    alert::deliver::take_up(&app).await?;
     api::idempotency::release_own(&catalog, &app.config.instance).await?;
 
     tasks.spawn("changes", changes.follow(catalog.clone(), holds));
     tasks.spawn("notify", catalog::changes::Changes::tell(catalog, outbox));
     tasks.spawn("passes", placement::job::run(app.clone(), tasks.clone()));
     tasks.spawn("backups", backup::job::run(app.clone(), tasks.clone()));
+    tasks.spawn("alerts", alert::pass::run(app.clone()));
+    tasks.spawn("messages", alert::deliver::run(app.clone(), tasks.clone()));
     tasks.spawn("process", process::run(app.clone()));
     tasks.spawn("stuck", placement::stuck::run(app.clone()));
     tasks.spawn("lifetimes", tenant::lifetime::run(app.clone()));
@@ -216,6 +221,15 @@ impl Control {
     /// [`HoldError`], with nothing held.
     pub async fn hold(&self, tenant: &TenantId, bound: Duration) -> Result<Held, HoldError> {
         hold::take(&self.app, tenant, bound).await
+    }
+
+    /// Looks at everything that there are rules of alerts for, unless another process is at it.
+    ///
+    /// # Errors
+    ///
+    /// The catalog did not answer; the next look finds the same.
+    pub async fn look_for_alerts(&self) -> Result<(), CatalogError> {
+        alert::pass::pass(&self.app, true).await
     }
 
     /// Writes down what the proxy counted of tenants up to now. It has to be there still; what is counted

@@ -280,6 +280,25 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::WholeProject,
         "",
     ),
+    ("GET", "/customer/alerts", For::WholeProject, ""),
+    ("GET", "/customer/alerts/rules", For::WholeProject, ""),
+    (
+        "POST",
+        "/customer/alerts/rules",
+        For::Owner,
+        r#"{"kind": "latency"}"#,
+    ),
+    ("DELETE", "/customer/alerts/rules/{rule}", For::Owner, ""),
+    ("GET", "/customer/alerts/target", For::WholeProject, ""),
+    (
+        "POST",
+        "/customer/alerts/target",
+        For::Owner,
+        r#"{"url": "https://8.8.8.8/"}"#,
+    ),
+    ("DELETE", "/customer/alerts/target", For::Owner, ""),
+    // 409: no webhook is there.
+    ("POST", "/customer/alerts/test", For::Owner, "{}"),
     ("GET", "/customer/tokens", For::WholeProject, ""),
     ("POST", "/customer/tokens", For::Owner, "{}"),
     ("DELETE", "/customer/tokens/{credential}", For::Owner, ""),
@@ -334,6 +353,8 @@ struct Target {
     key: String,
     /// A token of the project.
     token: String,
+    /// A rule of alerts of the project.
+    rule: String,
     /// A claim code, and its id.
     code: (String, String),
     /// An anonymous project: its anonymous id, its secret and a database of it.
@@ -354,6 +375,7 @@ impl Target {
             .replace("{username}", USER)
             .replace("{what}", "tables")
             .replace("{statement}", "00112233aabbccdd")
+            .replace("{rule}", &self.rule)
             .replace("{backup}", &self.backup[0])
             .replace("{restore}", &self.backup[1])
             .replace("{credential}", credential);
@@ -414,6 +436,8 @@ async fn target(stack: &Stack, owner: &str, name: &str) -> Target {
     let user = json!({ "username": USER });
     stack.post(&users, owner, user).await.ok();
     let token = stack.post("/customer/tokens", owner, json!({})).await.ok();
+    let rule = json!({ "kind": "errors", "database": database });
+    let rule = stack.post("/customer/alerts/rules", owner, rule).await.ok();
     let code = stack.post("/operator/claim-codes", OPERATOR, json!({}));
     let code = code.await.ok();
     let third = stack.register().await;
@@ -432,6 +456,7 @@ async fn target(stack: &Stack, owner: &str, name: &str) -> Target {
     catalog.execute(sql, &values).await.unwrap();
     Target {
         backup,
+        rule: text(&rule["id"]),
         code: (text(&code["code"]), text(&code["id"])),
         anonymous: [
             text(&third["anonymous_id"]),
@@ -521,6 +546,7 @@ async fn nobody_reaches_what_is_not_theirs() {
         database: "zzzzzzzzzzzz".to_owned(),
         backup: ["bkp_zzzzzzzzzzzz", "rst_zzzzzzzzzzzz"].map(str::to_owned),
         key: "crd_zzzzzzzzzzzz".to_owned(),
+        rule: "alr_zzzzzzzzzzzz".to_owned(),
         token: "crd_zzzzzzzzzzzz".to_owned(),
         ..mine.clone()
     };
@@ -568,6 +594,8 @@ async fn nobody_reaches_what_is_not_theirs() {
             (SELECT json_agg(b ORDER BY tenant_id) FROM backup_key b),
             (SELECT json_agg(b ORDER BY tenant_id) FROM backup_schedule b),
             (SELECT json_agg(r ORDER BY id) FROM restore r),
+            (SELECT json_agg(r ORDER BY id) FROM alert_rule r),
+            (SELECT json_agg(t ORDER BY project_id) FROM alert_target t),
             (SELECT json_agg(to_jsonb(c) - 'last_used_at' - 'last_used_from' ORDER BY id)
              FROM credential c))::text";
         catalog
@@ -624,6 +652,8 @@ async fn nobody_reaches_what_is_not_theirs() {
                 "backup_not_found"
             } else if path.contains("{restore}") {
                 "restore_not_found"
+            } else if path.contains("{rule}") {
+                "alert_rule_not_found"
             } else {
                 "token_not_found"
             };

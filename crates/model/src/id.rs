@@ -108,6 +108,21 @@ id! {
 }
 
 id! {
+    /// Id of one alert, from its beginning to its end: `alt_` and 12 characters.
+    AlertId, "alt_", "alt_ and 12 characters of a-z and 0-9, the first a letter"
+}
+
+id! {
+    /// Id of a rule of alerts: `alr_` and 12 characters.
+    AlertRuleId, "alr_", "alr_ and 12 characters of a-z and 0-9, the first a letter"
+}
+
+id! {
+    /// Id of one message to a webhook, the same however often it is sent: `alm_` and 12 characters.
+    MessageId, "alm_", "alm_ and 12 characters of a-z and 0-9, the first a letter"
+}
+
+id! {
     /// Names a user of a database inside PostgreSQL, where the user's own name never stands. A branch
     /// has its parent's users under the same ids.
     UserId, "", "12 characters of a-z and 0-9, the first a letter"

@@ -19,7 +19,8 @@ mod secret;
 mod sql;
 
 pub use id::{
-    BackupId, CredentialId, HoldId, IdError, Pid, ProcessId, ProjectId, RestoreId, TenantId, UserId,
+    AlertId, AlertRuleId, BackupId, CredentialId, HoldId, IdError, MessageId, Pid, ProcessId,
+    ProjectId, RestoreId, TenantId, UserId,
 };
 pub use limits::Limits;
 pub use name::{NameError, TenantName};

@@ -4,6 +4,7 @@
 //! [`home`] what is kept between two commands.
 
 pub(crate) mod access;
+pub(crate) mod alert;
 mod api;
 pub(crate) mod audit;
 pub(crate) mod backup;
@@ -140,6 +141,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Token(command) => token::run(&context()?, command).await,
             Command::Share(args) => access::share(&context()?, args).await,
             Command::Completion(args) => completion::print(args.shell),
+            Command::Alert(command) => alert::run(&context()?, command).await,
             Command::Fleet => fleet::fleet(&context()?).await,
             Command::Audit(command) => audit::run(command, &global).await,
             Command::Doctor(args) => doctor::doctor(&args, &global).await,

@@ -105,6 +105,9 @@ codes! {
     /// More than the operator allows.
     LimitNotAllowed = "limit_not_allowed", FORBIDDEN, "the operator does not allow this limit",
         "set it to less, or ask the operator";
+    /// The webhook of an owner is near this machine.
+    WebhookNotAllowed = "webhook_not_allowed", FORBIDDEN, "the webhook's URL leads to an address that is not public",
+        "name one that everybody can reach; the operator may name any";
     /// No such path.
     RouteNotFound = "route_not_found", NOT_FOUND, "there is nothing at this path",
         "the paths are listed in /openapi.json";
@@ -129,6 +132,9 @@ codes! {
     /// No such restore in this project.
     RestoreNotFound = "restore_not_found", NOT_FOUND, "restore not found",
         "the answer that began a restore names its id";
+    /// Or of another project.
+    AlertRuleNotFound = "alert_rule_not_found", NOT_FOUND, "rule not found",
+        "list the rules; what is only a default is not removed, but switched off by a rule";
     /// The path exists, the method does not.
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "this path has no such method",
         "the methods are listed in /openapi.json";
@@ -153,6 +159,12 @@ codes! {
     /// As many as there may be.
     TooManyBackups = "too_many_backups", CONFLICT, "there are as many backups of this database as somebody may ask for",
         "delete one that is not needed";
+    /// Each kind and database has one at most.
+    TooManyRules = "too_many_rules", CONFLICT, "the project has as many rules of alerts as it may have",
+        "remove one, or write one for all databases";
+    /// Alerts are told to nobody.
+    NoAlertTarget = "no_alert_target", CONFLICT, "no webhook is set for alerts",
+        "set one";
     /// In `error_code` of a restore: what is stored is not what was written, or a part of it is missing.
     BackupDamaged = "backup_damaged", CONFLICT, "the backup is damaged, or a part of it is missing; nothing was touched",
         "restore another backup, and look at where this one is stored";
@@ -204,6 +216,9 @@ codes! {
     /// The way into the database failed.
     DatabaseUnreachable = "database_unreachable", BAD_GATEWAY, "the database could not be reached",
         "send the request again";
+    /// A test of it.
+    WebhookFailed = "webhook_failed", BAD_GATEWAY, "the webhook did not take the message",
+        "it has to answer with a status of 200 to 299 within 10 s";
     /// The catalog does not answer.
     CatalogUnavailable = "catalog_unavailable", SERVICE_UNAVAILABLE, "the catalog cannot be reached; connections to databases still work",
         "send the request again after the time in Retry-After";

@@ -6,7 +6,7 @@ use axum::{
     extract::{FromRequest, FromRequestParts, Path, Query, Request},
     http::request::Parts,
 };
-use model::{BackupId, CredentialId, RestoreId, TenantId, TenantName, UserName};
+use model::{AlertRuleId, BackupId, CredentialId, RestoreId, TenantId, TenantName, UserName};
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, ErrorCode};
@@ -122,6 +122,18 @@ impl<S: Send + Sync> FromRequestParts<S> for RestoreKey {
     type Rejection = std::convert::Infallible;
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
         let text = path_part(parts, state, "restore").await;
+        Ok(Self(text.and_then(|text| text.parse().ok())))
+    }
+}
+
+/// `{rule}` in a path.
+pub(crate) struct RuleKey(pub(crate) Option<AlertRuleId>);
+
+/// What cannot be an id is the id of nothing.
+impl<S: Send + Sync> FromRequestParts<S> for RuleKey {
+    type Rejection = std::convert::Infallible;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Self::Rejection> {
+        let text = path_part(parts, state, "rule").await;
         Ok(Self(text.and_then(|text| text.parse().ok())))
     }
 }

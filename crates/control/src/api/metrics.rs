@@ -29,7 +29,7 @@ use super::{
     error::{ApiResult, ErrorBody},
 };
 use crate::{
-    audited,
+    alert, audited,
     backup::{plan, schedule::Survey},
     catalog::CatalogError,
     insight::fleet::{self, Figure},
@@ -110,6 +110,7 @@ struct Seen {
     unsettled: u64,
     backups: Survey,
     fleet: Vec<Figure>,
+    alerts: alert::Numbers,
 }
 
 async fn look(app: &App) -> Result<Seen, CatalogError> {
@@ -124,6 +125,7 @@ async fn look(app: &App) -> Result<Seen, CatalogError> {
         pool: placements::pool_size(&client, app.node.name()).await?,
         unsettled: placements::count_unsettled(&client).await?,
         fleet,
+        alerts: alert::numbers(&client, &app.operator).await?,
     })
 }
 
@@ -149,6 +151,7 @@ fn write(page: &mut Page, seen: &Seen) {
     )
     .sample(&[], seen.unsettled);
     fleet::write(page, &seen.fleet);
+    alert::write_metrics(page, &seen.alerts);
     let backups = &seen.backups;
     page.gauge(
         "tenantry_backup_scheduled_databases",

@@ -30,7 +30,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 pub use error::{ErrorCode, errors_document};
 
 use crate::{
-    Config, Keys, audited, backup, branch,
+    Config, Keys, alert, audited, backup, branch,
     catalog::{Catalog, changes::Changes},
     counted::Counted,
     credential::{self, used::Used},
@@ -71,6 +71,7 @@ pub(crate) struct App {
     pub(crate) issuers: sql::Issuers,
     pub(crate) sources: branch::copy::Sources,
     pub(crate) backups: backup::Backups,
+    pub(crate) alerts: alert::Alerts,
     pub(crate) diff_permits: tokio::sync::Semaphore,
     pub(crate) draining: AtomicBool,
 }
@@ -192,6 +193,15 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(backup::http::verify))
         .routes(routes!(backup::http::restore))
         .routes(routes!(backup::http::get_restore))
+        .routes(routes!(alert::http::list))
+        .routes(routes!(alert::http::list_rules, alert::http::set_rule))
+        .routes(routes!(alert::http::remove_rule))
+        .routes(routes!(
+            alert::http::get_target,
+            alert::http::set_target,
+            alert::http::remove_target
+        ))
+        .routes(routes!(alert::http::test))
         .routes(routes!(health::check))
         .routes(routes!(insight::fleet::fleet))
         .routes(routes!(audited::http::list))

@@ -3,7 +3,6 @@
 //! Destroyed, nothing opens the tenant's backups any more, wherever copies of them are. Does not own: who may
 //! ask for that.
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use deadpool_postgres::GenericClient;
 use model::TenantId;
 use rand::{TryRng, rngs::SysRng};
@@ -12,7 +11,7 @@ use zeroize::Zeroizing;
 use super::seal::Key;
 use crate::{
     catalog::{self, CatalogError},
-    keys::Keys,
+    keys::{self, Keys},
 };
 
 /// Why there is no key.
@@ -74,27 +73,13 @@ pub(crate) async fn destroy(
     Ok(())
 }
 
-fn cipher(keys: &Keys) -> RandomizedNonceKey {
-    RandomizedNonceKey::new(&AES_256_GCM, &*keys.backups).expect("the key has 32 bytes")
-}
-
 fn wrap(keys: &Keys, tenant: &TenantId, key: &Key) -> Vec<u8> {
-    let mut sealed = key.to_vec();
-    let nonce = cipher(keys)
-        .seal_in_place_append_tag(Aad::from(tenant.as_str().as_bytes()), &mut sealed)
-        .expect("a key is short");
-    let mut stored = nonce.as_ref().to_vec();
-    stored.extend_from_slice(&sealed);
-    stored
+    keys::seal(&keys.backups, tenant.as_str().as_bytes(), &**key)
 }
 
 fn unwrap(keys: &Keys, tenant: &TenantId, stored: &[u8]) -> Option<Key> {
-    let (nonce, sealed) = stored.split_at_checked(NONCE_LEN)?;
-    let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-    let mut sealed = Zeroizing::new(sealed.to_vec());
-    let aad = Aad::from(tenant.as_str().as_bytes());
-    let key = cipher(keys).open_in_place(nonce, aad, &mut sealed).ok()?;
-    Some(Zeroizing::new(<[u8; 32]>::try_from(&*key).ok()?))
+    let key = keys::open(&keys.backups, tenant.as_str().as_bytes(), stored)?;
+    Some(Zeroizing::new(<[u8; 32]>::try_from(&key[..]).ok()?))
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ impl Times {
     }
 
     /// An older last backup is a late one: a quarter more, for the queue, the backup itself and a second try.
-    fn age_max(&self) -> Duration {
+    pub(crate) fn age_max(&self) -> Duration {
         self.every + self.every / 4
     }
 }

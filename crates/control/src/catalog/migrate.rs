@@ -102,6 +102,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "backup_schedule",
         sql: include_str!("../../migrations/0018_backup_schedule.sql"),
     },
+    Migration {
+        version: 19,
+        name: "alerts",
+        sql: include_str!("../../migrations/0019_alerts.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -163,6 +163,14 @@ impl Kind {
     }
 }
 
+impl Figure {
+    /// One of them, by its kind's name.
+    pub(crate) fn value_in(figures: &[Self], name: &str) -> Option<f64> {
+        let figure = figures.iter().find(|figure| figure.name == name);
+        figure.and_then(|figure| figure.value)
+    }
+}
+
 /// A part of a whole that there is.
 fn share(part: u64, whole: u64) -> Option<f64> {
     (whole > 0).then(|| part as f64 / whole as f64)

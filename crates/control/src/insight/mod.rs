@@ -14,6 +14,8 @@ pub(crate) mod inspect;
 mod store;
 mod window;
 
+pub(crate) use store::recent;
+
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
@@ -231,6 +233,15 @@ impl Insight {
             detail,
         })
     }
+}
+
+/// The time, in milliseconds, that 99 in 100 statements did not exceed.
+pub(crate) fn p99_ms(counts: &Counts) -> f64 {
+    let times = window::Times {
+        sum_us: counts.times_us as f64,
+        counts: counts.times.map(|count| count as f64),
+    };
+    times.quantile_ms(0.99)
 }
 
 /// Asks and writes for ever.

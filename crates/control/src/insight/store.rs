@@ -1,5 +1,7 @@
 //! Rows of what was counted.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use deadpool_postgres::{GenericClient, Object};
 use model::{
@@ -109,6 +111,28 @@ pub(super) async fn read(
         clients: number(2),
         servers: number(3),
     })
+}
+
+/// What tenants did in the last so many minutes, the one that has begun among them. Those that did nothing are not
+/// there.
+pub(crate) async fn recent(
+    client: &impl GenericClient,
+    tenants: &[&str],
+    minutes: i64,
+) -> Result<HashMap<TenantId, Counts>, CatalogError> {
+    let [_, minute, _] = GRAINS;
+    let sql = "SELECT tenant_id, counts FROM insight_slot WHERE tenant_id = ANY ($1) AND grain = $2
+        AND slot > floor(extract(epoch FROM now())::float8 / $3)::bigint - $4";
+    let seconds = minute.seconds as f64;
+    let rows = catalog::query(client, sql, &[&tenants, &minute.id, &seconds, &minutes]).await?;
+    let mut all = HashMap::<TenantId, Counts>::new();
+    for row in rows {
+        let counts = counts_of(&row.get::<_, Vec<i64>>(1));
+        all.entry(catalog::parse(row.get(0)))
+            .or_default()
+            .add(&counts);
+    }
+    Ok(all)
 }
 
 /// Says who is connected at a process, of those where that has changed.

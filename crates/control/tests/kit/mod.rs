@@ -8,6 +8,7 @@
 )]
 
 pub mod door;
+pub mod hook;
 pub mod s3;
 pub mod signer;
 

@@ -1,0 +1,109 @@
+//! What a webhook is told, and how it knows that it is us.
+//!
+//! Pure. The page that users read is `docs/alerts.md`: every field stands there.
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use hmac::{Hmac, KeyInit, Mac};
+use model::{MessageId, Secret};
+use serde::Serialize;
+use sha2::Sha256;
+
+use super::rule::Kind;
+
+/// Header with the time and the signature.
+pub(super) const SIGNATURE: &str = "tenantry-signature";
+/// Header with the id of the message.
+pub(super) const ID: &str = "tenantry-message-id";
+
+/// What an alert is about.
+#[derive(Debug, Serialize)]
+pub(super) struct Subject {
+    #[serde(rename = "type")]
+    pub(super) about: String,
+    pub(super) id: String,
+    pub(super) name: Option<String>,
+    pub(super) project_id: Option<String>,
+}
+
+/// An alert as it is told.
+#[derive(Debug, Serialize)]
+pub(super) struct Told {
+    pub(super) id: String,
+    pub(super) kind: &'static str,
+    pub(super) subject: Subject,
+    pub(super) value: f64,
+    pub(super) threshold: f64,
+    pub(super) unit: &'static str,
+    pub(super) since: DateTime<Utc>,
+    pub(super) opened_at: DateTime<Utc>,
+    pub(super) resolved_at: Option<DateTime<Utc>>,
+    pub(super) text: String,
+}
+
+#[derive(Serialize)]
+struct Message<'a> {
+    id: &'a str,
+    #[serde(rename = "type")]
+    event: &'a str,
+    created_at: String,
+    alert: Option<&'a Told>,
+}
+
+/// One line for people.
+pub(super) fn text(kind: Kind, subject: &Subject, value: f64, threshold: f64) -> String {
+    let said = kind.said();
+    let name = subject.name.as_deref().unwrap_or(&subject.id);
+    format!(
+        "{} {name}: {} is {value} {unit} (rule: {threshold} {unit})",
+        subject.about,
+        said.what,
+        unit = said.unit,
+    )
+}
+
+/// The body of a message about an alert, or of a test.
+pub(super) fn body(
+    id: &MessageId,
+    event: &str,
+    created_at: DateTime<Utc>,
+    alert: Option<&Told>,
+) -> String {
+    let message = Message {
+        id: id.as_str(),
+        event,
+        created_at: created_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        alert,
+    };
+    serde_json::to_string(&message).expect("a message is plain data")
+}
+
+/// The value of [`SIGNATURE`]: HMAC-SHA256 over the time, a dot and the body, so that neither can be another
+/// one's, and an old message is known by its time.
+pub(super) fn signature(secret: &Secret, at: i64, body: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret.reveal().as_bytes())
+        .expect("HMAC takes keys of every length");
+    mac.update(at.to_string().as_bytes());
+    mac.update(b".");
+    mac.update(body.as_bytes());
+    let mut text = format!("t={at},v1=");
+    for byte in mac.finalize().into_bytes() {
+        text.push_str(&format!("{byte:02x}"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As `printf %s '1800000000.{}' | openssl dgst -sha256 -hmac whs_test` says.
+    #[test]
+    fn a_signature_is_that_of_any_other_program() {
+        let secret = Secret::new("whs_test".to_owned());
+        let want =
+            "t=1800000000,v1=cfd2ff11056a4e3524c99df9c1d2ac69d9d24f7e6fc759bccd057b34490c89a7";
+        assert_eq!(signature(&secret, 1_800_000_000, "{}"), want);
+        assert_ne!(signature(&secret, 1_800_000_001, "{}"), want);
+        assert_ne!(signature(&secret, 1_800_000_000, "{ }"), want);
+    }
+}
