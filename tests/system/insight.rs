@@ -41,6 +41,9 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
     assert_eq!(nothing["summary"]["last_activity_at"], Value::Null);
     assert_eq!(nothing["samples"], Value::Array(Vec::new()));
 
+    stack
+        .cli(&["db", "limits", "set", "app", "slow_statement_ms=250ms"])
+        .ok();
     ask(address, "SELECT n FROM generate_series(1, 5) n").ok();
     for number in 1..=3 {
         ask(address, &format!("SELECT {number}, 'hunter2'")).ok();
@@ -91,6 +94,7 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
     );
     assert!(most["last_seen_ms_ago"].is_u64() && most["latency_p99_ms"].is_f64());
     assert!(!now.to_string().contains("hunter2"), "no constant is kept");
+    assert_eq!(windows[2]["slow_count"], 1, "{}", windows[2]);
     let slow = seen(&api, id, "?order=p99&samples=1").await;
     assert_eq!(slow["samples"][0]["query"], "SELECT pg_sleep($1)");
     let failed = seen(&api, id, "?order=errors&samples=1").await;
@@ -110,6 +114,12 @@ async fn what_a_database_did_is_seen_in_windows_and_after_a_restart() {
     );
     let shown = stack.cli(&["inspect", "app", "slow-queries", "--limit", "1"]);
     assert!(shown.ok().contains("SELECT pg_sleep($1)"), "{shown:?}");
+    let shown = stack.cli(&["inspect", "app", "slow-queries", "--json"]);
+    let slow = shown.json();
+    assert_eq!(slow.as_array().unwrap().len(), 1, "{slow}");
+    assert_eq!(slow[0]["slow_count"], 1, "{slow}");
+    let shown = stack.cli(&["inspect", "other", "slow-queries"]);
+    assert!(shown.ok().contains("no slow statements"), "{shown:?}");
     let shown = stack.cli(&["db", "inspect", "app", "report"]);
     assert!(shown.ok().contains("3600 S") && shown.ok().contains("SELECT $1, $2"));
     let shown = stack.cli(&["-d", "app", "db", "inspect", "queries", "--json"]);

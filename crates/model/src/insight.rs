@@ -17,8 +17,10 @@ pub const BOUNDS_US: [u64; 18] = [
 ];
 /// One for each of the bounds, and one for what took longer than all.
 pub const TIMES: usize = BOUNDS_US.len() + 1;
+/// Where [`Counts::times`] begin among the numbers; their sum stands before them.
+pub const FIRST_TIME: usize = 9;
 /// Numbers of a [`Counts`].
-pub const NUMBERS: usize = 9 + TIMES;
+pub const NUMBERS: usize = FIRST_TIME + TIMES + 1;
 /// Questions that may wait. Whoever asks waits for the answer.
 pub const QUESTIONS_MAX: usize = 16;
 
@@ -46,6 +48,8 @@ pub struct Counts {
     /// How often a statement took at most as long as each of [`BOUNDS_US`], and longer than the one
     /// before.
     pub times: [u64; TIMES],
+    /// Of them, those that took as long as the tenant calls slow, or longer.
+    pub slow: u64,
 }
 
 impl Counts {
@@ -63,9 +67,11 @@ impl Counts {
             self.busy_us,
             self.times_us,
         ];
-        let (sums, times) = numbers.split_at_mut(first.len());
+        let (sums, rest) = numbers.split_at_mut(first.len());
         sums.copy_from_slice(&first);
+        let (times, later) = rest.split_at_mut(TIMES);
         times.copy_from_slice(&self.times);
+        later.copy_from_slice(&[self.slow]);
         numbers
     }
 
@@ -82,7 +88,8 @@ impl Counts {
             logins: at(6),
             busy_us: at(7),
             times_us: at(8),
-            times: std::array::from_fn(|place| at(9 + place)),
+            times: std::array::from_fn(|place| at(FIRST_TIME + place)),
+            slow: at(FIRST_TIME + TIMES),
         }
     }
 
@@ -138,6 +145,8 @@ pub struct Statement {
     pub count: u64,
     /// Of them, with an error.
     pub errors: u64,
+    /// Of them, those that took as long as the tenant called slow then, or longer.
+    pub slow: u64,
     /// Rows sent or changed.
     pub rows: u64,
     /// All together, microseconds.

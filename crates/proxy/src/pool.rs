@@ -223,10 +223,12 @@ impl Drop for Lease {
 
 impl Tenant {
     pub(crate) fn new(id: TenantId, worker: &Rc<Worker>) -> Self {
+        let insight = Insight::new(worker.config.limits.insight_statements_max, &worker.shapes);
+        insight.heed(&Limits::default());
         Self {
             id,
             counters: Counters::default(),
-            insight: Insight::new(worker.config.limits.insight_statements_max, &worker.shapes),
+            insight,
             pause: Pause::default(),
             held: RefCell::default(),
             limits: RefCell::default(),
@@ -310,6 +312,7 @@ impl Tenant {
         let bytes = limits.memory_bytes_max;
         let has_other_memory = self.limits.borrow().memory_bytes_max != bytes;
         *self.limits.borrow_mut() = Rc::new(limits.clone());
+        self.insight.heed(limits);
         if has_other_memory {
             self.is_unlimited.set(false);
             self.note_unlimited(worker, self.processes.limit_all(bytes));

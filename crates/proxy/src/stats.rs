@@ -207,6 +207,7 @@ impl Tenant {
                 busy_us: totals.busy_us,
                 times_us: times.sum_us,
                 times: times.counts,
+                slow: self.insight.slow(),
             },
         }
     }

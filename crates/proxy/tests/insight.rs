@@ -5,10 +5,11 @@
 
 mod kit;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use kit::{
     Stack, Tenant,
+    common::{limit, raw},
     raw::{Message, Raw, code_of},
     wait_until,
 };
@@ -21,15 +22,6 @@ use wire::{
     },
     startup::Protocol,
 };
-
-fn raw(stack: &Stack, tenant: &Tenant) -> Raw {
-    let user = tenant.login(Role::Admin).to_string();
-    let parameters = [("user", user.as_str()), ("database", "postgres")];
-    let mut raw = Raw::tls(stack.port, &stack.certificate);
-    let seen = raw.log_in(Protocol::V3_0, &parameters, &tenant.password);
-    assert_eq!(code_of(&seen), "");
-    raw
-}
 
 /// The messages that `write` puts together, in one flight; everything up to the last of `syncs`
 /// ReadyForQuery.
@@ -341,6 +333,64 @@ async fn what_has_no_place_is_summed_up() {
             assert_eq!(by_text(&seen.statements)["SELECT $1, $2"], (30, 0, 30));
         }
     }
+}
+
+const PROBE: &str = "SELECT 1 FROM pg_sleep(0.1)";
+const PROBE_SHAPE: &str = "SELECT $1 FROM pg_sleep($2)";
+
+/// By what the tenant calls slow when they end, also on sessions that are open.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_statements_are_counted_by_shape() {
+    let stack = Stack::start(|_| {}).await;
+    let tenant = stack.tenant();
+    let mut client = raw(&stack, &tenant);
+    let slow = async |text: &str| {
+        let seen = insight(&stack, &tenant).await;
+        let own = seen.statements.into_iter().find(|own| own.text == text);
+        own.map(|own| (own.sums.count, own.sums.slow)).unwrap()
+    };
+    // From when on something else holds is seen by what it makes of others.
+    let call_slow = async |client: &mut Raw, time: Option<Duration>| {
+        limit(&stack, &tenant, |limits| limits.slow_statement_time = time);
+        loop {
+            let before = slow(PROBE_SHAPE).await;
+            client.query(PROBE);
+            if (slow(PROBE_SHAPE).await.1 > before.1) == time.is_some() {
+                break;
+            }
+        }
+    };
+    client.query(PROBE);
+    let both = |client: &mut Raw| {
+        client.query("SELECT pg_sleep(0.1)");
+        flight(client, 1, |out| {
+            parse(b"", b"SELECT pg_sleep(0.1), 2", &[], out);
+            run(b"", b"", out);
+            run(b"", b"", out);
+            sync(out);
+        });
+    };
+    // By default a second, which these do not take.
+    both(&mut client);
+    call_slow(&mut client, Some(Duration::from_millis(50))).await;
+    both(&mut client);
+    assert_eq!(
+        code_of(&client.query("SELECT 1 / (random() * 0)::int FROM pg_sleep(0.1)")),
+        "22012"
+    );
+    client.query("SELECT 1");
+    call_slow(&mut client, None).await;
+    both(&mut client);
+    assert_eq!(slow("SELECT pg_sleep($1)").await, (3, 1));
+    assert_eq!(slow("SELECT pg_sleep($1), $2").await, (6, 2));
+    assert_eq!(
+        slow("SELECT $1 / (random() * $2)::int FROM pg_sleep($3)").await,
+        (1, 1)
+    );
+    assert_eq!(slow("SELECT $1").await, (1, 0));
+    let counts = stack.proxy().numbers().counts().await;
+    let own = counts.iter().find(|own| own.tenant == tenant.id).unwrap();
+    assert_eq!(own.counts.slow, 4 + slow(PROBE_SHAPE).await.1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use kit::{
     Stack, Tenant, code,
-    raw::{Message, Raw, code_of},
+    common::{limit, raw},
+    raw::{Message, code_of},
     wait_until,
 };
 use model::{
@@ -18,24 +19,10 @@ use model::{
     route::PoolMode,
 };
 use tokio_postgres::{Client, Error};
-use wire::{message::build, startup::Protocol};
+use wire::message::build;
 
 /// In both, the relay meets the ends of statements and transactions in other places.
 const MODES: [PoolMode; 2] = [PoolMode::Session, PoolMode::Auto];
-
-/// Gives a tenant other limits, as if they were changed now.
-fn limit(stack: &Stack, tenant: &Tenant, change: impl Fn(&mut Limits)) {
-    for role in Role::ALL {
-        let old = stack.table.lock().unwrap().routes[&tenant.login(role)].clone();
-        stack.set_route(tenant, role, |route| {
-            route.candidates = old.route.candidates.clone();
-            route.pool_mode = old.route.pool_mode;
-            route.limits = old.route.limits.clone();
-            change(&mut route.limits);
-        });
-    }
-    stack.announce(tenant);
-}
 
 /// A tenant with these limits, in this mode.
 fn limited(stack: &Stack, mode: PoolMode, change: impl Fn(&mut Limits)) -> Tenant {
@@ -47,17 +34,6 @@ fn limited(stack: &Stack, mode: PoolMode, change: impl Fn(&mut Limits)) -> Tenan
         });
     }
     tenant
-}
-
-fn raw(stack: &Stack, tenant: &Tenant) -> Raw {
-    let user = tenant.login(Role::Admin).to_string();
-    let parameters = [("user", user.as_str()), ("database", "postgres")];
-    let mut raw = Raw::tls(stack.port, &stack.certificate);
-    assert_eq!(
-        code_of(&raw.log_in(Protocol::V3_0, &parameters, &tenant.password)),
-        ""
-    );
-    raw
 }
 
 /// Parse, Bind, Describe and Execute, as drivers send them.

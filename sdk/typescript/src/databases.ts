@@ -64,7 +64,7 @@ export interface BatchOptions extends RequestOptions {
 /** Which statements `observability` gives. */
 export interface Observing {
   /** What they are ordered by, most first: their time all together, when left out. */
-  order?: 'time' | 'count' | 'p99' | 'max' | 'errors' | 'recent';
+  order?: 'time' | 'count' | 'p99' | 'max' | 'errors' | 'recent' | 'slow';
   /** How many at most, up to 200; 20 when left out. */
   samples?: number;
 }

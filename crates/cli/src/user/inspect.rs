@@ -35,7 +35,7 @@ pub(crate) struct InspectArgs {
 pub(crate) enum What {
     /// Statements, the last one first.
     Queries,
-    /// Statements, those with the longest 99th percentile first.
+    /// Statements that took as long as the database calls slow (`slow_statement_ms`), those that did so most often first.
     SlowQueries,
     /// Windows of a minute, an hour and a day, and the statements that took most time together.
     Report,
@@ -65,9 +65,10 @@ pub(crate) enum WindowArg {
 }
 
 /// Columns of statements.
-const COLUMNS: [(&str, &str); 9] = [
+const COLUMNS: [(&str, &str); 10] = [
     ("sample_count", "CALLS"),
     ("error_count", "ERRORS"),
+    ("slow_count", "SLOW"),
     ("row_count", "ROWS"),
     ("latency_avg_ms", "AVG MS"),
     ("latency_p99_ms", "P99 MS"),
@@ -77,8 +78,11 @@ const COLUMNS: [(&str, &str); 9] = [
     ("query", "QUERY"),
 ];
 
+const NOTHING: &str = "no statements yet";
+const NOTHING_SLOW: &str = "no slow statements; `tenantry db limits set DB slow_statement_ms=200ms` calls more of them slow";
+
 /// Figures of a window, and what they are called.
-const FIGURES: [(&str, &str); 13] = [
+const FIGURES: [(&str, &str); 14] = [
     ("qps", "QPS"),
     ("tps", "TPS"),
     ("latency_avg_ms", "Latency (avg)"),
@@ -88,6 +92,7 @@ const FIGURES: [(&str, &str); 13] = [
     ("statement_count", "Statements"),
     ("txn_commit_count", "Transactions"),
     ("error_count", "Errors"),
+    ("slow_count", "Slow"),
     ("row_count", "Rows"),
     ("bytes_from_clients", "Bytes received"),
     ("bytes_to_clients", "Bytes sent"),
@@ -129,7 +134,7 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<(), 
     let (order, samples) = match what {
         None => ("time", Some(0)),
         Some(What::Queries) => ("recent", args.limit),
-        Some(What::SlowQueries) => ("p99", args.limit),
+        Some(What::SlowQueries) => ("slow", args.limit),
         Some(What::Report) => ("time", args.limit.or(Some(10))),
         Some(What::Schemas) => return inside(context, &db, "schemas").await,
         Some(What::Tables) => return inside(context, &db, "tables").await,
@@ -151,13 +156,14 @@ pub(super) async fn inspect(context: &Context, args: InspectArgs) -> Result<(), 
     }
     match what {
         None => summary(context, &db, &seen, args.window),
-        Some(What::Queries | What::SlowQueries) => statements(context, &seen),
+        Some(What::Queries) => statements(context, &seen, NOTHING),
+        Some(What::SlowQueries) => statements(context, &seen, NOTHING_SLOW),
         Some(_) => {
             windows(context, &seen)?;
             if context.format == Format::Table {
                 output::line("")?;
             }
-            statements(context, &seen)
+            statements(context, &seen, NOTHING)
         }
     }
 }
@@ -272,10 +278,10 @@ fn windows(context: &Context, seen: &Value) -> Result<(), Failure> {
     Rows { columns, rows }.print(context.format)
 }
 
-fn statements(context: &Context, seen: &Value) -> Result<(), Failure> {
+fn statements(context: &Context, seen: &Value, nothing: &str) -> Result<(), Failure> {
     let all = seen["samples"].as_array().cloned().unwrap_or_default();
     if all.is_empty() && context.format == Format::Table {
-        return output::line("no statements yet");
+        return output::line(nothing);
     }
     let title = |(name, title): &(&str, &str)| match context.format {
         Format::Table => (*title).to_owned(),

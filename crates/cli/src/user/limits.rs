@@ -4,7 +4,7 @@
 //! ([`model::limits`]) and whether they may be set; the server says so.
 
 use clap::{Args, Subcommand};
-use model::limits::{ALLOWED_ADDRESSES, Number, POOL_MODE, Rule};
+use model::limits::{ALLOWED_ADDRESSES, Number, POOL_MODE};
 use serde_json::{Value, json};
 
 use crate::{
@@ -115,7 +115,10 @@ fn value_of(name: &str, value: &str) -> Result<Value, Failure> {
     }
     let number = match value {
         "off" => Some(0),
-        value if name.contains("_ms_") && !value.bytes().all(|byte| byte.is_ascii_digit()) => {
+        value
+            if format!("{name}_").contains("_ms_")
+                && !value.bytes().all(|byte| byte.is_ascii_digit()) =>
+        {
             humantime::parse_duration(value)
                 .ok()
                 .and_then(|time| u64::try_from(time.as_millis()).ok())
@@ -176,7 +179,7 @@ fn print(context: &Context, answer: &Value) -> Result<(), Failure> {
 fn can_be_off(name: &str) -> bool {
     Number::ALL
         .iter()
-        .any(|number| number.name() == name && number.rule() == Rule::Optional)
+        .any(|number| number.name() == name && number.can_be_off())
 }
 
 #[cfg(test)]

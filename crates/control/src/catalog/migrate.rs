@@ -107,6 +107,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "alerts",
         sql: include_str!("../../migrations/0019_alerts.sql"),
     },
+    Migration {
+        version: 20,
+        name: "slow",
+        sql: include_str!("../../migrations/0020_slow.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -32,7 +32,8 @@ pub(super) const SAMPLES_MAX: usize = 200;
 #[into_params(parameter_in = Query)]
 pub(crate) struct ObservabilityQuery {
     /// What the samples are ordered by, most first: `time` (all together; when left out), `count`, `p99`, `max`,
-    /// `errors` or `recent`.
+    /// `errors`, `recent`, or `slow`: only those that took as long as the database calls slow, those that did so most
+    /// often first.
     order: Option<String>,
     /// Samples at most: 0 to 200; 20 when left out.
     samples: Option<usize>,
@@ -47,6 +48,8 @@ pub(crate) struct WindowFigures {
     txn_commit_count: u64,
     /// Errors of PostgreSQL that clients were told.
     error_count: u64,
+    /// Statements that took as long as the database called slow then, or longer.
+    slow_count: u64,
     /// Statements a second.
     qps: f64,
     /// Transactions a second.
@@ -95,6 +98,8 @@ pub(crate) struct Sample {
     /// Since the database came into use at this process, as all numbers of a sample.
     sample_count: u64,
     error_count: u64,
+    /// Runs that took as long as the database called slow then, or longer.
+    slow_count: u64,
     row_count: u64,
     latency_avg_ms: f64,
     latency_p50_ms: f64,
@@ -123,6 +128,7 @@ enum Order {
     Max,
     Errors,
     Recent,
+    Slow,
 }
 
 impl ObservabilityQuery {
@@ -134,10 +140,11 @@ impl ObservabilityQuery {
             Some("max") => Order::Max,
             Some("errors") => Order::Errors,
             Some("recent") => Order::Recent,
+            Some("slow") => Order::Slow,
             Some(_) => {
                 return Err(ApiError::with(
                     ErrorCode::InvalidField,
-                    "order is time, count, p99, max, errors or recent",
+                    "order is time, count, p99, max, errors, recent or slow",
                 ));
             }
         })
@@ -225,6 +232,7 @@ fn describe(window: &Window) -> WindowFigures {
         statement_count: counts.statements,
         txn_commit_count: counts.transactions,
         error_count: counts.errors,
+        slow_count: counts.slow,
         qps: per_second(counts.statements),
         tps: per_second(counts.transactions),
         latency_avg_ms: times.average_ms(),
@@ -239,6 +247,9 @@ fn describe(window: &Window) -> WindowFigures {
 }
 
 fn samples(mut statements: Vec<Statement>, order: Order, most: usize) -> Vec<Sample> {
+    if order == Order::Slow {
+        statements.retain(|of| of.slow > 0);
+    }
     let p99 = |statement: &Statement| (times(statement).quantile_ms(0.99) * 1e3) as u64;
     statements.sort_by_cached_key(|of| {
         let first = match order {
@@ -247,6 +258,7 @@ fn samples(mut statements: Vec<Statement>, order: Order, most: usize) -> Vec<Sam
             Order::P99 => p99(of),
             Order::Max => of.time_us_max,
             Order::Errors => of.errors,
+            Order::Slow => of.slow,
             Order::Recent => u64::MAX - of.last_ago.as_millis() as u64,
         };
         (Reverse(first), Reverse(of.time_us), of.id)
@@ -269,6 +281,7 @@ fn sample(of: Statement) -> Sample {
         id: format!("{:016x}", of.id),
         sample_count: of.count,
         error_count: of.errors,
+        slow_count: of.slow,
         row_count: of.rows,
         latency_avg_ms: times.average_ms(),
         // Within bounds, one may come out above all that there were.
@@ -298,6 +311,7 @@ mod tests {
             text: format!("SELECT {id}"),
             count: of.0,
             errors: of.1,
+            slow: of.1 / 3,
             rows: 0,
             time_us: of.2,
             time_us_max: of.3,
@@ -328,6 +342,9 @@ mod tests {
             let want = want.map(|id| format!("{id:016x}"));
             assert_eq!(ids, want, "{order:?}");
         }
+        let slow = samples(statements.clone(), Order::Slow, 3);
+        assert_eq!(slow.len(), 1, "only those that were slow");
+        assert_eq!((&*slow[0].query, slow[0].slow_count), ("SELECT 1", 1));
         assert_eq!(samples(statements, Order::Time, 1).len(), 1);
     }
 }

@@ -7,7 +7,7 @@
 //! next is never one that is read. The oldest slot of a window lies only partly in it and counts for that
 //! part: as if what happened in it was spread evenly.
 
-use model::insight::{BOUNDS_US, Counts, NUMBERS, TIMES};
+use model::insight::{BOUNDS_US, Counts, FIRST_TIME, NUMBERS, TIMES};
 
 /// One ring of a tenant.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -97,10 +97,9 @@ impl Window {
 
     /// Times of statements.
     pub(super) fn times(&self) -> Times {
-        let first = NUMBERS - TIMES;
         Times {
-            sum_us: self.numbers[first - 1],
-            counts: std::array::from_fn(|place| self.numbers[first + place]),
+            sum_us: self.numbers[FIRST_TIME - 1],
+            counts: std::array::from_fn(|place| self.numbers[FIRST_TIME + place]),
         }
     }
 }

@@ -78,6 +78,10 @@ pub(crate) struct LimitValues {
     /// otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
     client_idle_ms_max: Option<u64>,
+    /// Milliseconds from which on a statement is called slow, up to a week; 0: none is. 1,000 when nobody says
+    /// otherwise. The owner's word counts, or else the operator's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slow_statement_ms: Option<u64>,
     /// `auto`, `session` or `transaction`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pool_mode: Option<String>,
@@ -360,6 +364,7 @@ mod tests {
             transaction_ms_max: Some(1),
             idle_in_transaction_ms_max: Some(1),
             client_idle_ms_max: Some(1),
+            slow_statement_ms: Some(1),
             pool_mode: Some(String::new()),
             allowed_addresses: Some(Vec::new()),
         };

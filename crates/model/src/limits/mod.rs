@@ -47,6 +47,8 @@ pub struct Limits {
     pub idle_in_transaction_time_max: Option<Duration>,
     /// Time of a client without a statement or transaction. 1,800 s.
     pub client_idle_max: Option<Duration>,
+    /// From which time on a statement is called slow. `None`: none is. 1 s.
+    pub slow_statement_time: Option<Duration>,
     /// Where clients may come from. `None`: from anywhere; an empty list: from nowhere.
     pub addresses: Option<Arc<[Network]>>,
 }
@@ -81,6 +83,7 @@ fn number(operator: &LimitSet, owner: &LimitSet, number: Number) -> u64 {
     let (most, wish) = (operator.number(number), owner.number(number));
     match number.rule() {
         Rule::OperatorOnly => most.unwrap_or(number.default()),
+        Rule::Choice => wish.or(most).unwrap_or(number.default()),
         Rule::Ceiling => {
             let most = most.unwrap_or(number.default());
             wish.unwrap_or(most).min(most)
@@ -126,6 +129,7 @@ impl Limits {
             transaction_time_max: time(Number::Transaction),
             idle_in_transaction_time_max: time(Number::IdleInTransaction),
             client_idle_max: time(Number::ClientIdle),
+            slow_statement_time: time(Number::SlowStatement),
             addresses: addresses.map(Arc::from),
         }
     }
@@ -195,6 +199,7 @@ mod tests {
                 transaction_time_max: None,
                 idle_in_transaction_time_max: None,
                 client_idle_max: Some(Duration::from_secs(1800)),
+                slow_statement_time: Some(Duration::from_secs(1)),
                 addresses: None,
             }
         );
@@ -228,6 +233,11 @@ mod tests {
             (Number::ClientIdle, none, 0, 0, true),
             (Number::ClientIdle, 0, none, 0, true),
             (Number::ClientIdle, 60_000, 0, 60_000, false),
+            (Number::SlowStatement, none, none, 1_000, true),
+            (Number::SlowStatement, none, 0, 0, true),
+            (Number::SlowStatement, 200, none, 200, true),
+            (Number::SlowStatement, 200, 5_000, 5_000, true),
+            (Number::SlowStatement, 0, 5_000, 5_000, true),
         ] {
             let wish = |value| {
                 if value == none {
@@ -331,6 +341,7 @@ mod tests {
                 let said = operator.number(which).is_some_and(|most| most > 0);
                 match which.rule() {
                     Rule::OperatorOnly => prop_assert_eq!(with, without),
+                    Rule::Choice => prop_assert_eq!(with, owner.number(which).unwrap_or(without)),
                     Rule::Ceiling => prop_assert!(with <= without),
                     Rule::Optional if said => prop_assert!(with <= without && with > 0),
                     Rule::Optional => {}

@@ -12,6 +12,9 @@ pub enum Rule {
     OperatorOnly,
     /// Protects the tenant and its operator: off when it is 0; whoever sets less wins.
     Optional,
+    /// Takes from nobody: the owner's word, or else the operator's. Off when it is 0, where that is in its
+    /// range.
+    Choice,
 }
 
 macro_rules! numbers {
@@ -37,6 +40,15 @@ macro_rules! numbers {
             /// What it is when nobody says anything.
             pub fn default(self) -> u64 {
                 match self { $(Self::$variant => $default,)* }
+            }
+
+            /// Whether 0 stands for "none".
+            pub fn can_be_off(self) -> bool {
+                match self.rule() {
+                    Rule::Optional => true,
+                    Rule::Choice => *self.range().start() == 0,
+                    Rule::Ceiling | Rule::OperatorOnly => false,
+                }
             }
 
             /// Whose wish counts.
@@ -79,6 +91,8 @@ numbers! {
     IdleInTransaction = "idle_in_transaction_ms_max", 10..=WEEK_MS, 0, Optional;
     /// Milliseconds of a client that does nothing.
     ClientIdle = "client_idle_ms_max", 1000..=WEEK_MS, 1_800_000, Optional;
+    /// Milliseconds from which on a statement is called slow. A second: what a person who waits notices.
+    SlowStatement = "slow_statement_ms", 0..=WEEK_MS, 1_000, Choice;
 }
 
 pub(super) const NUMBERS: usize = Number::ALL.len();
@@ -209,6 +223,7 @@ impl LimitSet {
                 Rule::OperatorOnly => return Err(LimitError::Operators(number.name())),
                 Rule::Ceiling => Some(operator.number(number).unwrap_or(number.default())),
                 Rule::Optional => operator.number(number).filter(|most| *most > 0),
+                Rule::Choice => None,
             };
             let is_off = number.rule() == Rule::Optional && value == 0;
             if let Some(at_most) = at_most

@@ -14,17 +14,21 @@ mod shape;
 mod top;
 mod watch;
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
 
 use model::{
-    TenantId,
+    Limits, TenantId,
     insight::{Statement, TIMES},
 };
 use statement::Encoding;
 use tokio::time::Instant;
 
 use crate::{
-    metrics::{Clocked, Times, place},
+    metrics::{Clocked, Times, micros, place},
     stats::Totals,
 };
 pub(crate) use shape::ShapeBytes;
@@ -42,6 +46,10 @@ const OTHER_CLASSES: [u8; 2] = *b"??";
 pub(crate) struct Insight {
     /// Whether statements are told apart.
     is_on: bool,
+    /// From which time on a statement is slow, microseconds.
+    slow_us: Cell<u64>,
+    /// Statements that were.
+    slow: Cell<u64>,
     times: Clocked,
     /// Errors by the first two characters of their SQLSTATE.
     errors: RefCell<Vec<([u8; 2], u64)>>,
@@ -56,6 +64,8 @@ pub(crate) struct Outcome {
     /// Rows sent or changed.
     pub(crate) rows: u64,
     pub(crate) error: Option<Sqlstate>,
+    /// It took as long as its tenant calls slow.
+    pub(crate) is_slow: bool,
 }
 
 /// As the server wrote it.
@@ -65,12 +75,20 @@ impl Insight {
     pub(crate) fn new(statements_max: usize, bytes: &Rc<ShapeBytes>) -> Self {
         Self {
             is_on: statements_max > 0,
+            slow_us: Cell::new(u64::MAX),
+            slow: Cell::default(),
             times: Clocked::default(),
             errors: RefCell::default(),
             texts: RefCell::default(),
             top: RefCell::new(Top::new(statements_max)),
             bytes: bytes.clone(),
         }
+    }
+
+    /// What its limits say of its statements, from now on, for open sessions too.
+    pub(crate) fn heed(&self, limits: &Limits) {
+        let slow = limits.slow_statement_time;
+        self.slow_us.set(slow.map_or(u64::MAX, micros));
     }
 
     /// The shape of a text, as far as it is there. `None`: nobody asks, or there is no room for
@@ -109,6 +127,11 @@ impl Insight {
     /// Notes that a statement ended; with its shape and the time, if it is told apart.
     #[inline]
     fn ended(&self, run: Option<(&Rc<Shape>, Instant)>, took_us: u64, outcome: Outcome) {
+        let outcome = Outcome {
+            is_slow: took_us >= self.slow_us.get(),
+            ..outcome
+        };
+        self.slow.set(self.slow.get() + u64::from(outcome.is_slow));
         self.times.note_at(place(took_us), took_us);
         self.top.borrow_mut().note(run, took_us, outcome);
     }
@@ -116,6 +139,11 @@ impl Insight {
     /// How long its statements took.
     pub(crate) fn times(&self) -> Times {
         self.times.times()
+    }
+
+    /// How many of its statements were slow.
+    pub(crate) fn slow(&self) -> u64 {
+        self.slow.get()
     }
 
     /// The statements that take most time together, and as many that run most often.
@@ -126,6 +154,7 @@ impl Insight {
             text: own.text,
             count: own.sums.count,
             errors: own.sums.errors,
+            slow: own.sums.slow,
             rows: own.sums.rows,
             time_us: own.sums.time_us,
             time_us_max: own.sums.time_us_max,
@@ -209,6 +238,8 @@ pub struct Sums {
     pub count: u64,
     /// Of them, those that ended with an error.
     pub errors: u64,
+    /// Of them, those that took as long as their tenant called slow then, or longer.
+    pub slow: u64,
     /// Rows sent or changed.
     pub rows: u64,
     /// All together, microseconds.
@@ -221,6 +252,7 @@ impl Sums {
     fn note(&mut self, took_us: u64, outcome: Outcome) {
         self.count += 1;
         self.errors += u64::from(outcome.error.is_some());
+        self.slow += u64::from(outcome.is_slow);
         self.rows += outcome.rows;
         self.time_us += took_us;
         self.time_us_max = self.time_us_max.max(took_us);
@@ -229,6 +261,7 @@ impl Sums {
     fn take_over(&mut self, other: &Self) {
         self.count += other.count;
         self.errors += other.errors;
+        self.slow += other.slow;
         self.rows += other.rows;
         self.time_us += other.time_us;
         self.time_us_max = self.time_us_max.max(other.time_us_max);

@@ -191,7 +191,10 @@ mod tests {
     }
 
     fn outcome(rows: u64) -> Outcome {
-        Outcome { rows, error: None }
+        Outcome {
+            rows,
+            ..Outcome::default()
+        }
     }
 
     proptest! {

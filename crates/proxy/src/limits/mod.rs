@@ -52,7 +52,8 @@ impl std::fmt::Display for Exceeded {
             | Number::ClientConnections
             | Number::ServerConnections
             | Number::ServerConnectionsKept
-            | Number::ServerConnectionsWeight => "limit reached",
+            | Number::ServerConnectionsWeight
+            | Number::SlowStatement => "limit reached",
         })?;
         write!(f, ": {} is {}", self.limit.name(), self.value)
     }
@@ -74,7 +75,8 @@ impl Exceeded {
             | Number::ClientConnections
             | Number::ServerConnections
             | Number::ServerConnectionsKept
-            | Number::ServerConnectionsWeight => "53400", // configuration_limit_exceeded
+            | Number::ServerConnectionsWeight
+            | Number::SlowStatement => "53400", // configuration_limit_exceeded
         }
     }
 

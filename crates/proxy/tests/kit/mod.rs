@@ -9,6 +9,7 @@
     reason = "every test binary uses a part of it"
 )]
 
+pub mod common;
 pub mod pair;
 pub mod raw;
 
