@@ -19,4 +19,5 @@ mod metrics;
 mod migrations;
 mod processes;
 mod settings;
+mod statement_log;
 mod users;

@@ -263,6 +263,8 @@ pub(crate) enum DbCommand {
     Credentials(NamedArgs),
     /// See what it does: its last minute, hour and day, and its statements.
     Inspect(crate::user::inspect::InspectArgs),
+    /// See which of its statements failed or were slow.
+    Logs(crate::user::logs::LogsArgs),
     /// See and set what it may use at once.
     #[command(subcommand)]
     Limits(crate::user::limits::LimitsCommand),

@@ -39,6 +39,8 @@ pub struct Config {
     pub retention: Duration,
     /// How long copies of lines of the audit log are shown; zero: for ever.
     pub audit_keep: Duration,
+    /// How long lines of statement logs are kept.
+    pub statement_log_keep: Duration,
     /// Where backups are put.
     pub backup_place: BackupPlace,
     /// When databases are backed up without being asked, and for how long that is kept.
@@ -138,6 +140,10 @@ pub struct ControlLimits {
     pub backup_time_max: Duration,
     /// How long a restore may take, with its wait in the queue, unless a request says otherwise. 6 h.
     pub restore_time_max: Duration,
+    /// Lines of the statement log of one database. 10,000: a page to look through, some MB; the oldest are removed.
+    pub log_lines_max: i64,
+    /// The same of all databases together, within ten minutes. 1,000,000: some 100 MB of the catalog.
+    pub log_lines_all_max: i64,
     /// Differences of a branch that are looked for at once; more are told to come again. 2.
     pub diff_concurrent_max: usize,
     /// Entries of the lock table, which all tenants share, that one server connection may hold before
@@ -185,6 +191,8 @@ impl Default for ControlLimits {
             backups_concurrent_max: 2,
             backup_time_max: Duration::from_secs(6 * 3600),
             restore_time_max: Duration::from_secs(6 * 3600),
+            log_lines_max: 10_000,
+            log_lines_all_max: 1_000_000,
             diff_concurrent_max: 2,
             locks_per_server_max: 1_000,
             stale_max: Duration::from_secs(3600),
@@ -215,6 +223,7 @@ impl Config {
             operator_token_sha256,
             retention: Duration::from_secs(24 * 3600),
             audit_keep: Duration::from_secs(90 * 24 * 3600),
+            statement_log_keep: Duration::from_secs(7 * 24 * 3600),
             backup_place: BackupPlace::folder("backups"),
             backup_schedule: BackupSchedule::default(),
             warm_pool: WarmPool::default(),

@@ -64,6 +64,8 @@ struct Numbers {
     copies_failed: BTreeMap<&'static str, u64>,
     backups: [u64; 2],
     alert_messages: BTreeMap<&'static str, u64>,
+    log_written: u64,
+    log_dropped: u64,
     requests: BTreeMap<(&'static str, &'static str), u64>,
     request_time: BTreeMap<&'static str, Times>,
     request_rows: BTreeMap<&'static str, u64>,
@@ -115,6 +117,16 @@ impl Counted {
     /// A message of an alert was sent to a webhook, and this came of it.
     pub(crate) fn alert_message(&self, result: &'static str) {
         *self.numbers().alert_messages.entry(result).or_default() += 1;
+    }
+
+    /// So many lines of statement logs were written.
+    pub(crate) fn log_written(&self, lines: u64) {
+        self.numbers().log_written += lines;
+    }
+
+    /// For so many there was no room.
+    pub(crate) fn log_dropped(&self, lines: u64) {
+        self.numbers().log_dropped += lines;
     }
 
     /// A request for SQL over HTTP begins.
@@ -171,6 +183,18 @@ impl Counted {
             "Attempts to back a database up; failed ones are repeated.",
         );
         for (result, count) in ["made", "failed"].iter().zip(numbers.backups) {
+            family.sample(&[("result", result)], count);
+        }
+
+        let lines = [
+            ("written", numbers.log_written),
+            ("dropped", numbers.log_dropped),
+        ];
+        let mut family = page.counter(
+            "tenantry_statement_log_lines_total",
+            "Lines of the statement logs of databases; dropped: there was no room for them.",
+        );
+        for (result, count) in lines {
             family.sample(&[("result", result)], count);
         }
 

@@ -23,6 +23,7 @@ mod process;
 mod project;
 mod routes;
 mod sql;
+mod statement_log;
 mod storage;
 mod tasks;
 mod tenant;
@@ -133,6 +134,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         door: parts.door,
         pages: parts.pages,
         insight: insight::Insight::new(parts.insight),
+        statement_log: statement_log::StatementLog::default(),
         audit: parts.audit,
         metrics: api::metrics::Last::default(),
         passes: placement::passes::Passes::default(),

@@ -122,6 +122,24 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::Readers,
         "",
     ),
+    (
+        "GET",
+        "/customer/databases/{database}/metrics",
+        For::Readers,
+        "",
+    ),
+    (
+        "GET",
+        "/customer/databases/{database}/logs",
+        For::Readers,
+        "",
+    ),
+    (
+        "GET",
+        "/customer/databases/{database}/logs/stats",
+        For::Readers,
+        "",
+    ),
     // As the role `read`, whoever asks.
     (
         "GET",

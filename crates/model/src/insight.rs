@@ -3,11 +3,14 @@
 //! Owns: the numbers that are told, and how one part of a process asks another for them. Does not own:
 //! counting (`proxy`), or windows of time and what is kept (`control`).
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::IpAddr,
+    time::{Duration, SystemTime},
+};
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::TenantId;
+use crate::{Login, TenantId};
 
 /// Upper bounds of the times of statements that are told apart, microseconds. Kept counts were made by
 /// them: others would need other counts.
@@ -195,6 +198,38 @@ pub struct Connection {
     pub pinned_by: Option<String>,
 }
 
+/// A statement that ended, without its constants.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct LogLine {
+    /// When it ended.
+    pub at: SystemTime,
+    /// Who ran it.
+    pub login: Login,
+    /// Which of [`TenantLog::statements`]; `None`: it is not known.
+    pub statement: Option<usize>,
+    /// How long it took, microseconds; `None`: that was not measured.
+    pub took_us: Option<u64>,
+    /// Rows sent or changed.
+    pub rows: u64,
+    /// With which SQLSTATE it failed.
+    pub error: Option<[u8; 5]>,
+    /// Whether it took as long as the tenant called slow then.
+    pub is_slow: bool,
+}
+
+/// What a tenant wants to have noted of its statements.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct TenantLog {
+    /// Whose.
+    pub tenant: TenantId,
+    /// In the order in which they ended.
+    pub lines: Vec<LogLine>,
+    /// Shapes of these statements, each once: its number and its text.
+    pub statements: Vec<(u64, String)>,
+    /// Further lines that there was no room for.
+    pub dropped: u64,
+}
+
 /// Server connections of a proxy now.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Pools {
@@ -220,6 +255,8 @@ pub enum Question {
         /// The answer.
         reply: oneshot::Sender<Option<TenantDetail>>,
     },
+    /// Lines of all tenants that nobody took yet. Whoever asks has them, and nobody else.
+    Log(oneshot::Sender<Vec<TenantLog>>),
     /// Clients of one now, those that wait first, then those that are active.
     Connections {
         /// Which.

@@ -121,6 +121,11 @@ pub struct Limits {
     /// What shapes of statements take per worker, bytes. 32 MB, which is 500 tenants with a full
     /// table; the next ones are counted without their text.
     pub insight_bytes_max: usize,
+    /// Lines of a tenant's log that wait to be taken, which happens every ten seconds. 2,000: 200 a second; the
+    /// next ones are counted only.
+    pub log_lines_max: usize,
+    /// The same of all tenants, per worker. 20,000: some 3 MB.
+    pub log_lines_worker_max: usize,
     /// Cancel requests under way at once, per worker. 64; others wait their turn.
     pub cancels_max: usize,
     /// Time for one cancel request towards a server. 5 s.
@@ -151,6 +156,8 @@ impl Default for Limits {
             routes_max: 16_384,
             insight_statements_max: 200,
             insight_bytes_max: 32 << 20,
+            log_lines_max: 2_000,
+            log_lines_worker_max: 20_000,
             cancels_max: 64,
             cancel_time_max: Duration::from_secs(5),
         }

@@ -61,7 +61,7 @@ use std::{
 use model::{
     TenantId,
     hold::Holds,
-    insight::{Connection, Pools, TenantCounts, TenantDetail},
+    insight::{Connection, Pools, TenantCounts, TenantDetail, TenantLog},
     route::{Door, RouteClient},
 };
 use tokio::{
@@ -331,6 +331,28 @@ impl Numbers {
                 };
                 let counts = errand::on(&self.0, worker, counts).await;
                 all.extend(counts.unwrap_or_default());
+            }
+        }
+        all
+    }
+
+    /// Lines of the logs of all tenants, which are no longer here. A worker gives those of one tenant between two
+    /// turns of its event loop.
+    pub async fn take_log(&self) -> Vec<TenantLog> {
+        let with_lines = |worker: &Rc<Worker>| {
+            let tenants = worker.all_tenants().into_iter();
+            let tenants = tenants.filter(|tenant| tenant.insight.has_log());
+            tenants.map(|tenant| tenant.id.clone()).collect::<Vec<_>>()
+        };
+        let mut all = Vec::new();
+        for worker in 0..self.0.inboxes.len() {
+            let ids = errand::on(&self.0, worker, with_lines).await;
+            for id in ids.unwrap_or_default() {
+                let take = move |worker: &Rc<Worker>| {
+                    let tenant = worker.known_tenant(&id)?;
+                    Some(tenant.insight.take_log(&id))
+                };
+                all.extend(errand::on(&self.0, worker, take).await.flatten());
             }
         }
         all

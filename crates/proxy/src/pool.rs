@@ -223,7 +223,8 @@ impl Drop for Lease {
 
 impl Tenant {
     pub(crate) fn new(id: TenantId, worker: &Rc<Worker>) -> Self {
-        let insight = Insight::new(worker.config.limits.insight_statements_max, &worker.shapes);
+        let statements_max = worker.config.limits.insight_statements_max;
+        let insight = Insight::new(statements_max, &worker.shapes, &worker.log_room);
         insight.heed(&Limits::default());
         Self {
             id,

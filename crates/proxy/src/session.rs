@@ -616,7 +616,7 @@ impl Session {
     async fn end(mut self, worker: &Rc<Worker>, ended: Ended) {
         self.handle.set_target(None);
         self.unlist(worker);
-        self.watch.lost(&self.tenant.insight);
+        self.watch.lost(&self.tenant.insight, &self.handle.login);
         if let Some(server) = self.lending.taken.take() {
             self.tenant.release(worker, self.handle.login, server);
         }

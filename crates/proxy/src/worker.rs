@@ -33,7 +33,7 @@ use crate::{
     errand::Errand,
     handle::Handle,
     hold,
-    insight::ShapeBytes,
+    insight::{LogRoom, ShapeBytes},
     learn::Learning,
     lease,
     limits::{self, Alarms},
@@ -132,6 +132,8 @@ pub(crate) struct Worker {
     pub(crate) cancels: Semaphore,
     /// Of the shapes of all tenants here.
     pub(crate) shapes: Rc<ShapeBytes>,
+    /// For lines of their logs.
+    pub(crate) log_room: Rc<LogRoom>,
     pub(crate) scratch: RefCell<Box<[u8]>>,
     /// For what goes to a server, or to a client, and is not as it was read.
     pub(crate) outgoing: RefCell<Vec<u8>>,
@@ -185,6 +187,7 @@ impl Worker {
             idle: IdleList::new(index, shared.clone()),
             cancels: Semaphore::new(config.limits.cancels_max),
             shapes: ShapeBytes::new(config.limits.insight_bytes_max),
+            log_room: LogRoom::new(&config.limits),
             scratch: RefCell::new(vec![0; SCRATCH].into()),
             outgoing: RefCell::default(),
             incoming: RefCell::default(),

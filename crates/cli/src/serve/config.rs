@@ -87,6 +87,7 @@ pub(crate) struct Config {
     /// Tenants with series of their own.
     pub(crate) metrics_tenants_max: u32,
     pub(crate) insight_statements_max: u32,
+    pub(crate) statement_log_keep: Duration,
     /// `/metrics` takes no token.
     pub(crate) metrics_open: bool,
     pub(crate) anonymous: bool,
@@ -132,6 +133,10 @@ const DRAIN: Duration = Duration::from_secs(30);
 const BACKUP_EVERY_MIN: Duration = Duration::from_secs(60);
 /// More is meant as any number.
 const BACKUP_KEEP_MAX: u32 = 10_000;
+/// A week: what happened at the weekend is there on Monday.
+const STATEMENT_LOG_KEEP: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Less than what it takes to look at them.
+const STATEMENT_LOG_KEEP_MIN: Duration = Duration::from_secs(60);
 /// Long enough for an audit that comes once a quarter.
 const AUDIT_KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
 /// Some four million lines.
@@ -306,6 +311,9 @@ impl Reader {
         let insight_statements_max = self.or("insight-statements-max", 200, |text| {
             count(text, 0, INSIGHT_STATEMENTS_MAX)
         });
+        let statement_log_keep = self.or("statement-log-keep", STATEMENT_LOG_KEEP, |text| {
+            time_between(text, STATEMENT_LOG_KEEP_MIN, RETENTION_MAX)
+        });
         let notify_queue_max = self.or("notify-queue-max", 50, |text| count(text, 1, 100));
         // Only now, when every value has been looked at, may a wrong one end this.
         let (pg_listen, api_listen) = (pg_listen?, api_listen?);
@@ -343,6 +351,7 @@ impl Reader {
             notify_queue_max: notify_queue_max?,
             metrics_tenants_max: metrics_tenants_max?,
             insight_statements_max: insight_statements_max?,
+            statement_log_keep: statement_log_keep?,
             metrics_open,
             pg_listen,
             api_listen,

@@ -14,6 +14,17 @@ pub(super) fn answer(numbers: Numbers) -> Questions {
                     let _ = reply.send(numbers.pools());
                 }
                 Question::All(reply) => drop(reply.send(numbers.counts().await)),
+                Question::Log(reply) => {
+                    if let Err(lost) = reply.send(numbers.take_log().await) {
+                        let lines: usize = lost.iter().map(|of| of.lines.len()).sum();
+                        if lines > 0 {
+                            tracing::warn!(
+                                lines,
+                                "lines of statement logs are lost: nobody waited for them"
+                            );
+                        }
+                    }
+                }
                 Question::One {
                     tenant,
                     statements_max,

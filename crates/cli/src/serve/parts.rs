@@ -381,6 +381,7 @@ async fn start_control(
     wanted.forwarded_from.clone_from(&config.api_forwarded_from);
     wanted.retention = config.retention;
     wanted.audit_keep = config.audit_keep;
+    wanted.statement_log_keep = config.statement_log_keep;
     wanted.backup_place = match &config.backup_store {
         Some(place) => place.clone(),
         None => control::BackupPlace::folder(own.data_dir.join("backups")),

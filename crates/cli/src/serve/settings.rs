@@ -342,6 +342,13 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Statements told apart for each database, with how often they ran and how long they took, without \
          their constants; those that count most, the others are added up. 0: none, and no times",
     ),
+    setting(
+        "statement-log-keep",
+        "TIME",
+        "7d",
+        "How long lines of the statement logs of databases are kept, 1m at least; of each database the last 10,000 are, of all \
+         together 1,000,000",
+    ),
     switch(
         "metrics-open",
         "Let anybody who reaches the API read /metrics, which names databases by their ids; otherwise it \

@@ -4,7 +4,7 @@
 //! ([`model::limits`]) and whether they may be set; the server says so.
 
 use clap::{Args, Subcommand};
-use model::limits::{ALLOWED_ADDRESSES, Number, POOL_MODE};
+use model::limits::{ALLOWED_ADDRESSES, Number, POOL_MODE, STATEMENT_LOG};
 use serde_json::{Value, json};
 
 use crate::{
@@ -110,7 +110,7 @@ fn value_of(name: &str, value: &str) -> Result<Value, Failure> {
                 .collect()),
         };
     }
-    if name == POOL_MODE {
+    if name == POOL_MODE || name == STATEMENT_LOG {
         return Ok(json!(value));
     }
     let number = match value {
@@ -141,32 +141,34 @@ fn print(context: &Context, answer: &Value) -> Result<(), Failure> {
         }
     };
     let names = Number::ALL.iter().map(|number| number.name());
-    let rows = names.chain([POOL_MODE, ALLOWED_ADDRESSES]).map(|name| {
-        let shown = |who: &str| {
-            let value = &answer[who][name];
-            match value {
-                Value::Null => None,
-                Value::Array(list) if list.is_empty() => Some("nobody".to_owned()),
-                Value::Array(list) => {
-                    let list: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
-                    Some(list.join(","))
+    let rows = names
+        .chain([POOL_MODE, STATEMENT_LOG, ALLOWED_ADDRESSES])
+        .map(|name| {
+            let shown = |who: &str| {
+                let value = &answer[who][name];
+                match value {
+                    Value::Null => None,
+                    Value::Array(list) if list.is_empty() => Some("nobody".to_owned()),
+                    Value::Array(list) => {
+                        let list: Vec<&str> = list.iter().filter_map(Value::as_str).collect();
+                        Some(list.join(","))
+                    }
+                    Value::String(text) => Some(text.clone()),
+                    value if is_table && *value == json!(0) && can_be_off(name) => {
+                        Some("off".to_owned())
+                    }
+                    value => Some(value.to_string()),
                 }
-                Value::String(text) => Some(text.clone()),
-                value if is_table && *value == json!(0) && can_be_off(name) => {
-                    Some("off".to_owned())
-                }
-                value => Some(value.to_string()),
-            }
-        };
-        let holds = shown("effective")
-            .or((name == ALLOWED_ADDRESSES && is_table).then(|| "everybody".to_owned()));
-        vec![
-            Some(name.to_owned()),
-            holds,
-            shown("owner"),
-            shown("operator"),
-        ]
-    });
+            };
+            let holds = shown("effective")
+                .or((name == ALLOWED_ADDRESSES && is_table).then(|| "everybody".to_owned()));
+            vec![
+                Some(name.to_owned()),
+                holds,
+                shown("owner"),
+                shown("operator"),
+            ]
+        });
     Rows {
         columns: ["limit", "effective", "owner", "operator"]
             .map(title)

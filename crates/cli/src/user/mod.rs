@@ -21,6 +21,7 @@ mod home;
 pub(crate) mod import;
 pub(crate) mod inspect;
 pub(crate) mod limits;
+pub(crate) mod logs;
 pub(crate) mod migration;
 mod programs;
 mod progress;
@@ -129,6 +130,7 @@ pub(crate) fn run(command: Command, global: Global) -> Result<(), Failure> {
             Command::Db(DbCommand::Inspect(args)) | Command::Inspect(args) => {
                 inspect::inspect(&context()?, args).await
             }
+            Command::Db(DbCommand::Logs(args)) => logs::logs(&context()?, args).await,
             Command::Db(DbCommand::Limits(command)) => limits::run(&context()?, command).await,
             Command::Gen(command) => types::run(&context()?, command).await,
             Command::Migration(command) => migration::run(&context()?, command).await,

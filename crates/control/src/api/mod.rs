@@ -37,7 +37,7 @@ use crate::{
     insight, limits,
     placement::passes::Passes,
     process::Process,
-    project, routes, sql, tenant, user,
+    project, routes, sql, statement_log, tenant, user,
 };
 
 /// What every part of the control plane works with. One per process.
@@ -55,6 +55,7 @@ pub(crate) struct App {
     /// The page of the proxy.
     pub(crate) pages: Pages,
     pub(crate) insight: insight::Insight,
+    pub(crate) statement_log: statement_log::StatementLog,
     pub(crate) audit: audit::Logs,
     pub(crate) metrics: metrics::Last,
     pub(crate) passes: Passes,
@@ -180,6 +181,9 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         ))
         .routes(routes!(insight::http::observability))
         .routes(routes!(insight::inspect::inspect))
+        .routes(routes!(insight::metrics::metrics))
+        .routes(routes!(statement_log::http::list))
+        .routes(routes!(statement_log::http::stats))
         .routes(routes!(insight::explain::explain))
         .routes(routes!(branch::http::create))
         .routes(routes!(branch::http::list))

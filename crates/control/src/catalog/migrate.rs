@@ -112,6 +112,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "slow",
         sql: include_str!("../../migrations/0020_slow.sql"),
     },
+    Migration {
+        version: 21,
+        name: "statement log",
+        sql: include_str!("../../migrations/0021_statement_log.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

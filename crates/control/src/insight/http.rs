@@ -4,7 +4,7 @@ use std::{cmp::Reverse, sync::Arc};
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use model::insight::Statement;
+use model::{Pid, insight::Statement};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
@@ -180,13 +180,7 @@ pub(crate) async fn observability(
     let tenant = read(&app, &principal, &key).await?;
     let statements_max = if most == 0 { 0 } else { SAMPLES_MAX };
     let told = app.insight.read(&app, &tenant.id, statements_max).await?;
-    let figures = match app.node.database_figures(&tenant.pid).await {
-        Ok(figures) => figures,
-        Err(error) => {
-            tracing::debug!(error = %chain(&error), "a database was not measured");
-            None
-        }
-    };
+    let figures = measure(&app, &tenant.pid).await;
     let windows: Vec<WindowFigures> = GRAINS
         .iter()
         .map(|grain| {
@@ -194,16 +188,13 @@ pub(crate) async fn observability(
             describe(&Window::of(*grain, slots, &told.unwritten, told.kept.now))
         })
         .collect();
-    let needed = figures.map(|of| (of.blocks_hit, of.blocks_hit + of.blocks_read));
-    let here = told.detail.as_ref().map(|detail| &detail.counts);
+    let (active_connections, server_connections) = told.connections();
     let summary = Summary {
         window: windows[0].clone(),
-        active_connections: told.kept.clients + here.map_or(0, |here| here.clients),
-        server_connections: told.kept.servers + here.map_or(0, |here| here.servers),
+        active_connections,
+        server_connections,
         storage_bytes: figures.map(|of| of.bytes),
-        cache_hit_ratio: needed
-            .filter(|(_, all)| *all > 0)
-            .map(|(hit, all)| (hit as f64 / all as f64 * 1e4).round() / 1e4),
+        cache_hit_ratio: figures.as_ref().and_then(cache_hit_ratio),
         last_activity_at: last_activity(&told),
     };
     let statements = told.detail.map(|detail| detail.statements);
@@ -213,6 +204,23 @@ pub(crate) async fn observability(
         windows,
         samples: samples(statements.unwrap_or_default(), order, most),
     }))
+}
+
+/// `None`: it is not there, or the server did not answer.
+pub(super) async fn measure(app: &App, pid: &Pid) -> Option<node::Figures> {
+    match app.node.database_figures(pid).await {
+        Ok(figures) => figures,
+        Err(error) => {
+            tracing::debug!(error = %chain(&error), "a database was not measured");
+            None
+        }
+    }
+}
+
+/// Of the blocks that were needed, the share that was in memory; `None`: none were.
+pub(super) fn cache_hit_ratio(of: &node::Figures) -> Option<f64> {
+    let all = of.blocks_hit + of.blocks_read;
+    (all > 0).then(|| (of.blocks_hit as f64 / all as f64 * 1e4).round() / 1e4)
 }
 
 /// What was not written yet was done since the last pass.

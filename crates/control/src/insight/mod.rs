@@ -11,6 +11,7 @@ pub(crate) mod explain;
 pub(crate) mod fleet;
 pub(crate) mod http;
 pub(crate) mod inspect;
+pub(crate) mod metrics;
 mod store;
 mod window;
 
@@ -34,6 +35,7 @@ use tokio::{
 use crate::{
     api::{App, error::chain},
     catalog::CatalogError,
+    statement_log,
 };
 
 /// Between two passes: the length of the shortest slots.
@@ -118,6 +120,15 @@ struct Told {
     detail: Option<TenantDetail>,
 }
 
+impl Told {
+    /// Clients and server connections now, at all processes.
+    fn connections(&self) -> (u32, u32) {
+        let here = self.detail.as_ref().map(|detail| &detail.counts);
+        let (clients, servers) = here.map_or((0, 0), |here| (here.clients, here.servers));
+        (self.kept.clients + clients, self.kept.servers + servers)
+    }
+}
+
 impl Known {
     /// What a tenant did that was not noted yet.
     fn news(&self, of: &TenantCounts) -> Counts {
@@ -196,7 +207,10 @@ impl Insight {
     }
 
     /// `None`: the proxy does not answer.
-    async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Option<T> {
+    pub(crate) async fn ask<T>(
+        &self,
+        question: impl FnOnce(oneshot::Sender<T>) -> Question,
+    ) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         let asked = async {
             self.proxy.send(question(reply)).await.ok()?;
@@ -267,7 +281,13 @@ pub(crate) async fn end(app: &App) {
     }
 }
 
+/// Both are told; neither keeps the other from being done.
 async fn round(app: &App) -> Result<(), CatalogError> {
+    let log = statement_log::round(app).await;
+    add_up(app).await.and(log)
+}
+
+async fn add_up(app: &App) -> Result<(), CatalogError> {
     let mut known = app.insight.known.write().await;
     known.passes = known.passes.wrapping_add(1);
     let again = known.passes % SAID_FOR == 0;

@@ -11,7 +11,7 @@ use model::{
 
 use super::{
     Made,
-    window::{GRAINS, Slot},
+    window::{DAY, DAYS, GRAINS, Slot},
 };
 use crate::catalog::{self, CatalogError};
 
@@ -52,6 +52,15 @@ pub(super) async fn add(
     let values: &[&(dyn tokio_postgres::types::ToSql + Sync)] =
         &[&tenants, &counts, &grains, &seconds, &places];
     catalog::execute(&transaction, sql, values).await?;
+    let sql = "INSERT INTO insight_day AS own (tenant_id, place, slot, counts)
+        SELECT t.id, now.slot % $4, now.slot, c.counts::bigint[]
+        FROM unnest($1::text[], $2::text[]) AS c (id, counts) JOIN tenant t ON t.id = c.id
+        CROSS JOIN (SELECT floor(extract(epoch FROM now()) / $3::bigint)::bigint AS slot) AS now
+        ORDER BY t.id
+        ON CONFLICT (tenant_id, place) DO UPDATE SET slot = excluded.slot,
+            counts = CASE WHEN own.slot = excluded.slot
+                THEN insight_sum(own.counts, excluded.counts) ELSE excluded.counts END";
+    catalog::execute(&transaction, sql, &[&tenants, &counts, &DAY, &DAYS]).await?;
     Ok(transaction.commit().await?)
 }
 
@@ -74,6 +83,8 @@ fn counts_of(numbers: &[i64]) -> Counts {
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     pub(super) slots: Vec<Slot>,
+    /// Of the last days, and older ones.
+    pub(super) days: Vec<Slot>,
     /// By the clock of the catalog, seconds since 1970.
     pub(super) now: f64,
     pub(super) active_at: Option<DateTime<Utc>>,
@@ -97,15 +108,16 @@ pub(super) async fn read(
     let number = |column| u32::try_from(row.get::<_, i64>(column)).unwrap_or(u32::MAX);
     let sql = "SELECT grain, slot, counts FROM insight_slot WHERE tenant_id = $1";
     let slots = catalog::query(client, sql, &[&tenant.as_str()]).await?;
+    let sql = "SELECT 4::smallint, slot, counts FROM insight_day WHERE tenant_id = $1";
+    let days = catalog::query(client, sql, &[&tenant.as_str()]).await?;
+    let slot = |row: &tokio_postgres::Row| Slot {
+        grain: row.get(0),
+        slot: row.get(1),
+        counts: counts_of(&row.get::<_, Vec<i64>>(2)),
+    };
     Ok(Kept {
-        slots: slots
-            .iter()
-            .map(|row| Slot {
-                grain: row.get(0),
-                slot: row.get(1),
-                counts: counts_of(&row.get::<_, Vec<i64>>(2)),
-            })
-            .collect(),
+        slots: slots.iter().map(slot).collect(),
+        days: days.iter().map(slot).collect(),
         now: row.get(0),
         active_at: row.get(1),
         clients: number(2),
@@ -263,5 +275,9 @@ pub(super) async fn sweep(client: &impl GenericClient, most: i64) -> Result<(), 
             RETURNING tenant_id)
         DELETE FROM insight_slot s USING old WHERE s.tenant_id = old.tenant_id";
     catalog::execute(client, sql, &[&most]).await?;
+    let sql = "DELETE FROM insight_day WHERE ctid = ANY (ARRAY(
+        SELECT ctid FROM insight_day
+        WHERE slot < floor(extract(epoch FROM now()) / $2::bigint)::bigint - $3 LIMIT $1))";
+    catalog::execute(client, sql, &[&most, &DAY, &DAYS]).await?;
     Ok(())
 }

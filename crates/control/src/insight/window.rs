@@ -45,6 +45,28 @@ pub(super) const GRAINS: [Grain; 3] = [
     },
 ];
 
+/// The ring of hours.
+pub(super) const HOURS: i16 = 3;
+/// Seconds.
+pub(super) const HOUR: i64 = 3_600;
+/// Seconds; also the length of a slot of the ring of days, which has no window.
+pub(super) const DAY: i64 = 86_400;
+/// Slots of it that are kept: a week, and the one that is written next.
+pub(super) const DAYS: i64 = 8;
+
+/// What was counted in slots from `first` on, and is not written.
+pub(super) fn counted_since<'a>(
+    slots: impl Iterator<Item = &'a Slot>,
+    first: i64,
+    unwritten: &Counts,
+) -> Counts {
+    let mut sum = *unwritten;
+    for slot in slots.filter(|slot| slot.slot >= first) {
+        sum.add(&slot.counts);
+    }
+    sum
+}
+
 /// A slot as it is kept.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) struct Slot {

@@ -6,7 +6,10 @@ use axum::{extract::State, http::StatusCode};
 use deadpool_postgres::Transaction;
 use model::{
     Limits, TenantId,
-    limits::{self, ALLOWED_ADDRESSES, LimitError, LimitSet, Number, POOL_MODE},
+    limits::{
+        self, ALLOWED_ADDRESSES, LimitError, LimitSet, Number, POOL_MODE, STATEMENT_LOG,
+        StatementLog,
+    },
     route::NodeAddress,
 };
 use serde::Serialize;
@@ -82,6 +85,14 @@ pub(crate) struct LimitValues {
     /// otherwise. The owner's word counts, or else the operator's.
     #[serde(skip_serializing_if = "Option::is_none")]
     slow_statement_ms: Option<u64>,
+    /// Of how many statements that neither failed nor were slow one is kept, where `statement_log` is `sampled`: 1 to
+    /// 1,000,000. 100 when nobody says otherwise. The owner's word counts, or else the operator's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement_log_sample: Option<u64>,
+    /// Which statements are kept in the log: `off`, `errors`, `slow` (and errors), `all` or `sampled` (slow ones and errors,
+    /// and some others). `slow` when nobody says otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement_log: Option<String>,
     /// `auto`, `session` or `transaction`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pool_mode: Option<String>,
@@ -305,6 +316,15 @@ fn apply(set: &mut LimitSet, name: &str, value: &Value) -> ApiResult<()> {
             })?;
             set.pool_mode = Some(mode);
         }
+        (STATEMENT_LOG, Value::Null) => set.statement_log = None,
+        (STATEMENT_LOG, value) => {
+            let log = value.as_str().and_then(StatementLog::parse);
+            let log = log.ok_or_else(|| {
+                let words = StatementLog::ALL.map(|(_, word)| word).join(", ");
+                invalid(format!("{STATEMENT_LOG} is {words} or null"))
+            })?;
+            set.statement_log = Some(log);
+        }
         (ALLOWED_ADDRESSES, Value::Null) => set.set_addresses(None).map_err(refused)?,
         (ALLOWED_ADDRESSES, value) => {
             let list = value.as_array().ok_or_else(|| {
@@ -319,7 +339,7 @@ fn apply(set: &mut LimitSet, name: &str, value: &Value) -> ApiResult<()> {
         }
         _ => {
             let mut known: Vec<&str> = Number::ALL.iter().map(|number| number.name()).collect();
-            known.extend([POOL_MODE, ALLOWED_ADDRESSES]);
+            known.extend([POOL_MODE, ALLOWED_ADDRESSES, STATEMENT_LOG]);
             return Err(invalid(format!("there is no limit {}", quoted(name)))
                 .hint(format!("the limits are {}", known.join(", "))));
         }
@@ -365,13 +385,15 @@ mod tests {
             idle_in_transaction_ms_max: Some(1),
             client_idle_ms_max: Some(1),
             slow_statement_ms: Some(1),
+            statement_log_sample: Some(1),
+            statement_log: Some(String::new()),
             pool_mode: Some(String::new()),
             allowed_addresses: Some(Vec::new()),
         };
         let documented = serde_json::to_value(documented).unwrap();
         let documented: Vec<&String> = documented.as_object().unwrap().keys().collect();
         let mut known: Vec<&str> = Number::ALL.iter().map(|number| number.name()).collect();
-        known.extend([POOL_MODE, ALLOWED_ADDRESSES]);
+        known.extend([POOL_MODE, ALLOWED_ADDRESSES, STATEMENT_LOG]);
         known.sort_unstable();
         assert_eq!(documented, known);
     }

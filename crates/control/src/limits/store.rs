@@ -4,7 +4,9 @@
 use deadpool_postgres::GenericClient;
 use model::{
     TenantId,
-    limits::{ALLOWED_ADDRESSES, LimitSet, Number, POOL_MODE, pool_mode_word},
+    limits::{
+        ALLOWED_ADDRESSES, LimitSet, Number, POOL_MODE, STATEMENT_LOG, StatementLog, pool_mode_word,
+    },
 };
 use serde_json::{Map, Value};
 
@@ -63,6 +65,9 @@ pub(crate) fn to_json(set: &LimitSet) -> Map<String, Value> {
     if let Some(mode) = set.pool_mode {
         json.insert(POOL_MODE.to_owned(), pool_mode_word(mode).into());
     }
+    if let Some(log) = set.statement_log {
+        json.insert(STATEMENT_LOG.to_owned(), log.as_str().into());
+    }
     if let Some(networks) = set.addresses() {
         let networks = networks
             .iter()
@@ -82,6 +87,7 @@ pub(crate) fn from_row(row: &Value) -> LimitSet {
         }
     }
     set.pool_mode = row[POOL_MODE].as_str().and_then(|word| word.parse().ok());
+    set.statement_log = row[STATEMENT_LOG].as_str().and_then(StatementLog::parse);
     if let Some(networks) = row[ALLOWED_ADDRESSES].as_array() {
         // Too much for us is more than we understand: nobody comes in, rather than everybody.
         let texts = networks
@@ -177,6 +183,7 @@ mod tests {
                 .unwrap();
         }
         set.pool_mode = Some("transaction".parse().unwrap());
+        set.statement_log = Some(StatementLog::Sampled);
         let networks = LimitSet::networks(["10.0.0.0/8", "::1"]).unwrap();
         set.set_addresses(Some(networks)).unwrap();
         assert_eq!(from_row(&Value::Object(to_json(&set))), set);

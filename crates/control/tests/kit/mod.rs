@@ -23,7 +23,7 @@ use control::{Config, Control, Keys, Parts, WarmPool};
 use model::{
     LoginName,
     hold::{Holds, Kept, Order, Step},
-    insight::{Pools, Question, Questions, TenantCounts, TenantDetail},
+    insight::{Pools, Question, Questions, TenantCounts, TenantDetail, TenantLog},
     route::{self, Door, RouteClient},
 };
 use node::managed::{Managed, ManagedConfig, StopLimit};
@@ -88,8 +88,11 @@ impl Obeys {
 /// What a proxy says that it counts of tenants.
 pub type Counted = Arc<Mutex<Vec<TenantCounts>>>;
 
-/// Answers like a proxy that counted so much, in one process.
-fn counting(counted: Counted) -> Questions {
+/// Lines that it gives to who asks for them.
+pub type Logged = Arc<Mutex<Vec<TenantLog>>>;
+
+/// Answers like a proxy that counted so much, in one process, and has these lines.
+fn counting(counted: Counted, logged: Logged) -> Questions {
     let (questions, mut asked) = tokio::sync::mpsc::channel(8);
     tokio::spawn(async move {
         while let Some(question) = asked.recv().await {
@@ -113,6 +116,9 @@ fn counting(counted: Counted) -> Questions {
                     drop(reply.send(detail));
                 }
                 Question::Connections { reply, .. } => drop(reply.send(Vec::new())),
+                Question::Log(reply) => {
+                    drop(reply.send(std::mem::take(&mut *logged.lock().unwrap())));
+                }
             }
         }
     });
@@ -127,6 +133,7 @@ pub struct Stack {
     pub orders: Orders,
     pub obeys: Option<Obeys>,
     pub counted: Counted,
+    pub logged: Logged,
     pub managed: Managed,
     pub control: Option<Control>,
     /// What the control plane writes.
@@ -218,6 +225,7 @@ impl Stack {
             orders: Orders::default(),
             obeys: None,
             counted: Counted::default(),
+            logged: Logged::default(),
             managed,
             control: None,
             audit: None,
@@ -236,7 +244,7 @@ impl Stack {
         let (routes, server) = route::channel();
         let (obeys, holds) = Obeys::start("serve", &self.orders);
         self.obeys = Some(obeys);
-        let questions = counting(self.counted.clone());
+        let questions = counting(self.counted.clone(), self.logged.clone());
         self.audit = None;
         let audit = self.audit("serve");
         self.audit = Some(audit.clone());
@@ -288,9 +296,24 @@ impl Stack {
         instance: &'static str,
         counted: Counted,
     ) -> (Control, route::RouteClient, Obeys, String) {
+        self.start_logging(instance, counted, Logged::default())
+            .await
+    }
+
+    /// The same; and it has these lines.
+    pub async fn start_logging(
+        &self,
+        instance: &'static str,
+        counted: Counted,
+        logged: Logged,
+    ) -> (Control, route::RouteClient, Obeys, String) {
         let (routes, server) = route::channel();
         let (obeys, holds) = Obeys::start(instance, &self.orders);
-        let ways = (door::open(routes.clone(), SECRET), holds, counting(counted));
+        let ways = (
+            door::open(routes.clone(), SECRET),
+            holds,
+            counting(counted, logged),
+        );
         let own = (self.audit(instance), instance);
         let (control, base) = start(&self.managed, &self.change, server, ways, own).await;
         (control, routes, obeys, base)

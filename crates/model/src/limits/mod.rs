@@ -10,7 +10,8 @@ mod set;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 pub use set::{
-    ALLOWED_ADDRESSES, LimitError, LimitSet, NETWORKS_MAX, Number, POOL_MODE, Rule, pool_mode_word,
+    ALLOWED_ADDRESSES, LimitError, LimitSet, NETWORKS_MAX, Number, POOL_MODE, Rule, STATEMENT_LOG,
+    StatementLog, pool_mode_word,
 };
 
 use crate::{Network, network, route::PoolMode};
@@ -49,6 +50,10 @@ pub struct Limits {
     pub client_idle_max: Option<Duration>,
     /// From which time on a statement is called slow. `None`: none is. 1 s.
     pub slow_statement_time: Option<Duration>,
+    /// Which of its statements are logged. Those that fail or are slow.
+    pub statement_log: StatementLog,
+    /// Of so many others one, where samples are. 100; never 0.
+    pub statement_log_sample: u32,
     /// Where clients may come from. `None`: from anywhere; an empty list: from nowhere.
     pub addresses: Option<Arc<[Network]>>,
 }
@@ -130,6 +135,8 @@ impl Limits {
             idle_in_transaction_time_max: time(Number::IdleInTransaction),
             client_idle_max: time(Number::ClientIdle),
             slow_statement_time: time(Number::SlowStatement),
+            statement_log: statement_log(operator, owner),
+            statement_log_sample: count(Number::LogSample).max(1),
             addresses: addresses.map(Arc::from),
         }
     }
@@ -139,6 +146,7 @@ impl Limits {
         let limits = Self::of(operator, owner);
         let mut set = LimitSet {
             pool_mode: Some(pool_mode(operator, owner)),
+            statement_log: Some(limits.statement_log),
             addresses: limits.addresses.map(|networks| networks.to_vec()),
             ..LimitSet::default()
         };
@@ -161,6 +169,12 @@ pub fn minimums_max(budget: u32) -> u32 {
 /// The operator's pool mode, or else the owner's, or else the default.
 pub fn pool_mode(operator: &LimitSet, owner: &LimitSet) -> PoolMode {
     operator.pool_mode.or(owner.pool_mode).unwrap_or_default()
+}
+
+/// What the operator says is logged, or else the owner, or else the default.
+fn statement_log(operator: &LimitSet, owner: &LimitSet) -> StatementLog {
+    let said = operator.statement_log.or(owner.statement_log);
+    said.unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -200,6 +214,8 @@ mod tests {
                 idle_in_transaction_time_max: None,
                 client_idle_max: Some(Duration::from_secs(1800)),
                 slow_statement_time: Some(Duration::from_secs(1)),
+                statement_log: StatementLog::Slow,
+                statement_log_sample: 100,
                 addresses: None,
             }
         );
@@ -320,6 +336,24 @@ mod tests {
         for (mode, word) in POOL_MODES {
             assert_eq!((word.parse(), pool_mode_word(mode)), (Ok(mode), word));
         }
+    }
+
+    #[test]
+    fn the_operator_may_fix_what_is_logged() {
+        let log = |log| LimitSet {
+            statement_log: log,
+            ..LimitSet::default()
+        };
+        let (off, all) = (Some(StatementLog::Off), Some(StatementLog::All));
+        assert_eq!(statement_log(&log(None), &log(None)), StatementLog::Slow);
+        assert_eq!(statement_log(&log(None), &log(all)), StatementLog::All);
+        assert_eq!(statement_log(&log(off), &log(all)), StatementLog::Off);
+        assert!(log(all).check_owner(&log(off)).is_err());
+        assert!(log(all).check_owner(&log(None)).is_ok());
+        for (own, word) in StatementLog::ALL {
+            assert_eq!((StatementLog::parse(word), own.as_str()), (Some(own), word));
+        }
+        assert_eq!(StatementLog::parse("ALL"), None);
     }
 
     proptest! {

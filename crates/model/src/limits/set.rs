@@ -93,6 +93,8 @@ numbers! {
     ClientIdle = "client_idle_ms_max", 1000..=WEEK_MS, 1_800_000, Optional;
     /// Milliseconds from which on a statement is called slow. A second: what a person who waits notices.
     SlowStatement = "slow_statement_ms", 0..=WEEK_MS, 1_000, Choice;
+    /// Of how many statements that were neither slow nor failed one is logged, where samples are.
+    LogSample = "statement_log_sample", 1..=1_000_000, 100, Choice;
 }
 
 pub(super) const NUMBERS: usize = Number::ALL.len();
@@ -102,14 +104,55 @@ pub const NETWORKS_MAX: usize = 64;
 
 /// Names of the limits that are no numbers.
 pub const POOL_MODE: &str = "pool_mode";
-/// The other one.
+/// Another one.
 pub const ALLOWED_ADDRESSES: &str = "allowed_addresses";
+/// The third.
+pub const STATEMENT_LOG: &str = "statement_log";
 
 pub(super) const POOL_MODES: [(PoolMode, &str); 3] = [
     (PoolMode::Auto, "auto"),
     (PoolMode::Session, "session"),
     (PoolMode::Transaction, "transaction"),
 ];
+
+/// Which statements are kept in the log of a database.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum StatementLog {
+    /// None.
+    Off,
+    /// Those that failed.
+    Errors,
+    /// Those that failed, and those that were slow.
+    #[default]
+    Slow,
+    /// All of them.
+    All,
+    /// Those that failed or were slow, and one of so many others.
+    Sampled,
+}
+
+impl StatementLog {
+    /// All of them, with their words.
+    pub const ALL: [(Self, &'static str); 5] = [
+        (Self::Off, "off"),
+        (Self::Errors, "errors"),
+        (Self::Slow, "slow"),
+        (Self::All, "all"),
+        (Self::Sampled, "sampled"),
+    ];
+
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == self);
+        found.map_or("", |(_, word)| word)
+    }
+
+    /// Reads [`Self::as_str`] back.
+    pub fn parse(word: &str) -> Option<Self> {
+        let found = Self::ALL.into_iter().find(|(_, known)| *known == word);
+        found.map(|(known, _)| known)
+    }
+}
 
 /// The word for a pool mode.
 pub fn pool_mode_word(mode: PoolMode) -> &'static str {
@@ -148,6 +191,8 @@ pub struct LimitSet {
     pub(super) numbers: [Option<u64>; NUMBERS],
     /// How sessions share server connections.
     pub pool_mode: Option<PoolMode>,
+    /// Which statements are logged.
+    pub statement_log: Option<StatementLog>,
     pub(super) addresses: Option<Vec<Network>>,
 }
 
@@ -238,6 +283,13 @@ impl LimitSet {
                 .is_some_and(|mode| self.pool_mode != Some(mode))
         {
             return Err(LimitError::Operators(POOL_MODE));
+        }
+        if self.statement_log.is_some()
+            && operator
+                .statement_log
+                .is_some_and(|log| self.statement_log != Some(log))
+        {
+            return Err(LimitError::Operators(STATEMENT_LOG));
         }
         Ok(())
     }

@@ -584,6 +584,8 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
         routes_max,
         insight_statements_max,
         insight_bytes_max,
+        log_lines_max,
+        log_lines_worker_max,
         cancels_max,
         cancel_time_max,
     } = limits;
@@ -616,6 +618,8 @@ fn limits(limits: &Limits) -> Vec<(&'static str, String)> {
         ("routes_max", routes_max.to_string()),
         ("insight_statements_max", insight_statements_max.to_string()),
         ("insight_bytes_max", insight_bytes_max.to_string()),
+        ("log_lines_max", log_lines_max.to_string()),
+        ("log_lines_worker_max", log_lines_worker_max.to_string()),
         ("cancels_max", cancels_max.to_string()),
         ("cancel_time_max", seconds(*cancel_time_max)),
     ]

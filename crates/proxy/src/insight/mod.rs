@@ -2,14 +2,15 @@
 //!
 //! Owns: for each tenant, errors by class, a histogram of times, and the statements that count most by
 //! how often they run or how long they take, under their shapes (`statement::normalise`): no
-//! constant, parameter or secret is ever kept. Does not own: plain counters (`stats`), or which answer
-//! belongs to which statement (`watch`).
+//! constant, parameter or secret is ever kept; and a log of them (`log`). Does not own: plain counters
+//! (`stats`), or which answer belongs to which statement (`watch`).
 //!
 //! All of it is plain memory of the tenant's home worker, goes with the tenant's state, and is bounded:
 //! by [`Limits::insight_statements_max`](crate::Limits) for each tenant and
 //! [`Limits::insight_bytes_max`](crate::Limits) for each worker. What falls out of a tenant's table is
 //! kept in one sum, so the sum of all is always right.
 
+mod log;
 mod shape;
 mod top;
 mod watch;
@@ -21,8 +22,8 @@ use std::{
 };
 
 use model::{
-    Limits, TenantId,
-    insight::{Statement, TIMES},
+    Limits, Login, TenantId,
+    insight::{Statement, TIMES, TenantLog},
 };
 use statement::Encoding;
 use tokio::time::Instant;
@@ -31,6 +32,8 @@ use crate::{
     metrics::{Clocked, Times, micros, place},
     stats::Totals,
 };
+use log::Log;
+pub(crate) use log::LogRoom;
 pub(crate) use shape::ShapeBytes;
 use shape::{Shape, Texts};
 use top::Top;
@@ -56,6 +59,7 @@ pub(crate) struct Insight {
     texts: RefCell<Texts>,
     top: RefCell<Top>,
     bytes: Rc<ShapeBytes>,
+    log: Log,
 }
 
 /// How a statement ended.
@@ -72,7 +76,7 @@ pub(crate) struct Outcome {
 pub(crate) type Sqlstate = [u8; 5];
 
 impl Insight {
-    pub(crate) fn new(statements_max: usize, bytes: &Rc<ShapeBytes>) -> Self {
+    pub(crate) fn new(statements_max: usize, bytes: &Rc<ShapeBytes>, room: &Rc<LogRoom>) -> Self {
         Self {
             is_on: statements_max > 0,
             slow_us: Cell::new(u64::MAX),
@@ -82,6 +86,7 @@ impl Insight {
             texts: RefCell::default(),
             top: RefCell::new(Top::new(statements_max)),
             bytes: bytes.clone(),
+            log: Log::new(room),
         }
     }
 
@@ -89,6 +94,7 @@ impl Insight {
     pub(crate) fn heed(&self, limits: &Limits) {
         let slow = limits.slow_statement_time;
         self.slow_us.set(slow.map_or(u64::MAX, micros));
+        self.log.heed(limits);
     }
 
     /// The shape of a text, as far as it is there. `None`: nobody asks, or there is no room for
@@ -126,7 +132,13 @@ impl Insight {
 
     /// Notes that a statement ended; with its shape and the time, if it is told apart.
     #[inline]
-    fn ended(&self, run: Option<(&Rc<Shape>, Instant)>, took_us: u64, outcome: Outcome) {
+    fn ended(
+        &self,
+        run: Option<(&Rc<Shape>, Instant)>,
+        took_us: u64,
+        outcome: Outcome,
+        login: &Login,
+    ) {
         let outcome = Outcome {
             is_slow: took_us >= self.slow_us.get(),
             ..outcome
@@ -134,6 +146,26 @@ impl Insight {
         self.slow.set(self.slow.get() + u64::from(outcome.is_slow));
         self.times.note_at(place(took_us), took_us);
         self.top.borrow_mut().note(run, took_us, outcome);
+        let shape = run.map(|(shape, _)| shape);
+        self.log.note(login, shape, took_us, outcome);
+    }
+
+    /// Notes that something was refused before it was a statement: only the log has it.
+    fn refused(&self, shape: Option<&Rc<Shape>>, outcome: Outcome, login: &Login) {
+        if let Some(shape) = shape {
+            shape.ended(outcome.error);
+        }
+        self.log.note(login, shape, 0, outcome);
+    }
+
+    /// Whether there are lines to take.
+    pub(crate) fn has_log(&self) -> bool {
+        self.log.has_news()
+    }
+
+    /// All lines of the log, which are no longer here.
+    pub(crate) fn take_log(&self, tenant: &TenantId) -> TenantLog {
+        self.log.take(tenant)
     }
 
     /// How long its statements took.

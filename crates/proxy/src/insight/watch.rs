@@ -10,6 +10,7 @@ use std::{
     rc::Rc,
 };
 
+use model::Login;
 use tokio::time::Instant;
 
 use super::{Insight, Outcome, Sqlstate, shape::Shape, top::Itself};
@@ -45,6 +46,16 @@ pub(crate) struct Watch {
     /// Statements that ended with what was read last.
     ended: Vec<Ended>,
     last_ended: Option<Instant>,
+    parsed: Parsed,
+}
+
+/// What was to be prepared since the server was ready last.
+#[derive(Debug, Default)]
+enum Parsed {
+    #[default]
+    Nothing,
+    One(Option<Rc<Shape>>),
+    Several,
 }
 
 type Names = HashMap<u64, Option<Rc<Shape>>, BuildHasherDefault<Itself>>;
@@ -104,6 +115,10 @@ impl Watch {
     /// A Parse is sent.
     #[inline]
     pub(crate) fn parse(&mut self, name: &[u8], shape: Option<Rc<Shape>>) {
+        self.parsed = match self.parsed {
+            Parsed::Nothing => Parsed::One(shape.clone()),
+            Parsed::One(_) | Parsed::Several => Parsed::Several,
+        };
         match name {
             b"" => self.unnamed = shape,
             _ => keep(&mut self.statements, name, shape),
@@ -185,7 +200,7 @@ impl Watch {
     /// So many statements are over: the first is the one that was answered, or whose preparation
     /// failed; the others were skipped because of that.
     #[inline]
-    pub(crate) fn over(&mut self, count: u32, insight: &Insight) {
+    pub(crate) fn over(&mut self, count: u32, insight: &Insight, login: &Login) {
         if !self.is_on {
             return;
         }
@@ -203,20 +218,42 @@ impl Watch {
             let outcome = std::mem::take(&mut self.outcome);
             match run {
                 Some(run) => self.ended.push(Ended { run, outcome }),
-                None => insight.ended(None, 0, outcome),
+                None => insight.ended(None, 0, outcome, login),
             }
         }
     }
 
-    /// What the server said is over that had no statement in it: an error of a Parse alone.
-    pub(crate) fn nothing_over(&mut self) {
-        self.outcome = Outcome::default();
+    /// What the server said is over that had no statement in it: an error of a Parse alone (`is_parse`), or of
+    /// something else. Many drivers prepare first, and hear only of this error.
+    pub(crate) fn nothing_over(&mut self, is_parse: bool, insight: &Insight, login: &Login) {
+        let outcome = std::mem::take(&mut self.outcome);
         self.rows = 0;
+        let shape = match &self.parsed {
+            Parsed::One(shape) if is_parse => shape.as_ref(),
+            // Of several, nobody knows which.
+            _ => None,
+        };
+        if self.is_on && outcome.error.is_some() {
+            insight.refused(shape, outcome, login);
+        }
+    }
+
+    /// The client is told that the server is ready.
+    #[inline]
+    pub(crate) fn ready(&mut self) {
+        if !matches!(self.parsed, Parsed::Nothing) {
+            self.parsed = Parsed::Nothing;
+        }
     }
 
     /// Everything that was read is dealt with. Statements that ended together share the time.
     #[inline]
-    pub(crate) fn settle(&mut self, insight: &Insight, now: impl FnOnce() -> Instant) {
+    pub(crate) fn settle(
+        &mut self,
+        insight: &Insight,
+        login: &Login,
+        now: impl FnOnce() -> Instant,
+    ) {
         let Some(first) = self.ended.first() else {
             return;
         };
@@ -227,16 +264,17 @@ impl Watch {
         let took_us = micros(now.saturating_duration_since(since)) / self.ended.len() as u64;
         for ended in self.ended.drain(..) {
             let shape = ended.run.shape.as_ref();
-            insight.ended(shape.map(|shape| (shape, now)), took_us, ended.outcome);
+            let run = shape.map(|shape| (shape, now));
+            insight.ended(run, took_us, ended.outcome, login);
         }
         self.last_ended = Some(now);
     }
 
     /// The session is over. What was under way has no outcome, unless its end was the outcome.
-    pub(crate) fn lost(&mut self, insight: &Insight) {
+    pub(crate) fn lost(&mut self, insight: &Insight, login: &Login) {
         if self.outcome.error.is_some() && self.runs.len() + self.further > 0 {
-            self.over(1, insight);
-            self.settle(insight, Instant::now);
+            self.over(1, insight, login);
+            self.settle(insight, login, Instant::now);
         }
     }
 }

@@ -53,7 +53,8 @@ impl std::fmt::Display for Exceeded {
             | Number::ServerConnections
             | Number::ServerConnectionsKept
             | Number::ServerConnectionsWeight
-            | Number::SlowStatement => "limit reached",
+            | Number::SlowStatement
+            | Number::LogSample => "limit reached",
         })?;
         write!(f, ": {} is {}", self.limit.name(), self.value)
     }
@@ -76,7 +77,8 @@ impl Exceeded {
             | Number::ServerConnections
             | Number::ServerConnectionsKept
             | Number::ServerConnectionsWeight
-            | Number::SlowStatement => "53400", // configuration_limit_exceeded
+            | Number::SlowStatement
+            | Number::LogSample => "53400", // configuration_limit_exceeded
         }
     }
 

@@ -196,6 +196,7 @@ impl Session {
                         let is_over = server.status == TransactionStatus::Idle;
                         add(&counters.transactions, u64::from(is_over));
                         self.meter.ready();
+                        self.watch.ready();
                         self.completed = 0;
                         seen.transaction |= is_over;
                     } else {
@@ -322,9 +323,12 @@ impl Session {
             }
             let over = server.queue.take_over();
             if over > 0 {
-                self.watch.over(over, &self.tenant.insight);
+                self.watch
+                    .over(over, &self.tenant.insight, &self.handle.login);
             } else if head.kind == b'E' && !answer.is_to_statement() {
-                self.watch.nothing_over();
+                let (insight, login) = (&self.tenant.insight, &self.handle.login);
+                self.watch
+                    .nothing_over(answer.is_to_parse(), insight, login);
             }
             let end = server.frames.pass(at, head, bytes.len());
             if let Some((over, detail)) = instead {
@@ -355,7 +359,8 @@ impl Session {
         }
         server.kept.extend_from_slice(&bytes[at..]);
         let mut clock = Clock::default();
-        self.watch.settle(&self.tenant.insight, || clock.now());
+        self.watch
+            .settle(&self.tenant.insight, &self.handle.login, || clock.now());
         add(&counters.rows, rows);
         let all = if incoming.done == 0 && incoming.out.is_empty() {
             &bytes[..at]

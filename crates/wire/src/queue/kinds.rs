@@ -136,6 +136,12 @@ impl Answer {
         is_statement(self.front)
     }
 
+    /// Whether it belongs to a Parse of the client's.
+    #[inline]
+    pub fn is_to_parse(self) -> bool {
+        self.front & (CODE | OURS) == PARSE
+    }
+
     /// Whether it belongs to a Parse of the client's that is [`Tags::NOTED`].
     #[inline]
     pub fn is_to_noted_parse(self) -> bool {
