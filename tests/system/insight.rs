@@ -288,7 +288,7 @@ fn fleet(stack: &Stack) {
     for text in [
         "server_connections",
         "70.0 %",
-        "no backups are made",
+        "no database is backed up by schedule",
         "databases were active",
     ] {
         assert!(shown.contains(text), "{text}: {shown}");
