@@ -123,6 +123,40 @@ fn who_connected_and_what_an_operator_did_can_be_checked_and_carried_away() {
     let copy = stack.scratch().join("copy.jsonl");
     audit(&stack, &["export", "--to", copy.to_str().unwrap()]).ok();
     audit(&stack, &["export", "--to", copy.to_str().unwrap()]).failed(2);
+    // And file by file, which goes on; never over something that is not its beginning.
+    let kept = stack.scratch().join("kept");
+    let url = format!("file://{}", kept.display());
+    let mut admin = files(&stack, "admin");
+    admin.sort();
+    let said = |sent, before| format!("{sent} files of admin sent to {url}, {before} were there");
+    let out = audit(&stack, &["export", "--to", &url]).ok().to_owned();
+    assert_eq!(out, said(admin.len(), 0));
+    let last = admin.last().unwrap();
+    let copy_of_last = kept.join(last.file_name().unwrap());
+    let first = fs::read_to_string(&copy_of_last).unwrap();
+    stack.create("three");
+    let out = audit(&stack, &["export", "--to", &url]).ok().to_owned();
+    assert_eq!(out, said(1, admin.len() - 1));
+    let there = fs::read_to_string(&copy_of_last).unwrap();
+    assert!(there.starts_with(&first) && there.len() > first.len() && there.ends_with('\n'));
+    assert!(fs::read_to_string(last).unwrap().starts_with(&there));
+    audit(&stack, &["verify", kept.to_str().unwrap(), "--offline"]).ok();
+    fs::write(&copy_of_last, there.replacen('0', "1", 1)).unwrap();
+    let refused = audit(&stack, &["export", "--to", &url]);
+    refused.failed(1);
+    assert!(
+        refused.stderr.contains("is not the beginning of it"),
+        "{refused:?}"
+    );
+    fs::write(&copy_of_last, format!("{there}{}", "x".repeat(1 << 20))).unwrap();
+    let refused = audit(&stack, &["export", "--to", &url]);
+    refused.failed(1);
+    assert!(
+        refused.stderr.contains("more of it is there"),
+        "{refused:?}"
+    );
+    audit(&stack, &["export", "--to", "s3://"]).failed(2);
+
     let public = audit(&stack, &["key"]).ok().to_owned();
     let check = |path: &str| {
         stack.cli(&[

@@ -41,7 +41,12 @@ use model::{
 };
 
 pub use api::{ErrorCode, cors::Origins, errors_document, openapi_document};
-pub use backup::{place::BackupPlace, schedule::BackupSchedule, window::Window};
+pub use backup::{
+    keep::{KeepError, Kept},
+    place::BackupPlace,
+    schedule::BackupSchedule,
+    window::Window,
+};
 pub use catalog::{CatalogError, migrate::MigrateError};
 pub use config::{Config, ControlLimits, WarmPool};
 pub use hold::{Held, HoldError};

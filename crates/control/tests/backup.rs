@@ -9,7 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use control::BackupPlace;
+use control::{BackupPlace, KeepError, Kept};
 use kit::{
     OPERATOR, Stack,
     s3::{ACCESS_KEY, Bucket},
@@ -395,14 +395,45 @@ async fn what_is_not_what_was_written_is_refused_before_anything_is_touched() {
     stack.stop().await;
 }
 
+#[tokio::test]
+async fn a_file_that_grows_is_kept_in_an_s3_compatible_store_and_never_replaced() {
+    let bucket = Bucket::default();
+    let endpoint = bucket.serve().await;
+    let place = BackupPlace::parse("s3://bucket/logs", Some(&store_options(endpoint))).unwrap();
+    let keep = async |text: &str| place.keep("one.jsonl", text.into()).await;
+    assert_eq!(keep("a\n").await.unwrap(), Kept::Now);
+    assert_eq!(keep("a\n").await.unwrap(), Kept::Before);
+    assert_eq!(keep("a\nb\n").await.unwrap(), Kept::Now);
+    let longer = keep("a\n").await.unwrap_err();
+    assert!(
+        matches!(longer, KeepError::Longer { there: 4, here: 2 }),
+        "{longer:?}"
+    );
+    let another = keep("A\nb\nc\n").await.unwrap_err();
+    assert!(matches!(another, KeepError::Another), "{another:?}");
+    assert_eq!(bucket.names(), ["bucket/logs/one.jsonl"]);
+    bucket.change("bucket/logs/one.jsonl", |kept| {
+        assert_eq!(kept, b"a\nb\n");
+        kept
+    });
+    let wrong = store_options(endpoint).replace(ACCESS_KEY, "somebody");
+    let place = BackupPlace::parse("s3://bucket/logs", Some(&wrong)).unwrap();
+    let refused = place.keep("two.jsonl", b"a\n".to_vec()).await.unwrap_err();
+    assert!(matches!(refused, KeepError::Place(_)), "{refused:?}");
+}
+
+fn store_options(endpoint: std::net::SocketAddr) -> String {
+    format!(
+        "AWS_ACCESS_KEY_ID={ACCESS_KEY}\nAWS_SECRET_ACCESS_KEY=secret\nAWS_REGION=here\n\
+         AWS_ENDPOINT_URL=http://{endpoint}\n"
+    )
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn backups_are_kept_in_an_s3_compatible_store() {
     let bucket = Bucket::default();
     let endpoint = bucket.serve().await;
-    let options = format!(
-        "AWS_ACCESS_KEY_ID={ACCESS_KEY}\nAWS_SECRET_ACCESS_KEY=secret\nAWS_REGION=here\n\
-         AWS_ENDPOINT_URL=http://{endpoint}\n"
-    );
+    let options = store_options(endpoint);
     let place = BackupPlace::parse("s3://bucket/some/prefix", Some(&options)).unwrap();
     let stack = Stack::with(move |config| config.backup_place = place.clone()).await;
     let token = stack.token().await;

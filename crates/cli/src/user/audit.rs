@@ -1,17 +1,19 @@
 //! `tenantry audit`: checking the audit log, copying it out, and the key that others check it with.
 //!
-//! Owns: which files and keys are meant, and how the result is told. Does not own: the rules (`audit::verify`).
+//! Owns: which files and keys are meant, and how the result is told. Does not own: the rules (`audit::verify`), or
+//! copying ([`export`]).
 //! Works on files, beside a server that runs or without one; the server is asked only for the heads that the
 //! catalog has.
 
+mod export;
+
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
 };
 
-use anyhow::Context as _;
 use audit::{
-    Keys, Link, Stream,
+    Keys, Link,
     verify::{self, Known, Report, With},
 };
 use clap::{Args, Subcommand};
@@ -34,53 +36,15 @@ use crate::{
 pub(crate) enum AuditCommand {
     /// Check that no line was changed, removed, added or reordered. Exits with 1 when one was, and names it.
     Verify(VerifyArgs),
-    /// Write the lines to a file, as they are; `verify` checks that, too.
-    Export(ExportArgs),
+    /// Write the lines to a file, or keep the files in a folder or an S3-compatible store; `verify` checks those, too.
+    Export(export::ExportArgs),
     /// Print the public key with which others check signatures. It is no secret.
-    Key(KeyArgs),
+    Key(DataDir),
 }
 
+/// Where the log and its keys are.
 #[derive(Debug, Args)]
-pub(crate) struct KeyArgs {
-    /// The data directory, for its installation.key.
-    #[arg(
-        long,
-        env = "TENANTRY_DATA_DIR",
-        default_value = "./data",
-        value_name = "DIR"
-    )]
-    data_dir: PathBuf,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct VerifyArgs {
-    /// A directory of an audit log, or one file, also an exported one; audit/ in the data directory when left out.
-    path: Option<PathBuf>,
-    /// The data directory, for its keys.
-    #[arg(
-        long,
-        env = "TENANTRY_DATA_DIR",
-        default_value = "./data",
-        value_name = "DIR"
-    )]
-    data_dir: PathBuf,
-    /// Check with this key, as `audit key` prints it, instead of the data directory's: lines after the last
-    /// signature are checked by their hashes only.
-    #[arg(long, value_name = "KEY")]
-    public_key: Option<audit::PublicKey>,
-    /// Do not ask the server for the heads that the catalog has, without which a cut end is not found.
-    #[arg(long)]
-    offline: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ExportArgs {
-    /// Where to: a file that is not there yet, or - for standard output.
-    #[arg(long, value_name = "FILE")]
-    to: PathBuf,
-    /// Which lines: admin, what was done; connections, who connected.
-    #[arg(long, default_value = "admin", value_name = "STREAM")]
-    stream: Stream,
+pub(crate) struct DataDir {
     /// The data directory.
     #[arg(
         long,
@@ -89,6 +53,27 @@ pub(crate) struct ExportArgs {
         value_name = "DIR"
     )]
     data_dir: PathBuf,
+}
+
+impl DataDir {
+    fn audit(&self) -> PathBuf {
+        self.data_dir.join("audit")
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// A directory of an audit log, or one file, also an exported one; audit/ in the data directory when left out.
+    path: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataDir,
+    /// Check with this key, as `audit key` prints it, instead of the data directory's: lines after the last
+    /// signature are checked by their hashes only.
+    #[arg(long, value_name = "KEY")]
+    public_key: Option<audit::PublicKey>,
+    /// Do not ask the server for the heads that the catalog has, without which a cut end is not found.
+    #[arg(long)]
+    offline: bool,
 }
 
 /// Runs one of them.
@@ -100,7 +85,7 @@ pub(crate) struct ExportArgs {
 pub(super) async fn run(command: AuditCommand, global: &Global) -> Result<(), Failure> {
     match command {
         AuditCommand::Verify(args) => verify(&args, global).await,
-        AuditCommand::Export(args) => export(&args),
+        AuditCommand::Export(args) => export::run(&args).await,
         AuditCommand::Key(args) => output::line(&keys(&args.data_dir)?.public().to_string()),
     }
 }
@@ -119,12 +104,9 @@ fn keys(data_dir: &Path) -> Result<Keys, Failure> {
 async fn verify(args: &VerifyArgs, global: &Global) -> Result<(), Failure> {
     let with = match args.public_key {
         Some(public) => With::public(public),
-        None => With::keys(keys(&args.data_dir)?),
+        None => With::keys(keys(&args.data.data_dir)?),
     };
-    let path = args
-        .path
-        .clone()
-        .unwrap_or_else(|| args.data_dir.join("audit"));
+    let path = args.path.clone().unwrap_or_else(|| args.data.audit());
     let known = match args.offline {
         true => Err("not asked".to_owned()),
         false => known(args, global).await,
@@ -156,12 +138,12 @@ async fn known(args: &VerifyArgs, global: &Global) -> Result<Vec<Known>, String>
         other => format!("{other:?}"),
     };
     let trust = Trust {
-        data_dir: Some(args.data_dir.clone()),
+        data_dir: Some(args.data.data_dir.clone()),
         ..Trust::of(global)
     };
     let home = Home::open().map_err(told)?;
     let mut api = Api::new(&global.api_url, &trust, home).map_err(told)?;
-    let operator = args.data_dir.join("operator.key");
+    let operator = args.data.data_dir.join("operator.key");
     match fs::read_to_string(&operator) {
         Ok(key) => api = api.or_key(Secret::new(key.trim())),
         // Nobody is registered for a look.
@@ -258,60 +240,4 @@ fn tell(report: &Report, not_asked: Option<&String>, global: &Global) -> Result<
         1 => output::line(&format!("1 problem: {counted}")),
         count => output::line(&format!("{count} problems: {counted}")),
     }
-}
-
-/// Copies whole lines, whatever is in them: what somebody changed is to be seen in the copy.
-fn export(args: &ExportArgs) -> Result<(), Failure> {
-    let dir = args.data_dir.join("audit");
-    let unreadable = |error: io::Error| {
-        Failure::usage(
-            format!("{}: {error}", dir.display()),
-            "name the data directory with --data-dir",
-        )
-    };
-    let files = audit::segments(&dir, args.stream).map_err(unreadable)?;
-    if files.is_empty() {
-        return Err(unreadable(io::ErrorKind::NotFound.into()));
-    }
-    let is_stdout = args.to.as_os_str() == "-";
-    let mut lines = 0;
-    let mut write = |out: &mut dyn io::Write| -> anyhow::Result<()> {
-        for file in &files {
-            let bytes = fs::read(file).with_context(|| file.display().to_string())?;
-            let end = bytes
-                .iter()
-                .rposition(|byte| *byte == b'\n')
-                .map_or(0, |at| at + 1);
-            let whole = &bytes[..end];
-            lines += whole.iter().filter(|byte| **byte == b'\n').count();
-            out.write_all(whole).context("write the lines")?;
-        }
-        out.flush().context("write the lines")
-    };
-    if is_stdout {
-        write(&mut io::stdout().lock())?;
-    } else {
-        let to = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&args.to)
-            .map_err(|error| {
-                Failure::usage(
-                    format!("{}: {error}", args.to.display()),
-                    "name a file that is not there yet",
-                )
-            })?;
-        let done = write(&mut &to).and_then(|()| to.sync_all().context("write the lines"));
-        if let Err(error) = done {
-            // A part would pass for all of it.
-            let _ = fs::remove_file(&args.to);
-            return Err(error.into());
-        }
-    }
-    eprintln!(
-        "{lines} lines of {} from {} files",
-        args.stream,
-        files.len()
-    );
-    Ok(())
 }

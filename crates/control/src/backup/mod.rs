@@ -2,7 +2,7 @@
 //!
 //! Owns: their rows ([`store`], [`restores`]), when there should be new and fewer
 //! of them ([`schedule`], [`plan`]), the passes that make and remove them ([`job`]), their form
-//! ([`seal`], [`pack`]), keys ([`key`]) and place ([`place`]), and filling a database from one ([`fill`]).
+//! ([`seal`], [`pack`]), keys ([`key`]) and place ([`place`], [`keep`]), and filling a database from one ([`fill`]).
 //! Does not own: reading and filling databases (`node`), or the steps around a database that is being filled
 //! (`placement`), which are those of every tenant.
 
@@ -10,6 +10,7 @@ pub(crate) mod carry;
 pub(crate) mod fill;
 pub(crate) mod http;
 pub(crate) mod job;
+pub(crate) mod keep;
 pub(crate) mod key;
 pub(crate) mod pack;
 pub(crate) mod place;

@@ -63,12 +63,12 @@ impl From<object_store::Error> for PlaceError {
     }
 }
 
-/// Where backups are put.
+/// Where backups are put, and copies of the audit log.
 #[derive(Clone)]
-pub struct BackupPlace(Kind);
+pub struct BackupPlace(pub(super) Kind);
 
 #[derive(Clone)]
-enum Kind {
+pub(super) enum Kind {
     Folder(PathBuf),
     S3 {
         client: Arc<AmazonS3>,
@@ -291,7 +291,7 @@ fn object(prefix: &str, tenant: &TenantId, backup: &BackupId) -> object_store::p
     object_store::path::Path::from(format!("{prefix}/{tenant}/{backup}.tntry"))
 }
 
-fn gone_is_fine(result: Result<(), PlaceError>) -> Result<(), PlaceError> {
+pub(super) fn gone_is_fine(result: Result<(), PlaceError>) -> Result<(), PlaceError> {
     match result {
         Err(PlaceError::Gone) => Ok(()),
         other => other,
@@ -299,7 +299,7 @@ fn gone_is_fine(result: Result<(), PlaceError>) -> Result<(), PlaceError> {
 }
 
 /// Only we may look into it.
-async fn make_private(dir: &Path) -> io::Result<()> {
+pub(super) async fn make_private(dir: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
