@@ -108,6 +108,11 @@ fn of_backups(postgres: Postgres, kills: &[Kill]) {
     block_on(run_all(postgres, 0, KEPT_LONG, &all));
 }
 
+fn of_drills(postgres: Postgres, kills: &[Kill]) {
+    let all = points(&[Operation::Drill], kills);
+    block_on(run_all(postgres, 0, KEPT_LONG, &all));
+}
+
 fn of_lifetimes(postgres: Postgres, kills: &[Kill]) {
     let all = points(&OF_LIFETIMES, kills);
     block_on(run_all(postgres, 0, KEPT_LONG, &all));
@@ -172,6 +177,16 @@ fn tenantry_killed_at_every_step_of_a_backup_and_of_a_restore_converges() {
 #[test]
 fn on_18_both_killed_at_every_step_of_a_backup_and_of_a_restore_converges() {
     of_backups(Postgres::V18, &[Kill::Both]);
+}
+
+#[test]
+fn tenantry_killed_at_every_step_of_a_drill_leaves_nothing_of_it() {
+    of_drills(Postgres::System, &[Kill::Tenantry]);
+}
+
+#[test]
+fn on_18_both_killed_at_every_step_of_a_drill_leaves_nothing_of_it() {
+    of_drills(Postgres::V18, &[Kill::Both]);
 }
 
 #[test]

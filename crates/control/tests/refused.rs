@@ -338,6 +338,8 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::Owner,
         r#"{"anonymous_customer_id": "$anonymous", "anonymous_secret": "$secret", "database_ids": ["$theirs"]}"#,
     ),
+    ("GET", "/operator/drills", For::Operator, ""),
+    ("POST", "/operator/drills", For::Operator, "{}"),
     ("POST", "/operator/claim-codes", For::Operator, "{}"),
     ("GET", "/operator/claim-codes", For::Operator, ""),
     (

@@ -123,6 +123,11 @@ id! {
 }
 
 id! {
+    /// Id of one restore drill: `drl_` and 12 characters.
+    DrillId, "drl_", "drl_ and 12 characters of a-z and 0-9, the first a letter"
+}
+
+id! {
     /// Names a user of a database inside PostgreSQL, where the user's own name never stands. A branch
     /// has its parent's users under the same ids.
     UserId, "", "12 characters of a-z and 0-9, the first a letter"

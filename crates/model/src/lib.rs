@@ -19,8 +19,8 @@ mod secret;
 mod sql;
 
 pub use id::{
-    AlertId, AlertRuleId, BackupId, CredentialId, HoldId, IdError, MessageId, Pid, ProcessId,
-    ProjectId, RestoreId, TenantId, UserId,
+    AlertId, AlertRuleId, BackupId, CredentialId, DrillId, HoldId, IdError, MessageId, Pid,
+    ProcessId, ProjectId, RestoreId, TenantId, UserId,
 };
 pub use limits::Limits;
 pub use name::{NameError, TenantName};

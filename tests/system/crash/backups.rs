@@ -91,3 +91,42 @@ pub(crate) async fn restore(world: &mut World, point: Point) -> Tenant {
     assert_whole(world, safety).await;
     tenant
 }
+
+pub(crate) async fn drill(world: &mut World, point: Point) -> Tenant {
+    let tenant = tenant_in_use(world).await;
+    let create = Request::act(&tenant, "backups?wait=60", json!({}));
+    world.insist(&create).await;
+    world.wait_settled().await;
+    let backup = of(world, &tenant).await[0]["id"].clone();
+    let body = json!({ "database_id": tenant.id });
+    let request = Request::post("/operator/drills?wait=60", body);
+    let answer = strike(world, point, &request).await;
+    check_kept(point, &answer, !drills(world, &tenant).await.is_empty());
+
+    let again = world.insist(&request).await;
+    world.wait_settled().await;
+    let done = drills(world, &tenant).await;
+    assert_eq!(done.len(), 1, "{point}: {done:?}");
+    let [done] = &done[..] else {
+        unreachable!("there is one")
+    };
+    assert_eq!(
+        (&done["id"], &done["backup_id"]),
+        (&again["id"], &backup),
+        "{point}"
+    );
+    assert!(
+        done["state"] == "passed" && done["dropped"] == true,
+        "{point}: {done}"
+    );
+    // The database itself was in use all the time.
+    world.assert_canary(&tenant).await;
+    tenant
+}
+
+async fn drills(world: &World, tenant: &Tenant) -> Vec<Value> {
+    let all = world.operator_get("/operator/drills").await;
+    let mut all = all.as_array().cloned().unwrap_or_default();
+    all.retain(|drill| drill["database_id"] == tenant.id.as_str());
+    all
+}

@@ -41,6 +41,7 @@ pub(crate) async fn run(world: &mut World, point: Point) {
         Operation::Backup => backups::create(world, point).await,
         Operation::DeleteBackup => backups::delete(world, point).await,
         Operation::Restore => backups::restore(world, point).await,
+        Operation::Drill => backups::drill(world, point).await,
         Operation::CreateUser => users::create(world, point).await,
         Operation::DeleteUser => users::delete(world, point).await,
     };

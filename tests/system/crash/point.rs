@@ -52,6 +52,8 @@ pub(crate) enum Operation {
     DeleteBackup,
     /// A database becomes what a backup holds.
     Restore,
+    /// The same, where nobody can reach it.
+    Drill,
     /// A user of a database.
     CreateUser,
     DeleteUser,
@@ -81,6 +83,12 @@ pub(crate) fn operation(step: Step) -> Operation {
         | Step::RestoreFill
         | Step::RestoreAdopt
         | Step::RestoreOpen => Operation::Restore,
+        Step::DrillCommit
+        | Step::DrillLogins
+        | Step::DrillFill
+        | Step::DrillEnd
+        | Step::DrillDrop
+        | Step::DrillForget => Operation::Drill,
         Step::DeleteCommit | Step::DeleteClose => Operation::Delete,
         Step::PurgeBegin | Step::PurgeDatabase | Step::PurgeLogins => Operation::Purge,
         Step::UndeleteCommit | Step::UndeleteOpen => Operation::Undelete,
@@ -130,6 +138,7 @@ impl Point {
             | Step::ResetCommit
             | Step::BackupCommit
             | Step::RestoreCommit
+            | Step::DrillCommit
             | Step::DeleteCommit
             | Step::UndeleteCommit
             | Step::ResetPasswordCommit
@@ -163,6 +172,11 @@ impl Point {
             | Step::RestoreFill
             | Step::RestoreAdopt
             | Step::RestoreOpen
+            | Step::DrillLogins
+            | Step::DrillFill
+            | Step::DrillEnd
+            | Step::DrillDrop
+            | Step::DrillForget
             | Step::FillLogins
             | Step::FillDatabase
             | Step::FillOpen

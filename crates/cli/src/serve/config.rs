@@ -507,12 +507,22 @@ impl Reader {
         let keep_for = self.or("backup-keep-for", default.keep_for, |text| {
             time(text, RETENTION_MAX)
         });
+        let drill_every = self.or("drill-every", default.drill_every, |text| match text {
+            "never" => Ok(Duration::ZERO),
+            text => time_between(text, BACKUP_EVERY_MIN, RETENTION_MAX),
+        });
+        let recovery_target = self.or("recovery-target", default.recovery_target, |text| {
+            time_between(text, Duration::from_secs(1), RETENTION_MAX)
+        });
         let is_attached = ["attach", "attach-file"]
             .iter()
             .any(|name| self.raw.values.contains_key(name));
-        if is_attached && every.is_some_and(|every| !every.is_zero()) {
+        for (name, every) in [("backup-every", every), ("drill-every", drill_every)] {
+            if !is_attached || every.is_none_or(|every| every.is_zero()) {
+                continue;
+            }
             self.mistake(
-                "backup-every",
+                name,
                 "has no use with --attach: backups need the programs of a PostgreSQL that is run here"
                     .to_owned(),
             );
@@ -522,6 +532,8 @@ impl Reader {
             window: window?,
             keep: keep?,
             keep_for: keep_for?,
+            drill_every: drill_every?,
+            recovery_target: recovery_target?,
         })
     }
 

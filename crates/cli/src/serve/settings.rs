@@ -276,6 +276,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "Between two copies of the data for that: a recovery replays the log of this time at most",
     ),
     setting(
+        "drill-every",
+        "TIME",
+        "never",
+        "Between two restore drills, a minute at least: the last good backup of the database that was drilled longest \
+         ago is restored where nobody can reach it, compared, timed and dropped",
+    ),
+    setting(
+        "recovery-target",
+        "TIME",
+        "1h",
+        "How long a restore may take: `tenantry fleet` shows it beside what the last drill took",
+    ),
+    setting(
         "stuck-after",
         "TIME",
         "10m",

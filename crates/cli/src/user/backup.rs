@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use self::drill::DrillArgs;
 use crate::{
     exit::{Exit, Failure},
     output::{self, Format, Rows},
@@ -17,6 +18,8 @@ use crate::{
         database::{self, Shown, field, path},
     },
 };
+
+mod drill;
 
 /// Seconds that one request waits: what the server allows.
 const WAIT_S: u64 = 60;
@@ -36,6 +39,10 @@ pub(crate) enum BackupCommand {
     Schedule(ScheduleArgs),
     /// Read all of a backup, and say whether it can be restored.
     Verify(BackupArgs),
+    /// Restore a backup where nobody can reach it, compare it, and drop it. For the operator.
+    Drill(DrillArgs),
+    /// List restore drills and how they went. For the operator.
+    Drills,
     /// Make a database what a backup holds, or make a new one of it.
     Restore(RestoreBackupArgs),
     /// Delete a backup.
@@ -139,6 +146,8 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> Result<(),
         BackupCommand::List(args) => list(context, args).await,
         BackupCommand::Schedule(args) => schedule(context, args).await,
         BackupCommand::Verify(args) => verify(context, args).await,
+        BackupCommand::Drill(args) => drill::drill(context, args).await,
+        BackupCommand::Drills => drill::list(context).await,
         BackupCommand::Restore(args) => restore(context, args).await,
         BackupCommand::Delete(args) => delete(context, args).await,
         BackupCommand::Erase(args) => erase(context, args).await,
@@ -245,27 +254,23 @@ fn show(context: &Context, backups: &[Value]) -> Result<(), Failure> {
         "rows",
         "last_error",
     ];
+    table(context, &COLUMNS, backups)
+}
+
+fn table(context: &Context, columns: &[&str], all: &[Value]) -> Result<(), Failure> {
     let text = |value: &Value| match value {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
+    let title = |name: &&str| match context.format {
+        Format::Table => name.to_uppercase(),
+        _ => (*name).to_owned(),
+    };
+    let row = |one: &Value| columns.iter().map(|name| Some(text(&one[*name]))).collect();
     Rows {
-        columns: COLUMNS
-            .map(|name| match context.format {
-                Format::Table => name.to_uppercase(),
-                _ => name.to_owned(),
-            })
-            .to_vec(),
-        rows: backups
-            .iter()
-            .map(|backup| {
-                COLUMNS
-                    .iter()
-                    .map(|name| Some(text(&backup[*name])))
-                    .collect()
-            })
-            .collect(),
+        columns: columns.iter().map(title).collect(),
+        rows: all.iter().map(row).collect(),
     }
     .print(context.format)
 }

@@ -45,6 +45,21 @@ pub(super) async fn fleet(context: &Context) -> Result<(), Failure> {
     for line in advice {
         output::line(&line)?;
     }
+    let drill = &seen["last_drill"];
+    if drill.is_object() {
+        output::line(&format!(
+            "\nlast restore drill: {} of {} {} at {}",
+            field(drill, "backup_id"),
+            field(drill, "database_name"),
+            match field(drill, "state") {
+                "running" => "is running, asked for",
+                state => state,
+            },
+            drill["ended_at"]
+                .as_str()
+                .unwrap_or_else(|| field(drill, "asked_at")),
+        ))?;
+    }
     let total = &seen["total"];
     output::line(&format!(
         "\nin the last day {} databases were active: {:.1} s, {} bytes, {} statements",

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     api::App,
-    backup::schedule::Survey,
+    backup::{drills::Record, schedule::Survey},
     catalog::CatalogError,
     insight::{self, fleet},
 };
@@ -80,7 +80,7 @@ pub(crate) async fn pass(app: &App, is_asked: bool) -> Result<(), CatalogError> 
 async fn look(app: &App, began: DateTime<Utc>) -> Result<(), CatalogError> {
     // Before anything is written: all that is asked of others than the catalog.
     // Of backups it is looked below, database by database.
-    let figures = fleet::figures(app, &Survey::default()).await?;
+    let figures = fleet::figures(app, &Survey::default(), &Record::default()).await?;
     let client = app.catalog.get().await?;
     let operator = Party {
         project: app.operator.clone(),

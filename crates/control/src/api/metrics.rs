@@ -30,7 +30,11 @@ use super::{
 };
 use crate::{
     alert, audited,
-    backup::{plan, schedule::Survey},
+    backup::{
+        drills::{self, Record},
+        plan,
+        schedule::Survey,
+    },
     catalog::CatalogError,
     insight::fleet::{self, Figure},
     placement::store as placements,
@@ -109,6 +113,7 @@ struct Seen {
     pool: placements::PoolSize,
     unsettled: u64,
     backups: Survey,
+    drills: Record,
     fleet: Vec<Figure>,
     alerts: alert::Numbers,
 }
@@ -116,11 +121,13 @@ struct Seen {
 async fn look(app: &App) -> Result<Seen, CatalogError> {
     let client = app.catalog.get().await?;
     let backups = plan::survey(app, &client).await?;
+    let drills = drills::record(&client).await?;
     drop(client);
-    let fleet = fleet::figures(app, &backups).await?;
+    let fleet = fleet::figures(app, &backups, &drills).await?;
     let client = app.catalog.get().await?;
     Ok(Seen {
         backups,
+        drills,
         tenants: tenants::count_by_state(&client).await?,
         pool: placements::pool_size(&client, app.node.name()).await?,
         unsettled: placements::count_unsettled(&client).await?,
@@ -168,6 +175,18 @@ fn write(page: &mut Page, seen: &Seen) {
     );
     if let Some(seconds) = backups.next_s {
         family.sample(&[], seconds);
+    }
+    let last = seen
+        .drills
+        .last
+        .as_ref()
+        .filter(|last| last.state != "running");
+    let mut family = page.gauge(
+        "tenantry_drill_last_passed",
+        "1 when the last restore drill passed, 0 when it failed. Not there: there was none.",
+    );
+    if let Some(last) = last {
+        family.sample(&[], u32::from(last.state == "passed"));
     }
 }
 

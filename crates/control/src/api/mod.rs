@@ -208,6 +208,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(alert::http::test))
         .routes(routes!(health::check))
         .routes(routes!(insight::fleet::fleet))
+        .routes(routes!(backup::drilled::list, backup::drilled::create))
         .routes(routes!(audited::http::list))
         .routes(routes!(audited::http::heads))
 }

@@ -204,6 +204,7 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
         "adopt",
         "database",
     ),
+    ("POST", "/operator/drills", "create", "drill"),
     ("POST", "/operator/claim-codes", "create", "claim_code"),
     (
         "DELETE",

@@ -154,7 +154,7 @@ pub(crate) struct Erased {
 #[into_params(parameter_in = Query)]
 pub(crate) struct WaitQuery {
     /// Seconds to wait until it has ended, 60 at most; answered at once when left out.
-    wait: Option<f64>,
+    pub(super) wait: Option<f64>,
 }
 
 /// How to restore. Unknown fields are ignored.
@@ -278,7 +278,7 @@ pub(crate) async fn delete(
             ErrorCode::WrongState,
             format!("backup {} is being restored", backup.id),
         )
-        .hint("wait until the restore has ended"));
+        .hint("wait until the restore, or the restore drill, has ended"));
     }
     store::begin_remove(&client, &backup.id).await?;
     drop(client);

@@ -2,11 +2,14 @@
 //!
 //! Owns: their rows ([`store`], [`restores`]), when there should be new and fewer
 //! of them ([`schedule`], [`plan`]), the passes that make and remove them ([`job`]), their form
-//! ([`seal`], [`pack`]), keys ([`key`]) and place ([`place`], [`keep`]), and filling a database from one ([`fill`]).
+//! ([`seal`], [`pack`]), keys ([`key`]) and place ([`place`], [`keep`]), and filling a database from one ([`fill`]),
+//! also to see whether that works ([`drills`]).
 //! Does not own: reading and filling databases (`node`), or the steps around a database that is being filled
 //! (`placement`), which are those of every tenant.
 
 pub(crate) mod carry;
+pub(crate) mod drilled;
+pub(crate) mod drills;
 pub(crate) mod fill;
 pub(crate) mod http;
 pub(crate) mod job;

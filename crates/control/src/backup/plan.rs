@@ -14,6 +14,7 @@ use model::{TenantId, lifecycle::TenantState};
 use tokio::time::Instant;
 
 use super::{
+    drills,
     schedule::{self, Due, Known, Survey, Times},
     store,
 };
@@ -51,6 +52,8 @@ impl Plan {
             self.due = schedule::due(&known, window, now).into();
             let begun = Instant::now();
             self.looked_at = Some(begun);
+            drop(client);
+            drills::go_on(app).await?;
             self.until = begun.checked_add(window.left(now));
         }
         if self.until.is_some_and(|until| until <= Instant::now()) {
@@ -71,10 +74,12 @@ impl Plan {
 
 /// How long a look may be old.
 pub(super) fn look_every(app: &App) -> Duration {
-    match app.config.backup_schedule.every / 10 {
-        Duration::ZERO => LOOK_EVERY_MAX,
-        every => every.clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX),
-    }
+    let wanted = app.config.backup_schedule;
+    let often = [wanted.every, wanted.drill_every].into_iter();
+    let often = often.filter(|every| !every.is_zero()).min();
+    often.map_or(LOOK_EVERY_MAX, |every| {
+        (every / 10).clamp(LOOK_EVERY_MIN, LOOK_EVERY_MAX)
+    })
 }
 
 /// Databases that can be backed up, or only `one` of them, and the catalog's clock.
@@ -207,7 +212,8 @@ async fn remove_old(app: &App, client: &mut deadpool_postgres::Object) -> Result
     let sql = "UPDATE backup b SET state = 'deleting', due_at = now(), attempts = 0
         WHERE id = ANY($1) AND state IN ('ready', 'failed') AND verify_asked_at IS NULL
             AND NOT EXISTS (SELECT FROM restore r
-                WHERE r.backup_id = b.id AND r.state IN ('verifying', 'filling'))";
+                WHERE r.backup_id = b.id AND r.state IN ('verifying', 'filling'))
+            AND NOT EXISTS (SELECT FROM drill d WHERE d.backup_id = b.id AND d.state = 'running')";
     let removed = catalog::execute(&transaction, sql, &[&ids]).await?;
     transaction.commit().await?;
     if removed > 0 {

@@ -142,7 +142,8 @@ pub(crate) async fn needs(
     client: &impl GenericClient,
     backup: &BackupId,
 ) -> Result<bool, CatalogError> {
-    let sql = "SELECT FROM restore WHERE (backup_id = $1 OR safety_id = $1) AND state IN ('verifying', 'filling')";
+    let sql = "SELECT FROM restore WHERE (backup_id = $1 OR safety_id = $1) AND state IN ('verifying', 'filling')
+        UNION ALL SELECT FROM drill WHERE backup_id = $1 AND state = 'running'";
     Ok(catalog::query_opt(client, sql, &[&backup.as_str()])
         .await?
         .is_some())

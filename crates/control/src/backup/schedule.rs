@@ -24,10 +24,14 @@ pub struct BackupSchedule {
     pub keep: u32,
     /// Older ones are removed. Zero: none.
     pub keep_for: Duration,
+    /// Between two restore drills; zero: there are none.
+    pub drill_every: Duration,
+    /// A drill should not take longer.
+    pub recovery_target: Duration,
 }
 
 impl Default for BackupSchedule {
-    /// None are made. Those that some database has by a schedule of its own are kept for two weeks, and for a
+    /// None are made, and there are no drills. Those that some database has by a schedule of its own are kept for two weeks, and for a
     /// month at most: after that, those of a database that is gone go, too.
     fn default() -> Self {
         Self {
@@ -35,6 +39,8 @@ impl Default for BackupSchedule {
             window: Window::ALL_DAY,
             keep: 14,
             keep_for: Duration::from_secs(30 * 24 * 3600),
+            drill_every: Duration::ZERO,
+            recovery_target: Duration::from_secs(3600),
         }
     }
 }

@@ -117,6 +117,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "statement log",
         sql: include_str!("../../migrations/0021_statement_log.sql"),
     },
+    Migration {
+        version: 22,
+        name: "drill",
+        sql: include_str!("../../migrations/0022_drill.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -22,7 +22,12 @@ use crate::{
         auth::Principal,
         error::{ApiResult, ErrorBody},
     },
-    backup::{plan, schedule::Survey},
+    backup::{
+        drilled::DrillResponse,
+        drills::{self, Record},
+        plan,
+        schedule::Survey,
+    },
     catalog::{self, CatalogError},
 };
 
@@ -40,7 +45,8 @@ const ANSWER_TIME_MAX: Duration = Duration::from_secs(1);
 /// One figure of the fleet.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub(crate) struct Figure {
-    /// `server_connections`, `idle_server_connections`, `provisioning`, `backup_age` or `databases_behind`.
+    /// `server_connections`, `idle_server_connections`, `provisioning`, `backup_age`, `drill_age`, `recovery_time`,
+    /// `drills_failed` or `databases_behind`.
     name: &'static str,
     /// `share` (of 1), `seconds` or `count`.
     unit: &'static str,
@@ -82,6 +88,8 @@ pub(crate) struct Total {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Fleet {
     figures: Vec<Figure>,
+    /// The last restore drill, whatever came of it.
+    last_drill: Option<DrillResponse>,
     /// In the last day, all databases together.
     total: Total,
     /// In the last day, the 20 databases that were active longest.
@@ -128,6 +136,29 @@ const BACKUP_AGE: Kind = Kind {
     missing: "no database is backed up by schedule: set backup-every",
     advice: "time since the last good backup of the database that is furthest behind its schedule; above: look in \
              `tenantry backup list --all` for what fails, or make backup-window wider",
+};
+const DRILL_AGE: Kind = Kind {
+    name: "drill_age",
+    unit: "seconds",
+    target: None,
+    missing: "no restore drill has passed: set drill-every, or try `tenantry backup drill`",
+    advice: "time since the last restore drill that passed; above: look in `tenantry backup drills` for why",
+};
+const RECOVERY: Kind = Kind {
+    name: "recovery_time",
+    unit: "seconds",
+    target: None,
+    missing: DRILL_AGE.missing,
+    advice: "how long the last restore drill that passed took; above: that database is too large, or the disk or the \
+             store too slow, for recovery-target",
+};
+const DRILLS_FAILED: Kind = Kind {
+    name: "drills_failed",
+    unit: "count",
+    target: Some(0.0),
+    missing: "there was no restore drill in the last month",
+    advice: "databases whose last restore drill failed, in the last month; above: `tenantry backup drills` says why, and \
+             a new backup may be needed",
 };
 const BEHIND: Kind = Kind {
     name: "databases_behind",
@@ -177,7 +208,14 @@ fn share(part: u64, whole: u64) -> Option<f64> {
 }
 
 /// The figures of now.
-pub(crate) async fn figures(app: &App, backups: &Survey) -> Result<Vec<Figure>, CatalogError> {
+pub(crate) async fn figures(
+    app: &App,
+    backups: &Survey,
+    drills: &Record,
+) -> Result<Vec<Figure>, CatalogError> {
+    let wanted = app.config.backup_schedule;
+    let every = wanted.drill_every;
+    let drill_target = (!every.is_zero()).then(|| (every + every / 4).as_secs_f64());
     let own = timeout(ANSWER_TIME_MAX, app.insight.ask(Question::Pools)).await;
     let own = own.ok().flatten();
     let client = app.catalog.get().await?;
@@ -201,6 +239,12 @@ pub(crate) async fn figures(app: &App, backups: &Survey) -> Result<Vec<Figure>, 
         IDLE.figure(of_budget(|pools| pools.idle.min(pools.servers))),
         PROVISIONING.figure(has_made.then(|| times.quantile_ms(0.95) / 1e3)),
         BACKUP_AGE.with(backups.worst),
+        DRILL_AGE.made(drills.passed_age_s, drill_target),
+        RECOVERY.made(
+            drills.recovery_s,
+            Some(wanted.recovery_target.as_secs_f64()),
+        ),
+        DRILLS_FAILED.figure(drills.failing.map(|count| count as f64)),
         BEHIND.figure(None),
     ])
 }
@@ -248,12 +292,14 @@ pub(crate) async fn fleet(
     principal.is_operator()?;
     let client = app.catalog.get().await?;
     let backups = plan::survey(&app, &client).await?;
+    let drills = drills::record(&client).await?;
     drop(client);
-    let figures = figures(&app, &backups).await?;
+    let figures = figures(&app, &backups, &drills).await?;
     let client = app.catalog.get().await?;
     let (total, costs) = costs(&client).await?;
     Ok(axum::Json(Fleet {
         figures,
+        last_drill: drills.last.as_ref().map(DrillResponse::from),
         total,
         costs,
     }))

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::App,
-    backup::{carry::CarryError, fill, restores},
+    backup::{carry::CarryError, drills, fill, restores},
     branch::{
         copy::{self, CopyError},
         store::{self as branches, Copied},
@@ -333,7 +333,9 @@ async fn act(app: &Arc<App>, work: &Work, action: Action) -> Result<(), ActError
         }
         Action::BeginCopy => {}
         Action::Copy => {
-            if let (Some(tenant), Some(_)) = (&work.tenant, work.restore) {
+            if work.owner == Owner::Drill {
+                drills::run(app, pid).await?;
+            } else if let (Some(tenant), Some(_)) = (&work.tenant, work.restore) {
                 fill::run(app, tenant, pid).await?;
             } else if let (Some(tenant), Some(wanted)) = (&work.tenant, &work.branch) {
                 copied = Some(copy::run(app, tenant, pid, wanted).await?);
@@ -389,6 +391,11 @@ async fn note(
             None
         }
         Action::BeginCopy => store::begin_copy(&transaction, pid, work.stage).await?,
+        Action::Copy if work.owner == Owner::Drill => {
+            store::set_stage(&transaction, pid, Stage::Closed).await?;
+            drills::passed(&transaction, pid).await?;
+            None
+        }
         Action::Copy => {
             if let (Some(tenant), Some(copied)) = (&work.tenant, copied) {
                 branches::set_copied(&transaction, tenant, copied).await?;
@@ -445,6 +452,19 @@ async fn failed(app: &App, work: &Work, error: &ActError) -> Result<(), ActError
     store::fail(&client, &work.pid, &words, wait).await?;
     if let (Some(_), Some(tenant), ActError::Fill(error)) = (work.restore, &work.tenant, error) {
         restores::note(&client, tenant, error.code().as_str(), &error.reason()).await?;
+    }
+    if work.owner == Owner::Drill {
+        let error = match error {
+            ActError::Fill(error) => Some(error),
+            ActError::Catalog(_) | ActError::Node(_) | ActError::Copy(_) => None,
+        };
+        let transaction = client.transaction().await?;
+        let gave_up = drills::failed(&transaction, &work.pid, work.attempts, error).await?;
+        transaction.commit().await?;
+        if !gave_up {
+            tracing::warn!(pid = %work.pid, attempts = work.attempts, error = words, "a restore drill failed; trying again");
+        }
+        return Ok(());
     }
     let stuck = match (&work.branch, error) {
         (_, ActError::Fill(error)) if error.is_final(work.attempts) => true,

@@ -78,6 +78,8 @@ pub(crate) enum Owner {
     Nobody,
     /// A branch that is being reset, or a database that is being restored: what it had before, should that fail.
     Kept,
+    /// A restore drill. Nothing of it is ever opened.
+    Drill,
 }
 
 /// What a placement's database begins as.
@@ -124,9 +126,21 @@ pub(crate) enum Action {
 pub(crate) fn next_action(owner: Owner, origin: Origin, stage: Stage) -> Option<Action> {
     use TenantState as T;
     match (owner, stage) {
-        (Owner::Pool | Owner::Tenant(T::Creating | T::Cloning), Stage::Planned) => {
+        (Owner::Pool | Owner::Drill | Owner::Tenant(T::Creating | T::Cloning), Stage::Planned) => {
             Some(Action::CreateLogins)
         }
+        // It ends with it, and nobody owns what it made.
+        (Owner::Drill, Stage::Logins) => Some(Action::Copy),
+        // Never so far.
+        (
+            Owner::Drill,
+            Stage::Copied
+            | Stage::Closed
+            | Stage::Opening
+            | Stage::Open
+            | Stage::Dropping
+            | Stage::Dropped,
+        ) => None,
         (Owner::Pool, Stage::Logins) => Some(Action::CreateDatabase),
         (Owner::Tenant(T::Creating | T::Cloning), Stage::Logins) => Some(match (origin, owner) {
             (Origin::Template, _) => Action::CreateDatabase,
@@ -211,6 +225,7 @@ mod tests {
             other => other,
         };
         Some(match action {
+            Action::Copy if owner == Owner::Drill => (Owner::Nobody, Stage::Closed),
             Action::CreateLogins => (owner, Stage::Logins),
             Action::CreateDatabase | Action::Adopt => (owner, Stage::Closed),
             Action::BeginCopy => (heard(TenantEvent::CopyBegun), stage),
@@ -226,7 +241,13 @@ mod tests {
     const ORIGINS: [Origin; 3] = [Origin::Template, Origin::Parent, Origin::Backup];
 
     fn owners() -> Vec<Owner> {
-        let mut all = vec![Owner::Pool, Owner::Expired, Owner::Nobody, Owner::Kept];
+        let mut all = vec![
+            Owner::Pool,
+            Owner::Expired,
+            Owner::Nobody,
+            Owner::Kept,
+            Owner::Drill,
+        ];
         all.extend(TenantState::ALL.map(Owner::Tenant));
         all
     }
@@ -317,6 +338,20 @@ mod tests {
         for stage in Stage::ALL {
             assert_eq!(rest(Owner::Nobody, stage), None);
             assert_eq!(rest(Owner::Expired, stage), None);
+        }
+    }
+
+    #[test]
+    fn a_drill_leaves_nothing() {
+        for stage in [Stage::Planned, Stage::Logins] {
+            let mut at = Some((Owner::Drill, stage));
+            while let Some((owner, stage)) = at
+                && let Some(action) = next_action(owner, Origin::Backup, stage)
+            {
+                assert_ne!(action, Action::Open);
+                at = done(owner, stage, action);
+            }
+            assert_eq!(at, None);
         }
     }
 

@@ -72,6 +72,18 @@ steps! {
     RestoreAdopt = "restore.adopt",
     /// Opening it, and the tenant becomes active; what it had before is given up.
     RestoreOpen = "restore.open",
+    /// Rows of a restore drill.
+    DrillCommit = "drill.commit",
+    /// Logins of its place.
+    DrillLogins = "drill.logins",
+    /// Its database, filled from the backup and compared with it; its row says how it went.
+    DrillFill = "drill.fill",
+    /// The row says that its data goes.
+    DrillEnd = "drill.end",
+    /// Its database is dropped.
+    DrillDrop = "drill.drop",
+    /// Its logins are dropped, and its place is forgotten.
+    DrillForget = "drill.forget",
     /// Logins of a pool entry.
     FillLogins = "fill.logins",
     /// Database of a pool entry.
@@ -153,6 +165,12 @@ pub(super) fn of(owner: Owner, origin: Origin, action: Action, was_active: bool)
     let is_branch = origin == Origin::Parent;
     if origin == Origin::Backup {
         match (action, owner) {
+            (Action::CreateLogins, Owner::Drill) => return Step::DrillLogins,
+            (Action::Copy, Owner::Drill) => return Step::DrillFill,
+            // What a restore gave up belongs to none any more.
+            (Action::BeginDrop, Owner::Nobody) => return Step::DrillEnd,
+            (Action::DropDatabase, Owner::Nobody) => return Step::DrillDrop,
+            (Action::DropLogins, Owner::Nobody) => return Step::DrillForget,
             (Action::CreateLogins, _) => return Step::RestoreLogins,
             (Action::BeginCopy, _) => return Step::RestoreMark,
             (Action::Copy, _) => return Step::RestoreFill,

@@ -41,6 +41,8 @@ pub(crate) struct Work {
     pub(crate) branch: Option<Wanted>,
     /// A restore is under way: so much is left of its time.
     pub(crate) restore: Option<Duration>,
+    /// It is, or was, the place of a restore drill.
+    pub(crate) is_drill: bool,
 }
 
 const WORK: &str = "
@@ -50,6 +52,7 @@ const WORK: &str = "
            b.parent_id, b.schema_only, b.source_pid,
            coalesce(b.time_max_s - extract(epoch FROM now() - b.begun_at), 0)::float8 AS time_left,
            (r.time_max_s - extract(epoch FROM now() - r.begun_at))::float8 AS restore_left,
+           EXISTS (SELECT FROM drill d WHERE d.pid = p.pid) AS is_drill,
            coalesce(t.state = 'DISABLED'
                AND (t.purge_after <= now() OR p.stage IN ('dropping', 'dropped')), false) AS expired
     FROM placement p LEFT JOIN tenant t ON t.pid = p.pid
@@ -64,6 +67,7 @@ impl Work {
         let owner = match (row.get("owner"), state) {
             ("pool", _) => Owner::Pool,
             ("kept", _) => Owner::Kept,
+            ("drill", _) => Owner::Drill,
             ("tenant", Some(_)) if row.get("expired") => Owner::Expired,
             ("tenant", Some(state)) => Owner::Tenant(state),
             // 'nobody', or a claim whose tenant row never came to be, which one transaction forbids.
@@ -89,12 +93,14 @@ impl Work {
             restore: row
                 .get::<_, Option<f64>>("restore_left")
                 .map(|left| Duration::try_from_secs_f64(left).unwrap_or_default()),
+            is_drill: row.get("is_drill"),
         }
     }
 
     /// What its database begins as.
     pub(crate) fn origin(&self) -> Origin {
         match (&self.restore, &self.branch) {
+            (_, _) if self.is_drill => Origin::Backup,
             (Some(_), _) => Origin::Backup,
             (None, Some(_)) => Origin::Parent,
             (None, None) => Origin::Template,
@@ -107,7 +113,7 @@ impl Work {
 pub(crate) enum Kind {
     /// An entry of the pool.
     Pool,
-    /// A branch that is being copied, or a database that is being restored.
+    /// A branch that is being copied, or a database that is being restored, be it in a drill.
     Copy,
     /// Any other.
     Other,
@@ -122,8 +128,9 @@ pub(crate) struct Room {
     pub(crate) copies: usize,
 }
 
-/// Branches on their way to a copy of their parent's data, and databases on their way to a backup's.
-const COPIES: &str = "SELECT p.pid FROM placement p JOIN tenant t ON t.pid = p.pid
+/// Branches on their way to a copy of their parent's data, and databases on their way to a backup's, be it a drill.
+const COPIES: &str = "SELECT pid FROM placement WHERE owner = 'drill' UNION ALL
+    SELECT p.pid FROM placement p JOIN tenant t ON t.pid = p.pid
     WHERE (EXISTS (SELECT FROM branch b WHERE b.tenant_id = t.id)
             OR EXISTS (SELECT FROM restore r WHERE r.tenant_id = t.id AND r.state = 'filling'))
         AND p.owner = 'tenant' AND p.stage IN ('planned', 'logins', 'copied')
