@@ -1,4 +1,5 @@
 /** The client: which server, as whom, and what it offers. */
+import { Backups } from './backups.js';
 import { FileCredentialStore, type CredentialStore } from './credentials.js';
 import { Databases } from './databases.js';
 import type { Schemas } from './generated/api.js';
@@ -33,12 +34,19 @@ export interface TenantryClient {
   readonly auth: Auth;
   readonly tokens: Tokens;
   readonly databases: Databases;
+  readonly backups: Backups;
 }
 
 /** A client. Nothing is sent yet. @throws {OptionError} */
 export function createTenantryClient(options: TenantryClientOptions = {}): TenantryClient {
   const session = sessionOf(options);
-  return { baseUrl: session.transport.url, auth: new Auth(session), tokens: new Tokens(session), databases: new Databases(session) };
+  return {
+    baseUrl: session.transport.url,
+    auth: new Auth(session),
+    tokens: new Tokens(session),
+    databases: new Databases(session),
+    backups: new Backups(session),
+  };
 }
 
 function sessionOf(options: TenantryClientOptions): Session {

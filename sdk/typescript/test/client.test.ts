@@ -61,6 +61,34 @@ test('what a database does and has is seen', async () => {
   await assert.rejects(databases.observability('nowhere'), NotFoundError);
 });
 
+test('a database is backed up, changed, and becomes what it was; or a new one', async () => {
+  const { databases, backups } = await ownClient();
+  const { id } = await databases.create({ name: 'kept' });
+  await databases.query('kept', 'CREATE TABLE note AS SELECT 1 AS v');
+  const made = await backups.waitFor((await backups.create('kept')).id);
+  assert.deepEqual([made.database_id, made.kind, made.state, made.rows], [id, 'manual', 'ready', 1]);
+  assert.equal((await backups.verify(made.id)).verify_error, null);
+
+  await databases.query('kept', 'UPDATE note SET v = 2');
+  const restore = await backups.waitForRestore((await backups.restore(made.id)).id);
+  assert.equal(restore.mode, 'in_place');
+  assert.deepEqual((await databases.query('kept', 'SELECT v FROM note')).rows, [{ v: 1 }]);
+  const beside = await backups.restore(made.id, { name: 'beside' });
+  assert.ok(beside.database?.admin_password);
+  await backups.waitForRestore(beside.id);
+  assert.deepEqual((await databases.query('beside', 'SELECT v FROM note')).rows, [{ v: 1 }]);
+
+  // What was replaced is a backup, too.
+  assert.deepEqual((await backups.list('kept')).map(({ kind }) => kind).sort(), ['manual', 'safety']);
+  assert.equal((await backups.list()).length, 2);
+  assert.equal((await backups.delete(made.id)).state, 'deleting');
+  await assert.rejects(backups.get('bkp_aaaaaaaaaaaa'), NotFoundError);
+
+  const set = await backups.setSchedule('kept', { every: '6h', keep: 3 });
+  assert.deepEqual([set.every, set.keep, set.own.keep_for ?? null], ['6h', 3, null]);
+  assert.deepEqual(await backups.setSchedule('kept', {}).then(({ every }) => every), 'never');
+});
+
 test('SQL gives typed rows; a refusal is in the result of sql, and thrown by query', async () => {
   const { databases } = await ownClient();
   await databases.create({ name: 'sql' });
