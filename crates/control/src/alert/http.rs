@@ -244,7 +244,7 @@ fn may_have(app: &App, project: &ProjectId, kind: Kind) -> bool {
 /// A rule to be written. It takes the place of the one of the same kind and database.
 #[derive(Deserialize, ToSchema)]
 pub(crate) struct AlertRuleRequest {
-    /// `latency`, `errors`, `connections`, `size`, `backup_age`, `backup_failed`, `expiry`; the operator also
+    /// `latency`, `errors`, `connections`, `size`, `backup_age`, `backup_failed`, `drill_failed`, `expiry`; the operator also
     /// `server_connections` and `databases_behind`.
     kind: String,
     /// Id or name of one database; all when left out.

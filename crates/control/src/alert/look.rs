@@ -27,6 +27,8 @@ pub(super) struct Database {
     pub(super) backup_age_hours_max: Option<f64>,
     /// Whether the last one that was to be made failed.
     pub(super) is_backup_failed: bool,
+    /// Whether its last restore drill failed.
+    pub(super) is_drill_failed: bool,
     /// In the last five minutes.
     pub(super) recent: Counts,
 }
@@ -85,13 +87,14 @@ impl Seen {
 }
 
 /// Kinds that are about databases, whoever's.
-const OF_DATABASES: [Kind; 6] = [
+const OF_DATABASES: [Kind; 7] = [
     Kind::Latency,
     Kind::Errors,
     Kind::Connections,
     Kind::Size,
     Kind::BackupAge,
     Kind::BackupFailed,
+    Kind::DrillFailed,
 ];
 
 fn percent(part: u64, whole: u64) -> Option<f64> {
@@ -123,6 +126,7 @@ impl Database {
                 is_looked_at.then_some(self.backup_age_hours)
             }
             Kind::BackupFailed => Some(f64::from(u8::from(self.is_backup_failed))),
+            Kind::DrillFailed => Some(f64::from(u8::from(self.is_drill_failed))),
             Kind::Expiry => self.left_hours,
             Kind::ServerConnections | Kind::DatabasesBehind => None,
         }
@@ -243,6 +247,7 @@ mod tests {
             backup_age_hours: 1_000.0,
             backup_age_hours_max: None,
             is_backup_failed: false,
+            is_drill_failed: false,
             recent: Counts::default(),
         }
     }
@@ -335,6 +340,11 @@ mod tests {
             ..base.clone()
         };
         check(&failed, Some("backup_failed"));
+        let failed = Database {
+            is_drill_failed: true,
+            ..base.clone()
+        };
+        check(&failed, Some("drill_failed"));
         let expires = |left| Database {
             left_hours: Some(left),
             ..base.clone()

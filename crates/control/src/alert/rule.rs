@@ -16,6 +16,7 @@ pub(crate) enum Kind {
     Size,
     BackupAge,
     BackupFailed,
+    DrillFailed,
     Expiry,
     DatabasesBehind,
 }
@@ -52,7 +53,7 @@ pub(crate) const LASTING_MAX: Duration = Duration::from_secs(24 * 3600);
 const BURST: Duration = Duration::from_secs(300);
 
 impl Kind {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Latency,
         Self::Errors,
         Self::Connections,
@@ -60,6 +61,7 @@ impl Kind {
         Self::Size,
         Self::BackupAge,
         Self::BackupFailed,
+        Self::DrillFailed,
         Self::Expiry,
         Self::DatabasesBehind,
     ];
@@ -134,6 +136,14 @@ impl Kind {
                 About::Database,
                 "count",
                 "the number of its last backups that could not be made",
+                (1.0, 1.0..=1.0),
+                Duration::ZERO,
+            ),
+            Self::DrillFailed => said(
+                "drill_failed",
+                About::Database,
+                "count",
+                "the number of its last restore drills that failed",
                 (1.0, 1.0..=1.0),
                 Duration::ZERO,
             ),

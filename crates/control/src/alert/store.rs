@@ -77,7 +77,9 @@ pub(super) async fn databases(
                 WHERE b.tenant_id = t.id AND b.state = 'ready' AND b.verify_error IS NULL), t.activated_at))::float8 / 3600,
             coalesce((SELECT s.every_s::float8 FROM backup_schedule s WHERE s.tenant_id = t.id), $3),
             coalesce((SELECT l.state = 'failed' FROM backup l WHERE l.tenant_id = t.id AND l.state IN ('ready', 'failed')
-                ORDER BY l.created_at DESC, l.id LIMIT 1), false)
+                ORDER BY l.created_at DESC, l.id LIMIT 1), false),
+            coalesce((SELECT d.state = 'failed' FROM drill d WHERE d.tenant_id = t.id AND d.state <> 'running'
+                ORDER BY d.asked_at DESC, d.id LIMIT 1), false)
         FROM tenant t JOIN placement p ON p.pid = t.pid
         LEFT JOIN tenant_limits by_operator ON by_operator.tenant_id = t.id AND by_operator.set_by = 'operator'
         LEFT JOIN tenant_limits by_owner ON by_owner.tenant_id = t.id AND by_owner.set_by = 'owner'
@@ -105,6 +107,7 @@ pub(super) async fn databases(
         clients: row.get::<_, i64>(8).unsigned_abs(),
         backup_age_hours: row.get(9),
         is_backup_failed: row.get(11),
+        is_drill_failed: row.get(12),
         recent: model::insight::Counts::default(),
     };
     Ok(rows.iter().map(database).collect())
