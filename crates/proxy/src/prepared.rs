@@ -419,18 +419,6 @@ impl Prepared {
         }
     }
 
-    /// What it names is gone, so PostgreSQL has forgotten its plan.
-    #[cold]
-    fn could_not_be_made(&mut self, number: u64) {
-        let own = self.names.iter().filter(|(_, own)| own.number == number);
-        for (name, _) in own {
-            let names = self
-                .discarded
-                .get_or_insert_with(|| Box::new(Names(HashSet::new())));
-            names.0.insert(name.clone());
-        }
-    }
-
     /// The client closes a named statement. Returns it.
     pub(crate) fn closed(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
         let was = self.take(name);
@@ -542,9 +530,6 @@ impl Prepared {
                 }
                 Note::Made(number) => {
                     has.remove(number);
-                    if failed {
-                        self.could_not_be_made(number);
-                    }
                 }
                 // One that fails has dropped the one before.
                 Note::Unnamed { .. } if failed => {
