@@ -30,6 +30,7 @@ const NO_CODE: Sqlstate = *b"?????";
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     is_on: bool,
+    parsed: Parsed,
     /// By a hash of their names.
     statements: Names,
     portals: Names,
@@ -37,8 +38,8 @@ pub(crate) struct Watch {
     unnamed: Option<Rc<Shape>>,
     bound: Option<Rc<Shape>>,
     runs: VecDeque<Run>,
-    /// Under way behind those, and not told apart.
-    further: usize,
+    /// Under way behind those, and not told apart. Small, as every idle client has one.
+    further: u32,
     /// Of the statement that is being answered.
     outcome: Outcome,
     /// Rows of it that were not counted by its end yet.
@@ -46,15 +47,16 @@ pub(crate) struct Watch {
     /// Statements that ended with what was read last.
     ended: Vec<Ended>,
     last_ended: Option<Instant>,
-    parsed: Parsed,
+    /// What was to be prepared, if it is one.
+    prepared: Option<Rc<Shape>>,
 }
 
-/// What was to be prepared since the server was ready last.
-#[derive(Debug, Default)]
+/// How many were to be prepared since the server was ready last.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 enum Parsed {
     #[default]
     Nothing,
-    One(Option<Rc<Shape>>),
+    One,
     Several,
 }
 
@@ -115,9 +117,9 @@ impl Watch {
     /// A Parse is sent.
     #[inline]
     pub(crate) fn parse(&mut self, name: &[u8], shape: Option<Rc<Shape>>) {
-        self.parsed = match self.parsed {
-            Parsed::Nothing => Parsed::One(shape.clone()),
-            Parsed::One(_) | Parsed::Several => Parsed::Several,
+        (self.parsed, self.prepared) = match self.parsed {
+            Parsed::Nothing => (Parsed::One, shape.clone()),
+            Parsed::One | Parsed::Several => (Parsed::Several, None),
         };
         match name {
             b"" => self.unnamed = shape,
@@ -228,11 +230,8 @@ impl Watch {
     pub(crate) fn nothing_over(&mut self, is_parse: bool, insight: &Insight, login: &Login) {
         let outcome = std::mem::take(&mut self.outcome);
         self.rows = 0;
-        let shape = match &self.parsed {
-            Parsed::One(shape) if is_parse => shape.as_ref(),
-            // Of several, nobody knows which.
-            _ => None,
-        };
+        // Of several, nobody knows which.
+        let shape = self.prepared.as_ref().filter(|_| is_parse);
         if self.is_on && outcome.error.is_some() {
             insight.refused(shape, outcome, login);
         }
@@ -241,8 +240,9 @@ impl Watch {
     /// The client is told that the server is ready.
     #[inline]
     pub(crate) fn ready(&mut self) {
-        if !matches!(self.parsed, Parsed::Nothing) {
+        if self.parsed != Parsed::Nothing {
             self.parsed = Parsed::Nothing;
+            self.prepared = None;
         }
     }
 
@@ -272,7 +272,7 @@ impl Watch {
 
     /// The session is over. What was under way has no outcome, unless its end was the outcome.
     pub(crate) fn lost(&mut self, insight: &Insight, login: &Login) {
-        if self.outcome.error.is_some() && self.runs.len() + self.further > 0 {
+        if self.outcome.error.is_some() && (!self.runs.is_empty() || self.further > 0) {
             self.over(1, insight, login);
             self.settle(insight, login, Instant::now);
         }
