@@ -144,7 +144,7 @@ async fn the_figures_of_the_fleet_are_those_of_all_processes() {
         );
         assert!(own["missing"].is_string(), "{own}");
     }
-    assert_eq!(new["figures"].as_array().unwrap().len(), 5);
+    assert_eq!(new["figures"].as_array().unwrap().len(), 8);
 
     let token = stack.token().await;
     let app = text(&stack.create(&token, "app").await["id"]);
