@@ -97,11 +97,11 @@ fn a_webhook_is_set_tried_and_told_with_the_program() {
         "{}",
         open.ok()
     );
-    alert(&["rule", "remove", &rule]).ok();
-    let (_, message) = told.recv_timeout(Duration::from_secs(90)).unwrap();
-    assert_eq!(message["type"], "alert.resolved");
     busy.kill().unwrap();
     busy.wait().unwrap();
+    let (_, message) = told.recv_timeout(Duration::from_secs(90)).unwrap();
+    assert_eq!(message["type"], "alert.resolved");
+    alert(&["rule", "remove", &rule]).ok();
     assert_eq!(alert(&["list", "--json"]).json(), serde_json::json!([]));
     assert!(alert(&["list", "--all"]).ok().contains("resolved"));
     alert(&["target", "remove"]).ok();

@@ -254,6 +254,7 @@ fn every_step_is_killed() {
     all.extend(points(&OF_BRANCHES, &[Kill::Both]));
     all.extend(points(&OF_USERS, &[Kill::Both]));
     all.extend(points(&OF_BACKUPS, &[Kill::Both]));
+    all.extend(points(&[Operation::Drill], &[Kill::Both]));
     for step in Step::ALL {
         let tried = all.iter().filter(|point| point.step == *step).count();
         assert_eq!(tried, control::Moment::ALL.len(), "{}", step.name());
