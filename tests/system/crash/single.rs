@@ -178,6 +178,8 @@ fn one_server_process_that_dies_takes_nobodys_data() {
         let tenant = new_tenant(world).await;
         let session = world.session(&tenant.id, &tenant.password).await;
         let (client, hears) = session.expect("login");
+        // Between transactions a session may have no server process of its own, and would not hear of its end.
+        client.batch_execute("BEGIN").await.expect("a transaction");
         let process = process_of(&client).await;
         let postmaster = world.stack.postmaster().expect("PostgreSQL runs");
         let all = children(postmaster);
