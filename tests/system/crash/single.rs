@@ -21,6 +21,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// For a session whose server died to hear of it.
 const HEAR_MAX: Duration = Duration::from_secs(10);
+/// For a look at what is defined to be due again.
+const GIVE_BACK_MAX: Duration = Duration::from_secs(60);
 /// What `--drain-limit` is set to where a test wants to see its end.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Beyond the drain: PostgreSQL's own end, a checkpoint included.
@@ -75,6 +77,43 @@ async fn process_of(client: &Client) -> u32 {
     });
     let process = process.expect("one row").parse();
     process.expect("a process id")
+}
+
+/// The process that a session used last and has given back. What definitions may do to a session is looked at behind an
+/// answer, and not all the time: until then it may keep its server process, as long as nobody else wants one.
+async fn given_back(world: &World, client: &Client) -> u32 {
+    let console = world.console().await;
+    let started = Instant::now();
+    loop {
+        let process = process_of(client).await;
+        let servers = console.simple_query("SHOW SERVERS").await;
+        let servers = servers.expect("its server connections");
+        let is_idle = servers.iter().any(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                row.get("remote_pid") == Some(&process.to_string())
+                    && row.get("state") == Some("idle")
+            }
+            _ => false,
+        });
+        if is_idle {
+            return process;
+        }
+        let waited = started.elapsed();
+        assert!(waited < GIVE_BACK_MAX, "{process} is not given back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// Kills a server process. PostgreSQL ends all others, and recovers; until these have heard of the death, they work as
+/// before.
+fn kill_process(world: &World, process: u32) {
+    let postmaster = world.stack.postmaster().expect("PostgreSQL runs");
+    let all = children(postmaster);
+    assert!(all.contains(&process));
+    signal(process, Signal::KILL);
+    wait_for("the end of the others", STOP_MAX, || {
+        (!all.iter().any(|pid| is_running(*pid))).then_some(())
+    });
 }
 
 /// A session whose server died hears of it in time.
@@ -178,20 +217,40 @@ fn one_server_process_that_dies_takes_nobodys_data() {
         let tenant = new_tenant(world).await;
         let session = world.session(&tenant.id, &tenant.password).await;
         let (client, hears) = session.expect("login");
-        // Between transactions a session may have no server process of its own, and would not hear of its end.
+        // One that is idle and holds nothing has no server process of its own: see below.
         client.batch_execute("BEGIN").await.expect("a transaction");
         let process = process_of(&client).await;
-        let postmaster = world.stack.postmaster().expect("PostgreSQL runs");
-        let all = children(postmaster);
-        assert!(all.contains(&process));
-        signal(process, Signal::KILL);
+        // One that listens keeps it between transactions.
+        let session = world.session(&tenant.id, &tenant.password).await;
+        let (listener, listens) = session.expect("login");
+        let listen = listener.batch_execute("LISTEN news").await;
+        listen.expect("a statement");
+        let postmaster = world.stack.postmaster();
+        kill_process(world, process);
         assert_hears(hears, "its own").await;
-        // Until it has heard of the death itself, it works as before.
-        wait_for("the end of the others", STOP_MAX, || {
-            (!all.iter().any(|pid| is_running(*pid))).then_some(())
-        });
+        assert_hears(listens, "another's").await;
         world.assert_recovers(&tenant).await;
-        assert_eq!(world.stack.postmaster(), Some(postmaster));
+        assert_eq!(world.stack.postmaster(), postmaster);
+    });
+}
+
+/// Between transactions a session that holds nothing has no server process, so it has none to lose.
+#[test]
+fn an_idle_session_survives_the_server_process_that_it_used_last() {
+    test(StackConfig::default(), 2, async |world: &mut World| {
+        let tenant = new_tenant(world).await;
+        let session = world.session(&tenant.id, &tenant.password).await;
+        let (client, hears) = session.expect("login");
+        let set = client.batch_execute("SET work_mem = '5MB'").await;
+        set.expect("a statement");
+        let process = given_back(world, &client).await;
+        kill_process(world, process);
+        world.assert_recovers(&tenant).await;
+        assert!(!hears.is_finished(), "it was told of what was not its own");
+        let row = client.query_one("SELECT v, current_setting('work_mem') FROM canary", &[]);
+        let row = row.await.expect("its next statement");
+        assert_eq!((row.get(0), row.get(1)), (tenant.id.as_str(), "5MB"));
+        assert_ne!(process_of(&client).await, process);
     });
 }
 

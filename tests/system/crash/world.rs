@@ -268,6 +268,22 @@ impl World {
         user: &str,
         password: &str,
     ) -> Result<(Client, Hears), tokio_postgres::Error> {
+        self.connect(user, password, "postgres").await
+    }
+
+    /// The operator's console.
+    pub(crate) async fn console(&self) -> Client {
+        let key = self.stack.operator_key();
+        let console = self.connect("operator", &key, "tenantry").await;
+        console.expect("the console").0
+    }
+
+    async fn connect(
+        &self,
+        user: &str,
+        password: &str,
+        database: &str,
+    ) -> Result<(Client, Hears), tokio_postgres::Error> {
         let address = self.stack.pg_address();
         let (host, port) = address.rsplit_once(':').expect("host:port");
         let mut config = Config::new();
@@ -276,7 +292,7 @@ impl World {
             .port(port.parse().expect("a port"))
             .user(user)
             .password(password)
-            .dbname("postgres")
+            .dbname(database)
             .ssl_mode(SslMode::Require)
             .connect_timeout(REACH_MAX);
         let (client, connection) = config.connect(self.tls()).await?;
