@@ -175,11 +175,7 @@ fn a_sweep_shows_asks_and_deletes() {
     assert_eq!(stack.listed(), ["app"]);
     stack.cli(&["delete", "--older-than", "0s", "--yes"]).ok();
     assert_eq!(stack.listed(), Vec::<String>::new());
-    // Sessions of one that was just deleted may still be ending.
-    wait_for("the end of the delete", SOON, || {
-        let back = stack.cli(&["undelete", "ci-2", "--name", "kept"]);
-        (back.code == Some(0)).then_some(())
-    });
+    stack.cli(&["undelete", "ci-2", "--name", "kept"]).ok();
     assert_eq!(stack.listed(), ["kept"]);
 }
 

@@ -302,6 +302,43 @@ async fn a_deleted_database_whose_name_was_taken_comes_back_under_another() {
     stack.stop().await;
 }
 
+/// Its last sessions may still be ending: nobody who takes a delete back at once has to try again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_is_taken_back_as_soon_as_it_is_over() {
+    let stack = Stack::start().await;
+    let made = stack.create(OPERATOR, "app").await;
+    let id = text(&made["id"]);
+    let catalog = stack.catalog().await;
+    let sql = "SELECT 'x_' || pid FROM tenant WHERE id = $1";
+    let database: String = catalog.query_one(sql, &[&id]).await.unwrap().get(0);
+    // Nothing closes it as long as this is open.
+    let held = format!("BEGIN; ALTER DATABASE {database} CONNECTION LIMIT 7");
+    catalog.batch_execute(&held).await.unwrap();
+    let sweep = "/customer/databases?prefix=app&dry_run=false";
+    let swept = stack.delete(sweep, OPERATOR).await.ok();
+    assert_eq!(swept["databases"][0]["id"], made["id"]);
+    let back = act(&stack, "app", "undelete", OPERATOR, json!({}));
+    let over = async {
+        // Who will not wait is told to come again, twice: by then the other one is there.
+        for _ in 0..2 {
+            let path = format!("/customer/databases/{id}/undelete?wait=0");
+            let at_once = stack.post(&path, OPERATOR, json!({})).await;
+            let refused = at_once.error(409, "wrong_state");
+            assert!(text(&refused["hint"]).contains("again in a moment"));
+        }
+        catalog.batch_execute("ROLLBACK").await.unwrap();
+    };
+    let (back, ()) = tokio::join!(back, over);
+    let back = back.ok();
+    assert_eq!(
+        (&back["id"], &back["state"]),
+        (&made["id"], &json!("ACTIVE"))
+    );
+    stack.login(&made).await.expect("it is open again");
+    stack.assert_clean().await;
+    stack.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_operator_suspends_only_the_operator_resumes() {
     let stack = Stack::start().await;

@@ -217,8 +217,27 @@ pub(super) struct Back {
     pub(super) lifetime: Option<Lifetime>,
 }
 
+/// Waits, at most `wait`, until a delete of the one that a request means is over: it may be taken back at once, and
+/// the last sessions may still be ending.
+async fn closed(
+    app: &App,
+    principal: &Principal,
+    key: &DatabaseKey,
+    purpose: Purpose,
+    wait: Duration,
+) -> ApiResult<()> {
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
+    let tenant = find(&transaction, principal, key, purpose).await?;
+    // Whoever closes it needs the row.
+    drop(transaction);
+    drop(client);
+    wait_for(app, tenant, wait, |state| state != TenantState::Disabling).await?;
+    Ok(())
+}
+
 /// Takes a delete back, under its old name or another one. What the operator had suspended is
-/// suspended again.
+/// suspended again. Waits at most `wait`, first for the end of the delete, then until it can be used.
 pub(super) async fn undelete(
     app: &Arc<App>,
     principal: &Principal,
@@ -227,12 +246,14 @@ pub(super) async fn undelete(
     back: Back,
     wait: Duration,
 ) -> ApiResult<Tenant> {
-    reached(Step::UndeleteCommit, Moment::Before).await;
-    let mut client = app.catalog.get().await?;
-    let transaction = client.transaction().await?;
+    let until = Instant::now() + wait;
     let purpose = Purpose::Undelete {
         is_renamed: back.name.is_some(),
     };
+    closed(app, principal, key, purpose, wait).await?;
+    reached(Step::UndeleteCommit, Moment::Before).await;
+    let mut client = app.catalog.get().await?;
+    let transaction = client.transaction().await?;
     let old = find(&transaction, principal, key, purpose).await?;
     let event = match old.suspended_by {
         Some(Party::Operator) => TenantEvent::UndeleteSuspended,
@@ -284,6 +305,7 @@ pub(super) async fn undelete(
     drop(client);
     tracing::info!(tenant = %tenant.id, "a deleted database was taken back");
     reached(Step::UndeleteCommit, Moment::After).await;
+    let wait = until.saturating_duration_since(Instant::now());
     wait_for(app, tenant, wait, |state| {
         !matches!(state, TenantState::Creating | TenantState::Cloning)
     })

@@ -397,7 +397,8 @@ pub(crate) struct UndeleteRequest {
 }
 
 /// Takes a delete back, until the retention ends. Passwords are the same as before. By name, the
-/// database of that name that was deleted last is meant.
+/// database of that name that was deleted last is meant. One whose sessions are still being ended (DISABLING) is waited
+/// for, within `wait`.
 #[utoipa::path(post, path = "/customer/databases/{database}/undelete", tag = "databases",
     security(("bearer" = [])),
     params(("database" = String, Path, description = "id or name"), WaitQuery),
