@@ -328,7 +328,7 @@ async fn rules_are_those_of_whoever_wrote_them() {
     let rule = async |token: &str, body: Value| stack.post(RULES, token, body).await;
 
     let defaults = stack.get(RULES, &owner).await.ok();
-    assert_eq!(defaults.as_array().unwrap().len(), 8, "{defaults:#}");
+    assert_eq!(defaults.as_array().unwrap().len(), 9, "{defaults:#}");
     assert_eq!(
         stack
             .get(RULES, OPERATOR)
@@ -337,7 +337,7 @@ async fn rules_are_those_of_whoever_wrote_them() {
             .as_array()
             .unwrap()
             .len(),
-        10
+        11
     );
     for (body, code) in [
         (json!({ "kind": "weather" }), "invalid_field"),

@@ -68,6 +68,20 @@ pub(super) async fn fleet(context: &Context) -> Result<(), Failure> {
         total["bytes"],
         total["statements"],
     ))?;
+    let storage = &seen["storage"];
+    output::line(&format!(
+        "on disk: {} databases take {} bytes{}{}",
+        storage["databases"],
+        storage["bytes"],
+        match storage["oldest_measured_at"].as_str() {
+            Some(at) => format!(", none measured before {at}"),
+            None => String::new(),
+        },
+        match storage["databases_unmeasured"].as_u64() {
+            None | Some(0) => String::new(),
+            Some(rest) => format!("; {rest} were not measured yet"),
+        },
+    ))?;
     let costs = list("costs");
     if costs.is_empty() {
         return Ok(());
@@ -78,10 +92,13 @@ pub(super) async fn fleet(context: &Context) -> Result<(), Failure> {
         "active_seconds",
         "bytes",
         "statements",
+        "storage_bytes",
+        "storage_measured_at",
     ];
     let row = |cost: &Value| {
         let value = |name: &&str| match &cost[*name] {
             Value::String(text) => Some(text.clone()),
+            Value::Null => None,
             Value::Number(number) if number.is_f64() => {
                 Some(format!("{:.1}", number.as_f64().unwrap_or_default()))
             }

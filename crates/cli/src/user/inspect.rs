@@ -238,7 +238,13 @@ fn summary(context: &Context, db: &str, seen: &Value, of: WindowArg) -> Result<(
     pairs.push(("Server connections", number(&now["server_connections"])));
     pairs.push((
         "DB storage",
-        storage.map_or_else(|| "unknown".to_owned(), |bytes| format!("{bytes} bytes")),
+        storage.map_or_else(
+            || "unknown".to_owned(),
+            |bytes| {
+                let at = now["storage_measured_at"].as_str();
+                format!("{bytes} bytes, at {}", at.unwrap_or("an unknown time"))
+            },
+        ),
     ));
     pairs.push((
         "Cache hits",

@@ -186,8 +186,8 @@ pub(crate) struct AlertRule {
     database_id: Option<String>,
     /// False: nothing of this kind is an alert.
     enabled: bool,
-    /// From this value on it is one; of `expiry`: from there down. Null: for each database what its schedule of
-    /// backups allows.
+    /// From this value on it is one; of `expiry`: from there down. Null: of `backup_age`, for each database what its
+    /// schedule of backups allows; of `size_bytes`, none until somebody writes one.
     threshold: Option<f64>,
     unit: &'static str,
     /// For so long it has to be so, or to be over, before anybody is told.
@@ -203,7 +203,8 @@ fn describe(rule: &Rule) -> AlertRule {
         kind: said.name,
         database_id: rule.tenant.as_ref().map(ToString::to_string),
         enabled: rule.is_on,
-        threshold: (rule.id.is_some() || rule.kind != Kind::BackupAge).then_some(rule.threshold),
+        threshold: (rule.id.is_some() || !matches!(rule.kind, Kind::BackupAge | Kind::SizeBytes))
+            .then_some(rule.threshold),
         unit: said.unit,
         for_seconds: rule.lasting.as_secs(),
         what: said.what,

@@ -87,11 +87,12 @@ impl Seen {
 }
 
 /// Kinds that are about databases, whoever's.
-const OF_DATABASES: [Kind; 7] = [
+const OF_DATABASES: [Kind; 8] = [
     Kind::Latency,
     Kind::Errors,
     Kind::Connections,
     Kind::Size,
+    Kind::SizeBytes,
     Kind::BackupAge,
     Kind::BackupFailed,
     Kind::DrillFailed,
@@ -120,6 +121,8 @@ impl Database {
                 .flatten(),
             Kind::Connections => percent(self.clients, self.limits.client_connections_max.into()),
             Kind::Size => percent(self.bytes?, self.limits.storage_bytes_max?),
+            // What is large is for somebody to say.
+            Kind::SizeBytes => self.bytes.filter(|_| is_own_rule).map(|bytes| bytes as f64),
             // Whoever makes backups by hand, or none, is told nothing, unless a rule was written.
             Kind::BackupAge => {
                 let is_looked_at = is_own_rule || self.backup_age_hours_max.is_some();
@@ -390,6 +393,26 @@ mod tests {
             ..base.clone()
         };
         assert_eq!(held(&new, &parties), []);
+    }
+
+    #[test]
+    fn bytes_on_disk_count_without_a_limit_where_a_rule_was_written() {
+        let base = database();
+        let large = |bytes| Database {
+            bytes: Some(bytes),
+            ..base.clone()
+        };
+        check(&large(1 << 50), None);
+        let rule = Rule {
+            id: Some("alr_abcdefghijkl".parse().unwrap()),
+            threshold: 5e9,
+            ..Rule::default_of(Kind::SizeBytes)
+        };
+        let parties = parties(Some(vec![rule]));
+        assert_eq!(held(&large(4_999_999_999), &parties), []);
+        let found = held(&large(5_000_000_000), &parties);
+        assert_eq!(found, [(OWNER.to_owned(), "size_bytes")]);
+        assert_eq!(held(&base, &parties), [], "it was never measured");
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(crate) enum Kind {
     Connections,
     ServerConnections,
     Size,
+    SizeBytes,
     BackupAge,
     BackupFailed,
     DrillFailed,
@@ -53,12 +54,13 @@ pub(crate) const LASTING_MAX: Duration = Duration::from_secs(24 * 3600);
 const BURST: Duration = Duration::from_secs(300);
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Latency,
         Self::Errors,
         Self::Connections,
         Self::ServerConnections,
         Self::Size,
+        Self::SizeBytes,
         Self::BackupAge,
         Self::BackupFailed,
         Self::DrillFailed,
@@ -121,6 +123,15 @@ impl Kind {
                 percent(90.0),
                 // It may swing around the threshold.
                 Duration::from_secs(60),
+            ),
+            Self::SizeBytes => said(
+                "size_bytes",
+                About::Database,
+                "bytes",
+                "what it takes on disk",
+                // 10 GiB, of a rule that says nothing else. See `look`.
+                (10_737_418_240.0, 1.0..=1e18),
+                Duration::ZERO,
             ),
             Self::BackupAge => said(
                 "backup_age",

@@ -122,6 +122,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "drill",
         sql: include_str!("../../migrations/0022_drill.sql"),
     },
+    Migration {
+        version: 23,
+        name: "sizes",
+        sql: include_str!("../../migrations/0023_sizes.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

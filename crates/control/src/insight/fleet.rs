@@ -5,6 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use deadpool_postgres::GenericClient;
 use model::{
     exposition::Page,
@@ -29,6 +30,7 @@ use crate::{
         schedule::Survey,
     },
     catalog::{self, CatalogError},
+    storage::store::Size,
 };
 
 /// Above it, a burst or the loss of a process leaves tenants waiting.
@@ -72,6 +74,23 @@ pub(crate) struct Cost {
     /// Received from clients and sent to them.
     bytes: u64,
     statements: u64,
+    /// On disk, as measured last; null: never.
+    storage_bytes: Option<u64>,
+    /// When that was.
+    storage_measured_at: Option<DateTime<Utc>>,
+}
+
+/// What all databases take on disk, used or not.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Storage {
+    /// Those that were measured.
+    databases: u64,
+    /// Those that were not yet.
+    databases_unmeasured: u64,
+    /// All together, each as measured last.
+    bytes: u64,
+    /// When the one was measured that was measured the longest ago.
+    oldest_measured_at: Option<DateTime<Utc>>,
 }
 
 /// What all did together.
@@ -92,6 +111,7 @@ pub(crate) struct Fleet {
     last_drill: Option<DrillResponse>,
     /// In the last day, all databases together.
     total: Total,
+    storage: Storage,
     /// In the last day, the 20 databases that were active longest.
     costs: Vec<Cost>,
 }
@@ -259,8 +279,9 @@ async fn costs(client: &impl GenericClient) -> Result<(Total, Vec<Cost>), Catalo
             WHERE grain = 3 AND slot > floor(extract(epoch FROM now()) / 3600)::bigint - 24
             GROUP BY tenant_id)
         SELECT t.id, t.name, u.seconds, u.bytes::bigint, u.statements::bigint, count(*) OVER (),
-            sum(u.seconds) OVER (), (sum(u.bytes) OVER ())::bigint, (sum(u.statements) OVER ())::bigint
-        FROM used u JOIN tenant t ON t.id = u.tenant_id
+            sum(u.seconds) OVER (), (sum(u.bytes) OVER ())::bigint, (sum(u.statements) OVER ())::bigint,
+            p.storage_bytes, p.storage_measured_at
+        FROM used u JOIN tenant t ON t.id = u.tenant_id JOIN placement p ON p.pid = t.pid
         ORDER BY u.seconds DESC, t.id LIMIT $1";
     let rows = catalog::query(client, sql, &[&COSTS_MAX]).await?;
     let number = |row: &tokio_postgres::Row, column| row.get::<_, i64>(column).unsigned_abs();
@@ -270,14 +291,34 @@ async fn costs(client: &impl GenericClient) -> Result<(Total, Vec<Cost>), Catalo
         bytes: number(row, 7),
         statements: number(row, 8),
     });
-    let costs = rows.iter().map(|row| Cost {
-        database_id: row.get(0),
-        name: row.get(1),
-        active_seconds: row.get(2),
-        bytes: number(row, 3),
-        statements: number(row, 4),
+    let costs = rows.iter().map(|row| {
+        let size = Size::of(row, 9);
+        Cost {
+            database_id: row.get(0),
+            name: row.get(1),
+            active_seconds: row.get(2),
+            bytes: number(row, 3),
+            statements: number(row, 4),
+            storage_bytes: size.map(|size| size.bytes),
+            storage_measured_at: size.map(|size| size.measured_at),
+        }
     });
     Ok((total.unwrap_or_default(), costs.collect()))
+}
+
+/// What all databases take on disk.
+async fn storage(client: &impl GenericClient) -> Result<Storage, CatalogError> {
+    let sql = "SELECT count(storage_measured_at), count(*) - count(storage_measured_at),
+            coalesce(sum(storage_bytes) FILTER (WHERE storage_measured_at IS NOT NULL), 0)::bigint, min(storage_measured_at)
+        FROM placement WHERE owner = 'tenant'";
+    let row = catalog::query_one(client, sql, &[]).await?;
+    let number = |column| row.get::<_, i64>(column).unsigned_abs();
+    Ok(Storage {
+        databases: number(0),
+        databases_unmeasured: number(1),
+        bytes: number(2),
+        oldest_measured_at: row.get(3),
+    })
 }
 
 /// How the installation is doing: figures with their targets and what to do, and what databases cost.
@@ -297,10 +338,12 @@ pub(crate) async fn fleet(
     let figures = figures(&app, &backups, &drills).await?;
     let client = app.catalog.get().await?;
     let (total, costs) = costs(&client).await?;
+    let storage = storage(&client).await?;
     Ok(axum::Json(Fleet {
         figures,
         last_drill: drills.last.as_ref().map(DrillResponse::from),
         total,
+        storage,
         costs,
     }))
 }

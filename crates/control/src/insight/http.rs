@@ -19,6 +19,7 @@ use crate::{
         error::{ApiError, ApiResult, ErrorBody, ErrorCode, chain},
         extract::{DatabaseKey, Params},
     },
+    storage::store::Size,
     tenant::http::read,
 };
 
@@ -80,8 +81,10 @@ pub(crate) struct Summary {
     active_connections: u32,
     /// Server connections that they share now, idle ones included.
     server_connections: u32,
-    /// On disk; null when the database is not there, or the server did not answer.
+    /// On disk now, or as measured last when the server does not answer; null when it never was.
     storage_bytes: Option<u64>,
+    /// When it took that.
+    storage_measured_at: Option<DateTime<Utc>>,
     /// Of the blocks that statements needed, the share that PostgreSQL had in its memory, since its
     /// statistics began; null when none were needed.
     cache_hit_ratio: Option<f64>,
@@ -181,6 +184,7 @@ pub(crate) async fn observability(
     let statements_max = if most == 0 { 0 } else { SAMPLES_MAX };
     let told = app.insight.read(&app, &tenant.id, statements_max).await?;
     let figures = measure(&app, &tenant.pid).await;
+    let size = size(figures.as_ref(), &told);
     let windows: Vec<WindowFigures> = GRAINS
         .iter()
         .map(|grain| {
@@ -193,7 +197,8 @@ pub(crate) async fn observability(
         window: windows[0].clone(),
         active_connections,
         server_connections,
-        storage_bytes: figures.map(|of| of.bytes),
+        storage_bytes: size.map(|size| size.bytes),
+        storage_measured_at: size.map(|size| size.measured_at),
         cache_hit_ratio: figures.as_ref().and_then(cache_hit_ratio),
         last_activity_at: last_activity(&told),
     };
@@ -215,6 +220,15 @@ pub(super) async fn measure(app: &App, pid: &Pid) -> Option<node::Figures> {
             None
         }
     }
+}
+
+/// As it is now, or as it was when it was measured last.
+pub(super) fn size(figures: Option<&node::Figures>, told: &Told) -> Option<Size> {
+    let now = figures.map(|of| Size {
+        bytes: of.bytes,
+        measured_at: Utc::now(),
+    });
+    now.or(told.kept.size)
 }
 
 /// Of the blocks that were needed, the share that was in memory; `None`: none were.

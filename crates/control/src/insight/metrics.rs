@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
+use chrono::{DateTime, Utc};
 use model::insight::{BOUNDS_US, Counts};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -43,8 +44,10 @@ pub(crate) struct QueryMetrics {
 /// How large a database is, and how many use it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DatabaseMetrics {
-    /// On disk; null when the server did not answer.
+    /// On disk now, or as measured last when the server does not answer; null when it never was.
     storage_bytes: Option<u64>,
+    /// When it took that.
+    storage_measured_at: Option<DateTime<Utc>>,
     /// Of the blocks that statements needed, the share that PostgreSQL had in its memory; null when none were
     /// needed.
     cache_hit_ratio: Option<f64>,
@@ -80,6 +83,7 @@ pub(crate) async fn metrics(
     let tenant = read(&app, &principal, &key).await?;
     let told = app.insight.read(&app, &tenant.id, 0).await?;
     let figures = super::http::measure(&app, &tenant.pid).await;
+    let size = super::http::size(figures.as_ref(), &told);
     let (active_connections, server_connections) = told.connections();
     Ok(axum::Json(Metrics {
         database_id: tenant.id.to_string(),
@@ -87,7 +91,8 @@ pub(crate) async fn metrics(
         isolation_level: 1,
         query_metrics: query_metrics(&told),
         database_metrics: DatabaseMetrics {
-            storage_bytes: figures.map(|of| of.bytes),
+            storage_bytes: size.map(|size| size.bytes),
+            storage_measured_at: size.map(|size| size.measured_at),
             cache_hit_ratio: figures.as_ref().and_then(super::http::cache_hit_ratio),
             active_connections,
             server_connections,

@@ -13,7 +13,10 @@ use super::{
     Made,
     window::{DAY, DAYS, GRAINS, Slot},
 };
-use crate::catalog::{self, CatalogError};
+use crate::{
+    catalog::{self, CatalogError},
+    storage::store::{Size, size},
+};
 
 /// Hours of which is kept how long making databases took: a day, and room to write the next one.
 const MADE_PLACES: i64 = 26;
@@ -88,6 +91,8 @@ pub(super) struct Kept {
     /// By the clock of the catalog, seconds since 1970.
     pub(super) now: f64,
     pub(super) active_at: Option<DateTime<Utc>>,
+    /// As it was measured in its turn.
+    pub(super) size: Option<Size>,
     /// At other processes.
     pub(super) clients: u32,
     pub(super) servers: u32,
@@ -120,6 +125,7 @@ pub(super) async fn read(
         days: days.iter().map(slot).collect(),
         now: row.get(0),
         active_at: row.get(1),
+        size: size(client, tenant).await?,
         clients: number(2),
         servers: number(3),
     })

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::{extract::State, http::StatusCode};
+use chrono::{DateTime, Utc};
 use deadpool_postgres::Transaction;
 use model::{
     Limits, TenantId,
@@ -26,7 +27,7 @@ use crate::{
         idempotency::{Kept, Ticket},
     },
     catalog::changes,
-    storage,
+    storage::{self, store::Size},
     tenant::{
         change,
         store::{Purpose, Tenant},
@@ -117,12 +118,14 @@ pub(crate) struct LimitsResponse {
     /// What the operator said.
     #[schema(value_type = LimitValues)]
     operator: Map<String, Value>,
-    /// Bytes that it took on disk when it was measured last; null when it never was, which happens only
-    /// where there is a limit. Within seconds while it is in use.
+    /// Bytes that it took on disk when it was measured last; null when it never was. Where there is a limit, within
+    /// seconds while it is in use; elsewhere in turn with all others.
     storage_bytes: Option<u64>,
+    /// When that was.
+    storage_measured_at: Option<DateTime<Utc>>,
 }
 
-fn describe(tenant: &Tenant, wishes: &Wishes, storage_bytes: Option<u64>) -> LimitsResponse {
+fn describe(tenant: &Tenant, wishes: &Wishes, size: Option<Size>) -> LimitsResponse {
     let effective = Limits::described(&wishes.operator, &wishes.owner);
     LimitsResponse {
         id: tenant.id.to_string(),
@@ -130,7 +133,8 @@ fn describe(tenant: &Tenant, wishes: &Wishes, storage_bytes: Option<u64>) -> Lim
         effective: store::to_json(&effective),
         owner: store::to_json(&wishes.owner),
         operator: store::to_json(&wishes.operator),
-        storage_bytes,
+        storage_bytes: size.map(|size| size.bytes),
+        storage_measured_at: size.map(|size| size.measured_at),
     }
 }
 
@@ -148,8 +152,8 @@ pub(crate) async fn get(
     let tenant = crate::tenant::http::read(&app, &principal, &key).await?;
     let client = app.catalog.get().await?;
     let wishes = store::read(&client, &tenant.id).await?;
-    let storage_bytes = storage::store::bytes(&client, &tenant.id).await?;
-    Ok(axum::Json(describe(&tenant, &wishes, storage_bytes)))
+    let size = storage::store::size(&client, &tenant.id).await?;
+    Ok(axum::Json(describe(&tenant, &wishes, size)))
 }
 
 /// Sets some limits of a database; what is not named stays as it is. Takes hold within a second, also
@@ -229,8 +233,8 @@ async fn change(
     if party == Party::Operator && min(wishes.of(party)) > min(&before) {
         leave_enough(app, &transaction, &tenant.id, min(wishes.of(party))).await?;
     }
-    let storage_bytes = storage::store::bytes(&transaction, &tenant.id).await?;
-    let answer = describe(&tenant, &wishes, storage_bytes);
+    let size = storage::store::size(&transaction, &tenant.id).await?;
+    let answer = describe(&tenant, &wishes, size);
     let body = serde_json::to_vec(&answer).expect("an answer is plain data");
     ticket
         .keep_in(&transaction, StatusCode::OK, &body, Kept::Last)

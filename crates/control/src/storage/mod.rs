@@ -1,13 +1,15 @@
-//! What databases take on disk, where there is a limit to it.
+//! What databases take on disk.
 //!
-//! Owns: measuring them, never many at once (`plan` says which), and writing down what was found (`store`).
+//! Owns: measuring them, never many at once, and writing down what was found (`store`): those with a limit as
+//! often as they could be full (`plan` says which), all of them in turn (`sample`).
 //! Does not own: what follows from it ([`model::route::Storage`]) and refusing statements (`proxy`, which
 //! hears of a change like of any other of the tenant).
 //!
-//! Nothing is asked of the server while no tenant has such a limit, and of the catalog one look at an
-//! empty index every few seconds.
+//! While no tenant has such a limit and all were measured lately, nothing is asked of the server, and of the
+//! catalog two looks at indexes that have nothing to show.
 
 mod plan;
+mod sample;
 pub(crate) mod store;
 
 use std::{sync::Arc, time::Duration};
@@ -56,6 +58,9 @@ pub(crate) async fn run(app: Arc<App>) {
         if !plan.is_empty() {
             round(&app, &mut plan).await;
         }
+        if let Err(error) = sample::round(&app, &mut plan).await {
+            tracing::debug!(error = %chain(&error), "databases were not measured in turn");
+        }
     }
 }
 
@@ -86,17 +91,31 @@ async fn round(app: &App, plan: &mut Plan) {
                 return;
             }
         };
-        if let Some((tenant, now)) = plan.measured(&pid, bytes, Instant::now())
-            && let Err(error) = write(app, &tenant, &pid, now).await
-        {
+        if let Err(error) = note(app, plan, &pid, bytes).await {
             tracing::debug!(error = %chain(&error), "what a database takes was not written down");
-            plan.forget(&pid);
             return;
         }
         if began.elapsed() >= ROUND_TIME_MAX {
             return;
         }
     }
+}
+
+/// One was measured. Of one without a limit nothing follows.
+async fn note(
+    app: &App,
+    plan: &mut Plan,
+    pid: &model::Pid,
+    bytes: u64,
+) -> Result<(), CatalogError> {
+    let Some((tenant, now)) = plan.measured(pid, bytes, Instant::now()) else {
+        return Ok(());
+    };
+    let written = write(app, &tenant, pid, now).await;
+    if written.is_err() {
+        plan.forget(pid);
+    }
+    written
 }
 
 /// Writes down what was measured, and tells proxies if something follows from it.

@@ -1,6 +1,9 @@
 //! Rows of what was measured.
 
-use deadpool_postgres::GenericClient;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::{GenericClient, Object};
 use model::{Limits, Pid, TenantId, route::Storage};
 use serde_json::Value;
 use tokio_postgres::Row;
@@ -73,15 +76,87 @@ pub(crate) async fn limited(
         .collect())
 }
 
+/// What a database took, and when that was.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Size {
+    pub(crate) bytes: u64,
+    pub(crate) measured_at: DateTime<Utc>,
+}
+
+impl Size {
+    /// From two columns, of what was measured ever.
+    pub(crate) fn of(row: &Row, first: usize) -> Option<Self> {
+        let bytes: Option<i64> = row.get(first);
+        Some(Self {
+            bytes: bytes?.unsigned_abs(),
+            measured_at: row.get::<_, Option<_>>(first + 1)?,
+        })
+    }
+}
+
 /// What a tenant's database took when it was measured last.
-pub(crate) async fn bytes(
+pub(crate) async fn size(
     client: &impl GenericClient,
     tenant: &TenantId,
-) -> Result<Option<u64>, CatalogError> {
-    let sql = "SELECT p.storage_bytes, p.storage_full_bytes
+) -> Result<Option<Size>, CatalogError> {
+    let sql = "SELECT p.storage_bytes, p.storage_measured_at
         FROM tenant t JOIN placement p ON p.pid = t.pid WHERE t.id = $1";
     let row = catalog::query_opt(client, sql, &[&tenant.as_str()]).await?;
-    Ok(row.and_then(|row| Measured::of(&row, 0).bytes))
+    Ok(row.and_then(|row| Size::of(&row, 0)))
+}
+
+/// Databases whose turn it is to be measured, limit or not, used or not: the longest ago first.
+pub(super) async fn due(
+    client: &impl GenericClient,
+    node: &str,
+    most: i64,
+) -> Result<Vec<Pid>, CatalogError> {
+    let sql = "SELECT pid FROM placement
+        WHERE node = $1 AND owner = 'tenant' AND stage IN ('open', 'closed') AND storage_due_at <= now()
+        ORDER BY storage_due_at, pid LIMIT $2";
+    let rows = catalog::query(client, sql, &[&node, &most]).await?;
+    Ok(rows.iter().map(|row| catalog::parse(row.get(0))).collect())
+}
+
+/// Whether it is this process's turn; then it is nobody else's for so long.
+pub(super) async fn take_turn(
+    client: &impl GenericClient,
+    node: &str,
+    turn: Duration,
+) -> Result<bool, CatalogError> {
+    let sql = "INSERT INTO storage_turn AS own (node, due_at) VALUES ($1, now() + make_interval(secs => $2))
+        ON CONFLICT (node) DO UPDATE SET due_at = excluded.due_at WHERE own.due_at <= now()";
+    Ok(catalog::execute(client, sql, &[&node, &turn.as_secs_f64()]).await? == 1)
+}
+
+/// Writes down what was found of some, all or nothing, and that their next turn is after `rest`. Without a
+/// size: what was known of it stays. A row that somebody works on is left out, and comes first next time.
+pub(super) async fn looked_at(
+    client: &mut Object,
+    all: &[(Pid, Option<u64>)],
+    rest: Duration,
+) -> Result<(), CatalogError> {
+    let pids: Vec<&str> = all.iter().map(|(pid, _)| pid.as_str()).collect();
+    let sizes: Vec<Option<i64>> = all.iter().map(|(_, bytes)| number(*bytes)).collect();
+    let transaction = client.transaction().await?;
+    // Lost in a crash, it is measured again.
+    let fast = "SELECT set_config('synchronous_commit', 'off', true)";
+    catalog::query_one(&transaction, fast, &[]).await?;
+    let sql = "UPDATE placement p SET storage_due_at = now() + make_interval(secs => $3),
+            storage_bytes = coalesce(s.bytes, p.storage_bytes),
+            storage_measured_at = CASE WHEN s.bytes IS NULL THEN p.storage_measured_at ELSE now() END,
+            storage_changed_at = CASE WHEN s.bytes <> p.storage_bytes OR p.storage_bytes IS NULL AND s.bytes IS NOT NULL
+                THEN now() ELSE p.storage_changed_at END
+        FROM (SELECT own.pid, found.bytes FROM unnest($1::text[], $2::bigint[]) AS found (pid, bytes)
+            JOIN placement own USING (pid) FOR UPDATE OF own SKIP LOCKED) s
+        WHERE p.pid = s.pid";
+    catalog::execute(&transaction, sql, &[&pids, &sizes, &rest.as_secs_f64()]).await?;
+    transaction.commit().await?;
+    Ok(())
+}
+
+fn number(value: Option<u64>) -> Option<i64> {
+    value.map(|value| i64::try_from(value).unwrap_or(i64::MAX))
 }
 
 /// Writes down what was measured.
@@ -91,9 +166,8 @@ pub(super) async fn write(
     bytes: Option<u64>,
     full_at: Option<u64>,
 ) -> Result<(), CatalogError> {
-    let number = |value: Option<u64>| value.map(|value| i64::try_from(value).unwrap_or(i64::MAX));
     let sql = "UPDATE placement SET storage_bytes = $2, storage_full_bytes = $3,
-        storage_changed_at = now() WHERE pid = $1";
+        storage_changed_at = now(), storage_measured_at = now() WHERE pid = $1";
     let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
         [&pid.as_str(), &number(bytes), &number(full_at)];
     catalog::execute(client, sql, &values).await?;
