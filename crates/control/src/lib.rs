@@ -166,8 +166,8 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     // After that: whoever takes a hold now waits for our word, and whoever has taken one is found.
     let followed = hold::begin(&app).await?;
     placement::job::take_up(&app).await?;
-    backup::job::take_up(&app).await?;
-    alert::deliver::take_up(&app).await?;
+    backup::job::void_leases(&app).await?;
+    alert::deliver::void_leases(&app).await?;
     api::idempotency::release_own(&catalog, &app.config.instance).await?;
 
     tasks.spawn("changes", changes.follow(catalog.clone(), holds));
@@ -252,7 +252,9 @@ impl Control {
             .draining
             .store(true, std::sync::atomic::Ordering::Relaxed);
         self.server.drain(limit).await;
-        if !self.tasks.stop(limit).await {
+        if self.tasks.stop(limit).await {
+            give_up_leases(&self.app).await;
+        } else {
             tracing::warn!("tasks of the control plane did not end in time");
         }
         if let Err(error) = credential::used::flush(&self.app).await {
@@ -260,6 +262,20 @@ impl Control {
         }
         self.app.logins.close();
         Stopped(self.app)
+    }
+}
+
+/// Nothing works on them any more: other processes need not wait until their time is over.
+async fn give_up_leases(app: &api::App) {
+    let said = async {
+        placement::job::void_leases(app).await?;
+        backup::job::void_leases(app).await?;
+        alert::deliver::void_leases(app).await
+    };
+    match tokio::time::timeout(process::LEAVE_TIME_MAX, said).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => error.tell("leases to give up"),
+        Err(_) => tracing::debug!("the catalog did not hear in time that leases were given up"),
     }
 }
 

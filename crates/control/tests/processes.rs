@@ -165,6 +165,23 @@ async fn a_successor_has_at_once_what_its_former_process_had() {
     stack.stop().await;
 }
 
+/// What it was in the middle of is not left alone for the rest of its lease, a minute.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stops_leaves_nothing_that_others_must_not_work_on() {
+    let stack = Stack::start().await;
+    let (other, _routes) = stack.start_other("other").await;
+    let leased = "SELECT count(*) FROM placement WHERE leased_by IS NOT NULL";
+    wait_for(async || (number(&stack, leased).await == 0).then_some(())).await;
+    let catalog = stack.catalog().await;
+    let lease =
+        "UPDATE placement SET leased_by = 'other', leased_until = now() + interval '1 hour'";
+    assert_eq!(catalog.execute(lease, &[]).await.unwrap(), 2);
+    let other = other.stop(std::time::Duration::from_secs(10)).await;
+    assert_eq!(number(&stack, leased).await, 0);
+    other.leave().await;
+    stack.stop().await;
+}
+
 /// While the catalog is away, a process uses on what it had, as long as the node sees it.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_catalog_a_process_keeps_what_it_had_and_gets_no_more() {

@@ -34,8 +34,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(3600);
 /// A message that failed so often is given up: after some three and a half hours.
 const ATTEMPTS_MAX: i32 = 12;
 
-/// Takes up what a former process was sending: nobody wrote down that it was taken.
-pub(crate) async fn take_up(app: &App) -> Result<(), CatalogError> {
+/// What a process of this name was sending is anybody's: it ended, and nobody wrote down that it was taken.
+pub(crate) async fn void_leases(app: &App) -> Result<(), CatalogError> {
     let client = app.catalog.get().await?;
     let sql = "UPDATE alert_message SET leased_by = NULL, leased_until = NULL WHERE leased_by = $1";
     catalog::execute(&client, sql, &[&app.config.instance]).await?;

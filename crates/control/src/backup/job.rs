@@ -42,8 +42,8 @@ const ATTEMPTS_MAX: i32 = 12;
 /// What is worked on now.
 type Driven = Arc<Mutex<BTreeSet<String>>>;
 
-/// Takes up what a former process had begun: its leases are void.
-pub(crate) async fn take_up(app: &App) -> Result<(), CatalogError> {
+/// What a process of this name worked on is anybody's: it ended.
+pub(crate) async fn void_leases(app: &App) -> Result<(), CatalogError> {
     let client = app.catalog.get().await?;
     store::release_leases(&client, &app.config.instance, &[]).await
 }

@@ -48,11 +48,17 @@ const RETRY_MAX: Duration = Duration::from_secs(30);
 /// A pool entry that fails this often is given up: another one is cheaper than the search.
 const POOL_ATTEMPTS_MAX: i32 = 5;
 
+/// What a process of this name worked on is anybody's: it ended.
+pub(crate) async fn void_leases(app: &App) -> Result<(), CatalogError> {
+    let client = app.catalog.get().await?;
+    store::release_leases(&client, &app.config.instance, &[]).await
+}
+
 /// Takes up what a former process had begun: its leases are void, and what its pool holds is looked
 /// at on the server before anybody gets it.
 pub(crate) async fn take_up(app: &App) -> Result<(), CatalogError> {
+    void_leases(app).await?;
     let client = app.catalog.get().await?;
-    store::release_leases(&client, &app.config.instance, &[]).await?;
     let entries = store::pool_entries(&client, app.node.name()).await?;
     if entries.is_empty() {
         return Ok(());

@@ -49,7 +49,7 @@ const ABSENT_FOR: Duration = Duration::from_secs(5);
 /// For the catalog to answer a proxy, before what it was told last is looked at.
 const ANSWER_TIME_MAX: Duration = Duration::from_secs(2);
 /// For the last word of a process.
-const LEAVE_TIME_MAX: Duration = Duration::from_secs(2);
+pub(crate) const LEAVE_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// This process, among those that share the catalog.
 pub(crate) struct Process {
