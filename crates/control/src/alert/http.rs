@@ -1,4 +1,4 @@
-//! `/customer/alerts`: what is open, the rules, and where alerts are told.
+//! `/customer/alerts/rules`, `…/target` and `…/test`: the rules, and where alerts are told. What is open is in [`super::listed`].
 //!
 //! With the operator's token all of it is the operator's: of the node and of all databases.
 
@@ -9,21 +9,20 @@ use chrono::{DateTime, Utc};
 use model::{MessageId, ProjectId, TenantId};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
 use super::{
-    deliver,
-    message::{self, Subject},
+    deliver, message,
     rule::{About, Kind, LASTING_MAX, Rule},
     send::{self, Target, TargetError},
-    store, targets,
+    targets,
 };
 use crate::{
     api::{
         App,
         auth::{Kind as Who, Principal},
         error::{ApiError, ApiResult, ErrorBody, ErrorCode},
-        extract::{DatabaseKey, Json, Params, RuleKey, quoted},
+        extract::{DatabaseKey, Json, RuleKey, quoted},
         idempotency::{Kept, Ticket},
     },
     credential::new_token,
@@ -32,15 +31,12 @@ use crate::{
 
 /// Rules that a project may write.
 const RULES_MAX: i64 = 100;
-/// Alerts in an answer, when nobody says how many, and at most.
-const LIMIT_DEFAULT: u32 = 100;
-const LIMIT_MAX: u32 = 1_000;
 /// Between two tests of one project.
 const TEST_EVERY: Duration = Duration::from_secs(5);
 
 /// Whose alerts these are. A token of the operator's project that is not the operator's own does not speak for
 /// all databases.
-fn party(app: &App, principal: &Principal) -> ApiResult<ProjectId> {
+pub(super) fn party(app: &App, principal: &Principal) -> ApiResult<ProjectId> {
     principal.may_see_project()?;
     if principal.project == app.operator && principal.kind != Who::Operator {
         return Err(ErrorCode::OperatorOnly.into());
@@ -54,126 +50,6 @@ fn writer(app: &App, principal: &Principal) -> ApiResult<ProjectId> {
     let project = party(app, principal)?;
     crate::audited::of_project(&project);
     Ok(project)
-}
-
-/// Which alerts.
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(crate) struct AlertsQuery {
-    /// `open` or `resolved`; both when left out.
-    state: Option<String>,
-    /// 1 to 1,000; 100 when left out.
-    limit: Option<u32>,
-}
-
-/// What an alert is about.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct AlertSubject {
-    /// `database`, `credential` or `node`.
-    r#type: String,
-    /// Of a node its name.
-    id: String,
-    name: Option<String>,
-    /// Null: of a node.
-    project_id: Option<String>,
-}
-
-/// The last message of an alert.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct AlertMessage {
-    /// `opened` or `resolved`.
-    event: String,
-    /// `waiting`, `sent` or `failed`: given up.
-    state: String,
-    /// That were made.
-    attempts: i32,
-    /// Of the last attempt that failed.
-    last_error: Option<String>,
-}
-
-/// Something that somebody has to look at, or had to.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct Alert {
-    id: String,
-    /// As in rules.
-    kind: String,
-    /// `open` or `resolved`.
-    state: String,
-    subject: AlertSubject,
-    /// As it was seen last, in the unit of its kind.
-    value: f64,
-    threshold: f64,
-    unit: Option<&'static str>,
-    /// One line for people.
-    text: String,
-    /// Its reason is there since then.
-    since: DateTime<Utc>,
-    opened_at: DateTime<Utc>,
-    resolved_at: Option<DateTime<Utc>>,
-    /// Null: nobody was told, because no webhook is set.
-    message: Option<AlertMessage>,
-}
-
-/// Lists alerts, newest first: those that are open, and the last 1,000 that are over, for 30 days.
-#[utoipa::path(get, path = "/customer/alerts", tag = "alerts", security(("bearer" = [])),
-    operation_id = "list_alerts", params(AlertsQuery),
-    responses((status = 200, body = Vec<Alert>), (status = 400, body = ErrorBody),
-        (status = 401, body = ErrorBody), (status = 403, body = ErrorBody)))]
-pub(crate) async fn list(
-    State(app): State<Arc<App>>,
-    principal: Principal,
-    Params(query): Params<AlertsQuery>,
-) -> ApiResult<axum::Json<Vec<Alert>>> {
-    let project = party(&app, &principal)?;
-    let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
-    let only = query.state.as_deref();
-    if !(1..=LIMIT_MAX).contains(&limit)
-        || only.is_some_and(|word| !["open", "resolved"].contains(&word))
-    {
-        return Err(invalid(format!(
-            "limit is 1 to {LIMIT_MAX}, state is open or resolved"
-        )));
-    }
-    let client = app.catalog.get().await?;
-    let rows = store::list(&client, &project, only, limit.into()).await?;
-    let alerts = rows.iter().map(|row| {
-        let kind: String = row.get(1);
-        let known = Kind::parse(&kind);
-        let subject = Subject {
-            about: row.get(3),
-            id: row.get(4),
-            name: row.get(5),
-            project_id: row.get(6),
-        };
-        let (value, threshold) = (row.get(7), row.get(8));
-        let text = known.map(|kind| message::text(kind, &subject, value, threshold));
-        let event: Option<String> = row.get(12);
-        Alert {
-            id: row.get(0),
-            state: row.get(2),
-            subject: AlertSubject {
-                r#type: subject.about,
-                id: subject.id,
-                name: subject.name,
-                project_id: subject.project_id,
-            },
-            value,
-            threshold,
-            unit: known.map(|kind| kind.said().unit),
-            text: text.unwrap_or_else(|| kind.clone()),
-            kind,
-            since: row.get(9),
-            opened_at: row.get(10),
-            resolved_at: row.get(11),
-            message: event.map(|event| AlertMessage {
-                event,
-                state: row.get(13),
-                attempts: row.get(14),
-                last_error: row.get(15),
-            }),
-        }
-    });
-    Ok(axum::Json(alerts.collect()))
 }
 
 /// A rule: what holds for one kind of alert.
@@ -258,7 +134,7 @@ pub(crate) struct AlertRuleRequest {
     enabled: Option<bool>,
 }
 
-fn invalid(message: String) -> ApiError {
+pub(super) fn invalid(message: String) -> ApiError {
     ApiError::with(ErrorCode::InvalidField, message)
 }
 

@@ -10,6 +10,7 @@
 
 pub(crate) mod deliver;
 pub(crate) mod http;
+pub(crate) mod listed;
 mod look;
 mod message;
 pub(crate) mod pass;

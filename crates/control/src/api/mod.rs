@@ -197,7 +197,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(backup::http::verify))
         .routes(routes!(backup::http::restore))
         .routes(routes!(backup::http::get_restore))
-        .routes(routes!(alert::http::list))
+        .routes(routes!(alert::listed::list))
         .routes(routes!(alert::http::list_rules, alert::http::set_rule))
         .routes(routes!(alert::http::remove_rule))
         .routes(routes!(
