@@ -34,18 +34,6 @@ pub(crate) struct AlertsQuery {
     limit: Option<u32>,
 }
 
-/// What an alert is about.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct AlertSubject {
-    /// `database`, `credential` or `node`.
-    r#type: String,
-    /// Of a node its name.
-    id: String,
-    name: Option<String>,
-    /// Null: of a node.
-    project_id: Option<String>,
-}
-
 /// The last message of an alert.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct AlertMessage {
@@ -67,7 +55,7 @@ pub(crate) struct Alert {
     kind: String,
     /// `open` or `resolved`.
     state: String,
-    subject: AlertSubject,
+    subject: Subject,
     /// As it was seen last, in the unit of its kind.
     value: f64,
     threshold: f64,
@@ -107,24 +95,14 @@ pub(crate) async fn list(
     let alerts = rows.iter().map(|row| {
         let kind: String = row.get(1);
         let known = Kind::parse(&kind);
-        let subject = Subject {
-            about: row.get(3),
-            id: row.get(4),
-            name: row.get(5),
-            project_id: row.get(6),
-        };
+        let subject = Subject::read(row);
         let (value, threshold) = (row.get(7), row.get(8));
         let text = known.map(|kind| message::text(kind, &subject, value, threshold));
         let event: Option<String> = row.get(12);
         Alert {
             id: row.get(0),
             state: row.get(2),
-            subject: AlertSubject {
-                r#type: subject.about,
-                id: subject.id,
-                name: subject.name,
-                project_id: subject.project_id,
-            },
+            subject,
             value,
             threshold,
             unit: known.map(|kind| kind.said().unit),

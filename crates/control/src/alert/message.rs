@@ -7,6 +7,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use model::{MessageId, Secret};
 use serde::Serialize;
 use sha2::Sha256;
+use tokio_postgres::Row;
+use utoipa::ToSchema;
 
 use super::rule::Kind;
 
@@ -16,13 +18,29 @@ pub(super) const SIGNATURE: &str = "tenantry-signature";
 pub(super) const ID: &str = "tenantry-message-id";
 
 /// What an alert is about.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AlertSubject)]
 pub(super) struct Subject {
+    /// `database`, `credential` or `node`.
     #[serde(rename = "type")]
     pub(super) about: String,
+    /// Of a node its name.
     pub(super) id: String,
     pub(super) name: Option<String>,
+    /// Null: of a node.
     pub(super) project_id: Option<String>,
+}
+
+impl Subject {
+    /// Of a row of `alert`.
+    pub(super) fn read(row: &Row) -> Self {
+        Self {
+            about: row.get("about"),
+            id: row.get("subject"),
+            name: row.get("subject_name"),
+            project_id: row.get("subject_project_id"),
+        }
+    }
 }
 
 /// An alert as it is told.

@@ -30,12 +30,7 @@ const ALERT: &str =
 
 fn told(row: &Row) -> Option<Told> {
     let kind = Kind::parse(row.get(1))?;
-    let subject = Subject {
-        about: row.get(2),
-        id: row.get(3),
-        name: row.get(4),
-        project_id: row.get(5),
-    };
+    let subject = Subject::read(row);
     let (value, threshold) = (row.get(6), row.get(7));
     Some(Told {
         id: row.get(0),
