@@ -22,6 +22,7 @@ mod lexer;
 mod normal;
 mod scan;
 mod session;
+mod tables;
 mod words;
 
 use std::ops::Range;
@@ -31,6 +32,7 @@ pub use effects::Effects;
 pub use encoding::Encoding;
 pub use functions::{is_catalog_function, lasting_functions};
 pub use normal::{Excerpt, SHAPE_BYTES_MAX, normalise, outline};
+pub use tables::{Access, TABLES_MAX, Tables, tables};
 
 /// How the connection reads `'…'` without a prefix: `standard_conforming_strings`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Hash)]

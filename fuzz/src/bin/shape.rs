@@ -1,9 +1,9 @@
 //! Shapes of statements: nothing that stands between quotes is shown, whole or cut off anywhere, and the outline
-//! of a text has its shape. The first byte says where it is cut.
+//! of a text has its shape; nor is it the name of a table. The first byte says where it is cut.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use statement::{Encoding, Excerpt, SHAPE_BYTES_MAX, normalise, outline};
+use statement::{Encoding, Excerpt, SHAPE_BYTES_MAX, TABLES_MAX, normalise, outline, tables};
 
 fuzz_target!(|bytes: &[u8]| {
     let Some((until, bytes)) = bytes.split_first() else {
@@ -24,6 +24,10 @@ fuzz_target!(|bytes: &[u8]| {
             assert!(!shape.contains(&b'\'') || bytes.contains(&b'"'));
             assert_eq!(normalise(excerpt, &mut again), number);
             assert_eq!(shape, again);
+            let found = tables(bytes, is_whole, encoding);
+            assert!(found.named.len() <= TABLES_MAX && (is_whole || !found.is_all));
+            let has_quote = |name: &str| name.contains('\'');
+            assert!(bytes.contains(&b'"') || !found.named.iter().any(|own| has_quote(&own.0)));
             if is_whole && outline(bytes, encoding, &mut short) {
                 let excerpt = Excerpt {
                     bytes: &short,
