@@ -1,6 +1,6 @@
 //! Keys of the audit log, made from the secret of the installation.
 //!
-//! Two, for two readers: with the secret one every line is checked, also the last; with the public one
+//! Two for lines, for two readers: with the secret one every line is checked, also the last; with the public one
 //! anybody can check all lines up to the last head.
 
 use std::{fmt, str::FromStr, sync::Arc};
@@ -21,6 +21,7 @@ pub(crate) const SIGNATURE_BYTES: usize = 64;
 #[derive(Clone)]
 pub struct Keys {
     seal: Zeroizing<[u8; 32]>,
+    texts: Zeroizing<[u8; 32]>,
     pair: Arc<Ed25519KeyPair>,
     public: PublicKey,
 }
@@ -33,6 +34,7 @@ impl Keys {
         let public = pair.public_key().as_ref().try_into();
         Self {
             seal: derive(secret, b"tenantry audit lines 1"),
+            texts: derive(secret, b"tenantry audit statements 1"),
             public: PublicKey(public.expect("a public key has 32 bytes")),
             pair: Arc::new(pair),
         }
@@ -51,6 +53,15 @@ impl Keys {
         let mut seal = [0; SEAL_BYTES];
         seal.copy_from_slice(&whole[..SEAL_BYTES]);
         seal
+    }
+
+    /// What stands for a text: HMAC-SHA-256. Whoever has no key cannot try texts until one fits.
+    pub fn stand_in(&self, number: u64, text: &[u8]) -> Hash {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&*self.texts).expect("HMAC takes keys of every length");
+        mac.update(&number.to_be_bytes());
+        mac.update(text);
+        Hash(mac.finalize().into_bytes().into())
     }
 
     pub(crate) fn sign(&self, text: &[u8]) -> [u8; SIGNATURE_BYTES] {
@@ -103,6 +114,20 @@ fn derive(secret: &[u8; 32], label: &[u8]) -> Zeroizing<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_has_one_stand_in_for_each_installation() {
+        let (keys, others) = (Keys::derive(&[1; 32]), Keys::derive(&[2; 32]));
+        let one = keys.stand_in(1, b"SELECT $1");
+        assert_eq!(Keys::derive(&[1; 32]).stand_in(1, b"SELECT $1"), one);
+        for other in [
+            keys.stand_in(2, b"SELECT $1"),
+            keys.stand_in(1, b"SELECT $2"),
+            others.stand_in(1, b"SELECT $1"),
+        ] {
+            assert_ne!(other, one);
+        }
+    }
 
     #[test]
     fn a_key_is_told_and_checks_what_it_signed_only() {

@@ -32,17 +32,20 @@ pub enum Stream {
     Admin,
     /// Who connected to what, and who was refused.
     Connections,
+    /// What was asked of databases that want every statement noted.
+    Statements,
 }
 
 impl Stream {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Admin, Self::Connections];
+    pub const ALL: [Self; 3] = [Self::Admin, Self::Connections, Self::Statements];
 
     /// As it stands in the names of files.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Admin => "admin",
             Self::Connections => "connections",
+            Self::Statements => "statements",
         }
     }
 }
@@ -59,7 +62,7 @@ impl FromStr for Stream {
         Self::ALL
             .into_iter()
             .find(|stream| stream.as_str() == text)
-            .ok_or("is neither admin nor connections")
+            .ok_or("is none of admin, connections and statements")
     }
 }
 
@@ -95,19 +98,26 @@ pub const HEAD_EVERY: Duration = Duration::from_secs(10);
 pub const HEAD_LINES_MAX: u64 = 1000;
 /// Lines that wait to be written. 4,096 are some 2 MB, and a second of a fast login crowd.
 pub const QUEUE_MAX: usize = 4096;
+/// Statements that wait to be written: some 10 MB. With fewer, a slow disk would delay databases that are busy.
+pub const STATEMENTS_QUEUE_MAX: usize = 16 * 1024;
+/// Of them, so many places are left for those that were let through while others were asked about: one for each
+/// thread that asks, and many more.
+pub(crate) const SPARE: usize = 1024;
 
-/// Both chains of a data directory, as they are written. Cheap to clone.
+/// The chains of a data directory, as they are written. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Logs {
     /// [`Stream::Admin`].
     pub admin: Log,
     /// [`Stream::Connections`].
     pub connections: Log,
+    /// [`Stream::Statements`].
+    pub statements: Log,
 }
 
 impl Logs {
-    /// Goes on with both, or begins them. `options`: of the first; the other has the same, but that nobody
-    /// waits for its lines.
+    /// Goes on with all, or begins them. `options`: of the first; the others have the same, but that nobody
+    /// waits for their lines.
     ///
     /// # Errors
     ///
@@ -119,18 +129,27 @@ impl Logs {
         };
         let admin = Log::open(of(Stream::Admin))?;
         let connections = Log::open(of(Stream::Connections)).inspect_err(|_| admin.close())?;
-        Ok(Self { admin, connections })
+        let statements = Log::open(of(Stream::Statements)).inspect_err(|_| {
+            admin.close();
+            connections.close();
+        })?;
+        Ok(Self {
+            admin,
+            connections,
+            statements,
+        })
     }
 
-    /// Both.
-    pub fn all(&self) -> [&Log; 2] {
-        [&self.admin, &self.connections]
+    /// All of them.
+    pub fn all(&self) -> [&Log; 3] {
+        [&self.admin, &self.connections, &self.statements]
     }
 
-    /// [`Log::close`] of both.
+    /// [`Log::close`] of all.
     pub fn close(&self) {
-        self.admin.close();
-        self.connections.close();
+        for log in self.all() {
+            log.close();
+        }
     }
 }
 

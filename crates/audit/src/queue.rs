@@ -84,6 +84,17 @@ impl Queue {
         Ok(())
     }
 
+    /// Whether so many more would find a place.
+    pub(crate) fn has_room(&self, lines: usize) -> bool {
+        let state = self.state();
+        !state.is_closed && state.items.len() + lines <= self.max
+    }
+
+    /// Lines that were lost since the last time that somebody took the count.
+    pub(crate) fn take_lost(&self) -> u64 {
+        std::mem::take(&mut self.state().lost)
+    }
+
     /// Counts lines that were taken and could not be written.
     pub(crate) fn count_lost(&self, lines: u64) {
         self.state().lost += lines;

@@ -29,7 +29,8 @@ use tokio::{
 };
 
 use crate::{
-    HEAD_EVERY, HEAD_LINES_MAX, Options, QUEUE_MAX, SYNC_EVERY, Stream, Sync,
+    HEAD_EVERY, HEAD_LINES_MAX, Options, QUEUE_MAX, SPARE, STATEMENTS_QUEUE_MAX, SYNC_EVERY,
+    Stream, Sync,
     event::Event,
     files::{self, Ending},
     keys::{Keys, SIGNATURE_BYTES},
@@ -124,6 +125,7 @@ struct Shared {
     is_failing: AtomicBool,
     thread: Mutex<Option<JoinHandle<()>>>,
     public: crate::PublicKey,
+    keys: Keys,
     dir: PathBuf,
     stream: Stream,
     chain: String,
@@ -181,7 +183,11 @@ impl Log {
             .create(&options.dir)?;
         let (kept, _) = watch::channel(Kept { seq: 0, head: None });
         let shared = Arc::new(Shared {
-            queue: Queue::new(QUEUE_MAX),
+            queue: Queue::new(match options.stream {
+                Stream::Admin | Stream::Connections => QUEUE_MAX,
+                Stream::Statements => STATEMENTS_QUEUE_MAX,
+            }),
+            keys: options.keys.clone(),
             kept,
             lines: AtomicU64::new(0),
             lost: AtomicU64::new(0),
@@ -214,6 +220,17 @@ impl Log {
         if self.0.queue.add(item).is_err() {
             self.0.lost.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    /// Whether a line that is noted now will be written, as far as anybody can know: for those who do nothing
+    /// without a line. Of a log that could not be written it is false until it was.
+    pub fn can_take(&self) -> bool {
+        !self.0.is_failing.load(Ordering::Relaxed) && self.0.queue.has_room(SPARE)
+    }
+
+    /// [`Keys::stand_in`] with its keys.
+    pub fn stand_in(&self, number: u64, text: &[u8]) -> Hash {
+        self.0.keys.stand_in(number, text)
     }
 
     /// Adds a line and waits until it has left this process: what ends the process does not take it any more.
@@ -397,9 +414,16 @@ impl Writer {
 
     fn run(&mut self) {
         loop {
-            let due = [self.sync_due, self.head_due].into_iter().flatten().min();
-            match self.shared.queue.next(due) {
+            // Those who add nothing while it fails wait for somebody to try.
+            let is_failing = self.shared.is_failing.load(Ordering::Relaxed);
+            let again = is_failing.then(|| Instant::now() + AGAIN_AFTER);
+            let due = [self.sync_due, self.head_due, again];
+            match self.shared.queue.next(due.into_iter().flatten().min()) {
                 Next::Write { items, lost } => self.write_all(items, lost),
+                Next::Due if is_failing => match self.shared.queue.take_lost() {
+                    0 => {}
+                    lost => self.write_all(VecDeque::new(), lost),
+                },
                 Next::Due => {}
                 Next::Closed => {
                     let stopped = vec![nobody(Event::new("stopped"))];
@@ -634,7 +658,8 @@ impl Writer {
     fn failed(&self, what: &str, error: &io::Error) {
         if !self.shared.is_failing.swap(true, Ordering::Relaxed) {
             tracing::error!(stream = %self.options.stream, what, error = %error,
-                "the audit log cannot be written; nothing is changed by the API until it can");
+                "the audit log cannot be written; until it can, nothing is changed by the API (admin), and databases with \
+                 statement_audit carry out no statement (statements)");
         }
     }
 

@@ -363,6 +363,42 @@ async fn what_finds_no_disk_is_refused_and_counted_and_the_chain_goes_on() {
     assert!(!all.contains("\"number\":2"));
 }
 
+/// Whoever does nothing without a line adds none while it fails, so somebody else has to find out that it works.
+#[tokio::test]
+async fn a_log_that_failed_tries_again_though_nobody_adds_anything() {
+    let dir = Scratch::new();
+    let place = dir.path().join("audit");
+    let log = Log::open(Options {
+        segment_bytes_max: 1,
+        stream: Stream::Statements,
+        ..options(&place)
+    })
+    .unwrap();
+    assert!(log.can_take());
+    let away = dir.path().join("away");
+    fs::rename(&place, &away).unwrap();
+    log.record(Event::new("statement")).await.unwrap_err();
+    assert!(!log.can_take());
+    fs::rename(&away, &place).unwrap();
+    let works = async {
+        while !log.can_take() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), works)
+        .await
+        .unwrap();
+    log.close();
+    assert!(!log.can_take(), "nobody writes any more");
+    let files = audit::segments(&place, Stream::Statements).unwrap();
+    let all: String = files
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    assert!(all.contains("\"event\":\"lost\",\"lines\":1"), "{all}");
+    assert!(check(&place, &[]).is_whole());
+}
+
 /// The contract of those who do not wait: nothing is in their way, and what is missing is counted.
 #[tokio::test]
 async fn a_full_queue_costs_lines_that_are_counted() {

@@ -102,7 +102,7 @@ async fn every_request_that_changes_something_leaves_two_lines_and_no_secret() {
         assert_eq!(own[0]["actor"], actor, "{method} {path}");
     }
     assert!(changes > 20, "{changes}");
-    let all = [Stream::Admin, Stream::Connections].map(|stream| lines(&stack, stream));
+    let all = Stream::ALL.map(|stream| lines(&stack, stream));
     let all = serde_json::to_string(&all).unwrap();
     let secrets = [
         &owner,
@@ -295,9 +295,9 @@ async fn a_cut_end_is_found_by_the_catalog_and_told_at_the_next_start() {
     let dir = stack.audit_dir("serve");
     let with = With::keys(Keys::derive(&SECRET));
     let heads = known(&stack).await;
-    // Both chains of the first start are covered to their ends.
+    // All chains of the first start are covered to their ends.
     assert!(
-        heads.iter().filter(|head| head.segment == 1).count() == 2,
+        heads.iter().filter(|head| head.segment == 1).count() == Stream::ALL.len(),
         "{heads:?}"
     );
     let report = verify::directory(&dir, &with, &heads).unwrap();

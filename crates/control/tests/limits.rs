@@ -45,7 +45,7 @@ async fn limits_are_set_shown_and_told_to_proxies() {
         json!({
             "client_connections_max": 500, "server_connections_max": 12, "server_connections_min": 0,
             "server_connections_weight": 1, "statements_per_second": 0, "statements_burst": 0, "result_rows_max": 0,
-            "result_bytes_max": 0, "storage_bytes_max": 0, "memory_bytes_max": 0, "statement_ms_max": 0, "transaction_ms_max": 0, "slow_statement_ms": 1000, "statement_log": "slow", "statement_log_sample": 100,
+            "result_bytes_max": 0, "storage_bytes_max": 0, "memory_bytes_max": 0, "statement_ms_max": 0, "transaction_ms_max": 0, "slow_statement_ms": 1000, "statement_log": "slow", "statement_log_sample": 100, "statement_audit": 0,
             "idle_in_transaction_ms_max": 0, "client_idle_ms_max": 1_800_000,
             "pool_mode": shown["effective"]["pool_mode"],
         })

@@ -158,6 +158,10 @@ pub enum Refusal {
     /// The server hung up.
     #[error("terminating connection because the database server went away")]
     ServerLost,
+    /// Its database wants a line in the audit log for each statement, and there is no place for one. Inside a
+    /// transaction the session ends.
+    #[error("the audit log cannot be written, so nothing is carried out")]
+    Unaudited,
     /// A setting of the session could not be made again on another server connection.
     #[error("terminating connection because a setting of the session could not be restored")]
     StateLost,
@@ -229,6 +233,7 @@ impl Public for Refusal {
             // protocol_violation
             Self::Forwarded(_) | Self::Alpn | Self::OutOfStep | Self::ClientMessage(_) => "08P01",
             Self::TooManyPrepared => "54000", // program_limit_exceeded
+            Self::Unaudited => "58030",       // io_error
             Self::Limit(limit) | Self::Unseen(limit) => limit.sqlstate(),
             Self::Internal => "XX000", // internal_error
         }
@@ -295,6 +300,9 @@ impl Public for Refusal {
             Self::ServerLost => {
                 "Reconnect. A transaction that was committing may have been committed."
             }
+            Self::Unaudited => {
+                "Try again when the operator has made room; or take statement_audit off the database (tenantry db limits)."
+            }
             Self::StateLost => "Reconnect. The last transaction may have been committed.",
             Self::OutOfStep | Self::Internal => "Reconnect, and report it if it happens again.",
             Self::ClientMessage(_) => "",
@@ -319,7 +327,11 @@ impl Refusal {
     /// Whether a session that is told so during a statement goes on behind it.
     pub fn ends_only_a_statement(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::Nested { .. } | Self::Paused | Self::Cancelled => true,
+            Self::Busy { .. }
+            | Self::Nested { .. }
+            | Self::Paused
+            | Self::Cancelled
+            | Self::Unaudited => true,
             Self::Limit(limit) => limit.ends_only_a_statement(),
             _ => false,
         }
@@ -376,6 +388,7 @@ impl Refusal {
             Self::ServerDown,
             Self::ServerLogin,
             Self::ServerLost,
+            Self::Unaudited,
             Self::StateLost,
             Self::OutOfStep,
             Self::ClientMessage(0),

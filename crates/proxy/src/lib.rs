@@ -8,6 +8,7 @@
 mod accept;
 mod address;
 mod ask;
+mod audited;
 mod budget;
 mod cancel;
 mod carry;

@@ -437,10 +437,7 @@ impl Session {
                 }
                 Err(NoServer::Session(ended)) => Some(ended),
             },
-            Turn::Refused(limit) => {
-                let refusal = Refusal::Limit(limit);
-                self.refuse_statement(worker, refusal).await.err()
-            }
+            Turn::Refused(refusal) => self.refuse_statement(worker, refusal).await.err(),
             Turn::Ask => self.ask(worker).await.err(),
             Turn::Hold => self.heed_hold(worker).await.err(),
             Turn::Ended(ended) => Some(ended),

@@ -115,6 +115,7 @@ fn value_of(name: &str, value: &str) -> Result<Value, Failure> {
     }
     let number = match value {
         "off" => Some(0),
+        "on" if name == "statement_audit" => Some(1),
         value
             if format!("{name}_").contains("_ms_")
                 && !value.bytes().all(|byte| byte.is_ascii_digit()) =>

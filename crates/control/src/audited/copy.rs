@@ -122,9 +122,10 @@ async fn blocking<T: Send + 'static>(
 struct Copying {
     admin: watch::Receiver<Kept>,
     connections: watch::Receiver<Kept>,
+    statements: watch::Receiver<Kept>,
     reader: Option<Reader>,
     /// Of which files heads were kept, and how far.
-    heads: [u64; 2],
+    heads: [u64; 3],
 }
 
 impl Copying {
@@ -132,8 +133,9 @@ impl Copying {
         Self {
             admin: app.audit.admin.kept(),
             connections: app.audit.connections.kept(),
+            statements: app.audit.statements.kept(),
             reader: None,
-            heads: [0; 2],
+            heads: [0; 3],
         }
     }
 
@@ -142,6 +144,7 @@ impl Copying {
         let closed = tokio::select! {
             changed = self.admin.changed() => changed.is_err(),
             changed = self.connections.changed() => changed.is_err(),
+            changed = self.statements.changed() => changed.is_err(),
         };
         if closed {
             // The log has ended; so do we, soon.
@@ -154,6 +157,7 @@ impl Copying {
         let kept = [
             self.admin.borrow_and_update().clone(),
             self.connections.borrow_and_update().clone(),
+            self.statements.borrow_and_update().clone(),
         ];
         for ((log, kept), done) in app.audit.all().into_iter().zip(kept).zip(&mut self.heads) {
             let Some(head) = kept.head.filter(|head| head.link.seq > *done) else {

@@ -127,6 +127,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "sizes",
         sql: include_str!("../../migrations/0023_sizes.sql"),
     },
+    Migration {
+        version: 24,
+        name: "statement audit",
+        sql: include_str!("../../migrations/0024_statement_audit.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -90,6 +90,10 @@ pub(crate) struct LimitValues {
     /// 1,000,000. 100 when nobody says otherwise. The owner's word counts, or else the operator's.
     #[serde(skip_serializing_if = "Option::is_none")]
     statement_log_sample: Option<u64>,
+    /// 1: every statement is a line in the audit log, and none is carried out while that cannot be written. Whoever
+    /// says so, owner or operator: it holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    statement_audit: Option<u64>,
     /// Which statements are kept in the log: `off`, `errors`, `slow` (and errors), `all` or `sampled` (slow ones and errors,
     /// and some others). `slow` when nobody says otherwise.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -390,6 +394,7 @@ mod tests {
             client_idle_ms_max: Some(1),
             slow_statement_ms: Some(1),
             statement_log_sample: Some(1),
+            statement_audit: Some(1),
             statement_log: Some(String::new()),
             pool_mode: Some(String::new()),
             allowed_addresses: Some(Vec::new()),

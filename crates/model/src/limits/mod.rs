@@ -54,6 +54,8 @@ pub struct Limits {
     pub statement_log: StatementLog,
     /// Of so many others one, where samples are. 100; never 0.
     pub statement_log_sample: u32,
+    /// Whether each of its statements is a line in the audit log. None is.
+    pub statement_audit: bool,
     /// Where clients may come from. `None`: from anywhere; an empty list: from nowhere.
     pub addresses: Option<Arc<[Network]>>,
 }
@@ -137,6 +139,7 @@ impl Limits {
             slow_statement_time: time(Number::SlowStatement),
             statement_log: statement_log(operator, owner),
             statement_log_sample: count(Number::LogSample).max(1),
+            statement_audit: limit(Number::StatementAudit).is_some(),
             addresses: addresses.map(Arc::from),
         }
     }
@@ -216,6 +219,7 @@ mod tests {
                 slow_statement_time: Some(Duration::from_secs(1)),
                 statement_log: StatementLog::Slow,
                 statement_log_sample: 100,
+                statement_audit: false,
                 addresses: None,
             }
         );
@@ -249,6 +253,11 @@ mod tests {
             (Number::ClientIdle, none, 0, 0, true),
             (Number::ClientIdle, 0, none, 0, true),
             (Number::ClientIdle, 60_000, 0, 60_000, false),
+            (Number::StatementAudit, none, none, 0, true),
+            (Number::StatementAudit, none, 1, 1, true),
+            (Number::StatementAudit, 1, none, 1, true),
+            (Number::StatementAudit, 1, 0, 1, false),
+            (Number::StatementAudit, 0, 1, 1, true),
             (Number::SlowStatement, none, none, 1_000, true),
             (Number::SlowStatement, none, 0, 0, true),
             (Number::SlowStatement, 200, none, 200, true),

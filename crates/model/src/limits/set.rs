@@ -95,6 +95,8 @@ numbers! {
     SlowStatement = "slow_statement_ms", 0..=WEEK_MS, 1_000, Choice;
     /// Of how many statements that were neither slow nor failed one is logged, where samples are.
     LogSample = "statement_log_sample", 1..=1_000_000, 100, Choice;
+    /// 1: every statement is a line in the audit log. Whoever says so first, the other cannot take it back.
+    StatementAudit = "statement_audit", 1..=1, 0, Optional;
 }
 
 pub(super) const NUMBERS: usize = Number::ALL.len();
@@ -274,6 +276,9 @@ impl LimitSet {
             if let Some(at_most) = at_most
                 && (is_off || value > at_most)
             {
+                if number == Number::StatementAudit {
+                    return Err(LimitError::Operators(number.name()));
+                }
                 return Err(LimitError::AboveOperators { number, at_most });
             }
         }

@@ -14,7 +14,7 @@ use model::Login;
 use tokio::time::Instant;
 
 use super::{Insight, Outcome, Sqlstate, shape::Shape, top::Itself};
-use crate::metrics::micros;
+use crate::{audited::Audited, metrics::micros};
 
 /// Statements under way that are told apart, for each session. Of more of them, which only a very
 /// long pipeline has, the later ones are counted under no name.
@@ -49,6 +49,8 @@ pub(crate) struct Watch {
     last_ended: Option<Instant>,
     /// What was to be prepared, if it is one.
     prepared: Option<Rc<Shape>>,
+    /// What is known of it where statements are lines in the audit log.
+    pub(crate) audited: Option<Box<Audited>>,
 }
 
 /// How many were to be prepared since the server was ready last.

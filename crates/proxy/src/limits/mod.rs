@@ -54,7 +54,8 @@ impl std::fmt::Display for Exceeded {
             | Number::ServerConnectionsKept
             | Number::ServerConnectionsWeight
             | Number::SlowStatement
-            | Number::LogSample => "limit reached",
+            | Number::LogSample
+            | Number::StatementAudit => "limit reached",
         })?;
         write!(f, ": {} is {}", self.limit.name(), self.value)
     }
@@ -78,7 +79,8 @@ impl Exceeded {
             | Number::ServerConnectionsKept
             | Number::ServerConnectionsWeight
             | Number::SlowStatement
-            | Number::LogSample => "53400", // configuration_limit_exceeded
+            | Number::LogSample
+            | Number::StatementAudit => "53400", // configuration_limit_exceeded
         }
     }
 

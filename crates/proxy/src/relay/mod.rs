@@ -31,6 +31,7 @@ use wire::{
 };
 
 pub(crate) use insert::Inserted;
+pub(crate) use note::{Note, Text};
 
 use crate::{
     carry::Carry,
@@ -53,7 +54,7 @@ pub(crate) enum Turn {
     /// The client asked something and has no server.
     NeedsServer,
     /// What the client asks now is refused with this.
-    Refused(Exceeded),
+    Refused(Refusal),
     /// The server has to be asked what it holds for the session.
     Ask,
     /// A hold wants something of it.
@@ -226,7 +227,11 @@ impl Session {
         {
             worker.counted.limits_reached.add(refusal.limit.name());
             self.parked.extend_from_slice(bytes);
-            return Ok(Some(Turn::Refused(refusal)));
+            return Ok(Some(Turn::Refused(Refusal::Limit(refusal))));
+        }
+        if self.skip == Skip::Nothing && self.is_unaudited(bytes, worker) {
+            self.parked.extend_from_slice(bytes);
+            return Ok(Some(Turn::Refused(Refusal::Unaudited)));
         }
         if self.skip == Skip::Nothing && self.server.is_some() {
             return self.pass_to_server(cx, bytes, worker);
@@ -288,23 +293,29 @@ impl Session {
     #[inline]
     fn is_too_often(&mut self, bytes: &[u8]) -> Option<Exceeded> {
         let rate = self.tenant.limits().statements?;
-        // After a FATAL there is nothing more to say than why the connection ends.
-        if self.is_server_leaving
-            || !self.from_client.is_between()
-            || self.handle.pulse.doing() != Doing::Nothing
-        {
+        if !self.begins_something(bytes) {
             return None;
-        }
-        let head = frame::head(bytes).ok().flatten()?;
-        match FromClient::of(head.kind, None) {
-            FromClient::Request(request) if request != Request::Sync => {}
-            _ => return None,
         }
         self.begun = 0;
         (!self.tenant.bucket.wait(rate, Instant::now()).is_zero()).then(|| Exceeded {
             limit: Number::Statements,
             value: rate.per_second.into(),
         })
+    }
+
+    /// Whether it asks for something while nothing of it is under way.
+    pub(crate) fn begins_something(&self, bytes: &[u8]) -> bool {
+        // After a FATAL there is nothing more to say than why the connection ends.
+        if self.is_server_leaving
+            || !self.from_client.is_between()
+            || self.handle.pulse.doing() != Doing::Nothing
+        {
+            return false;
+        }
+        let Ok(Some(head)) = frame::head(bytes) else {
+            return false;
+        };
+        matches!(FromClient::of(head.kind, None), FromClient::Request(request) if request != Request::Sync)
     }
 
     /// A statement begins, or has turned out to be one more.

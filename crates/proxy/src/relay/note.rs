@@ -10,7 +10,7 @@ use wire::{
 };
 
 use super::around::{NAMES_MAX, first_two};
-use crate::session::Session;
+use crate::{session::Session, worker::Worker};
 
 /// The time of what is read at once, asked for once at most.
 #[derive(Debug, Default)]
@@ -25,7 +25,7 @@ impl Clock {
 
 /// What a message says, before anything is done about it.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Note<'a> {
+pub(crate) enum Note<'a> {
     Nothing,
     Query(Text<'a>),
     Call,
@@ -46,10 +46,10 @@ pub(super) enum Note<'a> {
 
 /// As much of a text as was read.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Text<'a> {
-    bytes: &'a [u8],
-    is_whole: bool,
-    encoding: Encoding,
+pub(crate) struct Text<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) is_whole: bool,
+    pub(crate) encoding: Encoding,
 }
 
 impl Session {
@@ -67,7 +67,7 @@ impl Session {
             return Some(Note::Nothing);
         };
         // What the server skips is no statement.
-        if !self.watch.is_on() || server.queue.is_skipping() {
+        if !(self.watch.is_on() || self.is_audited()) || server.queue.is_skipping() {
             return Some(Note::Nothing);
         }
         let start = at + HEADER;
@@ -125,8 +125,14 @@ impl Session {
 
     /// Notes it: the message is on its way.
     #[inline]
-    pub(super) fn take_note(&mut self, note: Note<'_>, clock: &mut Clock) {
+    pub(super) fn take_note(&mut self, note: Note<'_>, clock: &mut Clock, worker: &Worker) {
+        if self.is_audited() {
+            self.audit(note, worker);
+        }
         let (watch, insight) = (&mut self.watch, &self.tenant.insight);
+        if !watch.is_on() {
+            return;
+        }
         match note {
             Note::Nothing => {}
             Note::Query(text) => {

@@ -131,17 +131,22 @@ impl Session {
                     let Some(note) = self.note_of(bytes, at, head, request) else {
                         break;
                     };
+                    // Behind what was sent already, only the end of all of it leaves nothing out.
+                    if note.is_statement() && self.cannot_audit(worker) {
+                        stop = Some(Ended::Refused(Refusal::Unaudited));
+                        break;
+                    }
                     if request == Request::Execute && self.has_executed {
                         self.part_statements(at, &mut outgoing);
                     }
                     let was_open = self.lending.is_open;
                     match self.look(head, request, at, &mut outgoing) {
                         Pass::On => {
-                            self.take_note(note, &mut clock);
+                            self.take_note(note, &mut clock, worker);
                             self.count(head.kind, worker);
                         }
                         pass @ (Pass::Answered | Pass::Refused) => {
-                            self.take_note(note, &mut clock);
+                            self.take_note(note, &mut clock, worker);
                             if let Pass::Refused = pass {
                                 self.count(head.kind, worker);
                             }

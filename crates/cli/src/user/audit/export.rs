@@ -29,7 +29,7 @@ pub(crate) struct ExportArgs {
     /// Lines like AWS_ACCESS_KEY_ID=…, for a store; they go before those of the environment.
     #[arg(long, value_name = "FILE")]
     store_file: Option<PathBuf>,
-    /// Which lines: admin, what was done; connections, who connected.
+    /// Which lines: admin, what was done; connections, who connected; statements, of databases that want them.
     #[arg(long, default_value = "admin", value_name = "STREAM")]
     stream: Stream,
     #[command(flatten)]
