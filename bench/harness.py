@@ -230,10 +230,11 @@ class Stack(Scratch):
         """Starts the process, waits for its ready line, and returns the seconds that took."""
         log, out = open(f"{self.path}/log", "ab"), open(f"{self.path}/out", "wb")
         env = {key: value for key, value in os.environ.items() if not key.startswith("TENANTRY_")}
+        history = [] if "--point-in-time" in self.arguments else ["--point-in-time", "0s"]
         started = time.monotonic()
         # A session of its own: Ctrl-C reaches this program only, which ends what it started.
         self.process = subprocess.Popen(
-            [tenantry(), "serve", "--data-dir", self.data, "--point-in-time", "0s", "--pg-listen", "127.0.0.1:0",
+            [tenantry(), "serve", "--data-dir", self.data, *history, "--pg-listen", "127.0.0.1:0",
              "--api-listen", "127.0.0.1:0", "--log", "json", "--log-filter", "warn", "--pg-bin", self.pg_bin, *self.arguments],
             stdin=subprocess.DEVNULL, stdout=out, stderr=log, env=env, start_new_session=True)
 

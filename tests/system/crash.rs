@@ -78,8 +78,13 @@ fn block_on(test: impl Future<Output = ()>) {
 }
 
 async fn run_all(postgres: Postgres, pool_min: u32, retention: &str, points: &[Point]) {
+    run_all_with(StackConfig::on(postgres), pool_min, retention, points).await;
+}
+
+async fn run_all_with(config: StackConfig, pool_min: u32, retention: &str, points: &[Point]) {
     assert!(!points.is_empty());
-    let mut world = World::start(StackConfig::on(postgres), pool_min, retention).await;
+    let postgres = config.postgres;
+    let mut world = World::start(config, pool_min, retention).await;
     for (done, point) in points.iter().enumerate() {
         let started = Instant::now();
         world.say_at_panic(format!("case {done} of {}: {point}", points.len()));
@@ -111,6 +116,18 @@ fn of_backups(postgres: Postgres, kills: &[Kill]) {
 fn of_drills(postgres: Postgres, kills: &[Kill]) {
     let all = points(&[Operation::Drill], kills);
     block_on(run_all(postgres, 0, KEPT_LONG, &all));
+}
+
+/// With a history; and what is restored there was made only for that.
+fn of_moments(postgres: Postgres, kills: &[Kill]) {
+    let config = StackConfig::on(postgres)
+        .arg("--point-in-time")
+        .arg("1h")
+        // However full the disk of this machine is.
+        .arg("--point-in-time-free")
+        .arg("64MB");
+    let all = points(&[Operation::BackupMoment, Operation::Restore], kills);
+    block_on(run_all_with(config, 0, KEPT_LONG, &all));
 }
 
 fn of_lifetimes(postgres: Postgres, kills: &[Kill]) {
@@ -172,6 +189,16 @@ fn tenantry_killed_at_every_step_of_a_branch_converges() {
 #[test]
 fn tenantry_killed_at_every_step_of_a_backup_and_of_a_restore_converges() {
     of_backups(Postgres::System, &[Kill::Tenantry]);
+}
+
+#[test]
+fn tenantry_killed_at_every_step_of_a_backup_of_a_moment_and_of_its_restore_converges() {
+    of_moments(Postgres::System, &[Kill::Tenantry]);
+}
+
+#[test]
+fn on_18_both_killed_at_every_step_of_a_backup_of_a_moment_and_of_its_restore_converges() {
+    of_moments(Postgres::V18, &[Kill::Both]);
 }
 
 #[test]
@@ -255,6 +282,7 @@ fn every_step_is_killed() {
     all.extend(points(&OF_USERS, &[Kill::Both]));
     all.extend(points(&OF_BACKUPS, &[Kill::Both]));
     all.extend(points(&[Operation::Drill], &[Kill::Both]));
+    all.extend(points(&[Operation::BackupMoment], &[Kill::Both]));
     for step in Step::ALL {
         let tried = all.iter().filter(|point| point.step == *step).count();
         assert_eq!(tried, control::Moment::ALL.len(), "{}", step.name());

@@ -127,6 +127,10 @@ async fn an_alert_is_told_once_by_however_many_processes_and_its_end_is_told() {
     }
 
     backups(&stack, &id, &["failed", "ready"]).await;
+    // A moment that could not be had says nothing of what is backed up.
+    let moment = "INSERT INTO backup (id, tenant_id, project_id, tenant_name, kind, state, due_at, created_at, moment)
+        SELECT 'bkp_moment', id, project_id, name, 'moment', 'failed', NULL, now() + interval '1 hour', now() FROM tenant";
+    assert_eq!(execute(&stack, moment).await, 1);
     look(&stack).await;
     wait_got(&hook, 2).await;
     let resolved = hook.got()[1].json();

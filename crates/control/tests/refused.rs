@@ -245,6 +245,12 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         "",
     ),
     (
+        "GET",
+        "/customer/databases/{database}/moments",
+        For::Readers,
+        "",
+    ),
+    (
         "POST",
         "/customer/databases/{database}/backups/erase",
         For::Owner,

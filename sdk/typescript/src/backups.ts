@@ -6,6 +6,7 @@ import { until, type WaitOptions } from './wait.js';
 
 export type Backup = Schemas['BackupResponse'];
 export type Restore = Schemas['RestoreResponse'];
+export type Moments = Schemas['MomentsResponse'];
 export type BackupSchedule = Schemas['ScheduleResponse'];
 
 /** A backup or a restore of a large database takes as long as its disk. */
@@ -15,9 +16,17 @@ const WAIT_MS = 600_000;
 export class Backups {
   constructor(private readonly session: Session) {}
 
-  /** Has one moment of a database backed up while it stays in use. Answered at once: `waitFor` waits until it is ready. */
-  create(database: string, options: RequestOptions = {}): Promise<Backup> {
-    return this.session.call('POST /customer/databases/{database}/backups', { path: { database }, query: {}, ...options });
+  /**
+   * Has one moment of a database backed up while it stays in use; with `at`, one that is past. Answered at once: `waitFor`
+   * waits until it is ready.
+   */
+  create(database: string, request: Schemas['BackupRequest'] = {}, options: RequestOptions = {}): Promise<Backup> {
+    return this.session.call('POST /customer/databases/{database}/backups', { path: { database }, query: {}, body: request, ...options });
+  }
+
+  /** From when to when a database can be had as it was: `create` with `at`. */
+  moments(database: string, options: RequestOptions = {}): Promise<Moments> {
+    return this.session.call('GET /customer/databases/{database}/moments', { path: { database }, ...options });
   }
 
   /** Of one database, newest first; of all, also of those that are gone, when none is named. */

@@ -1,6 +1,6 @@
 /** A PostgreSQL database for every customer, agent or preview: the client of Tenantry's API. */
 export { Backups } from './backups.js';
-export type { Backup, BackupSchedule, Restore } from './backups.js';
+export type { Backup, BackupSchedule, Moments, Restore } from './backups.js';
 export { Auth, createTenantryClient, createTenantryClient as createDb9Client } from './client.js';
 export type { TenantryClient, TenantryClientOptions } from './client.js';
 export { FileCredentialStore, MemoryCredentialStore } from './credentials.js';

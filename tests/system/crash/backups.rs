@@ -1,5 +1,7 @@
 //! Kills inside backups and restores: half a backup is never there, and half a restore never served.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::{
@@ -9,6 +11,11 @@ use super::{
     users::{USER, User},
     world::{Tenant, World},
 };
+
+/// Between two looks whether the first base backup is there.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Until passes have seen that a restore ended.
+const GIVEN_UP_MAX: Duration = Duration::from_secs(30);
 
 async fn of(world: &World, tenant: &Tenant) -> Vec<Value> {
     let path = format!("/customer/databases/{}/backups", tenant.id);
@@ -49,6 +56,42 @@ pub(crate) async fn create(world: &mut World, point: Point) -> Tenant {
     tenant
 }
 
+/// A moment in which the database is what it is now, by the clock of its server.
+async fn moment(world: &World, tenant: &Tenant) -> Value {
+    let moments = format!("/customer/databases/{}/moments", tenant.id);
+    loop {
+        let moments = world.operator_get(&moments).await;
+        if moments["latest"].is_string() {
+            return moments["latest"].clone();
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+/// Of what the database was before it was changed; made only to be restored.
+pub(crate) async fn of_moment(world: &mut World, point: Point) -> Tenant {
+    let tenant = tenant_in_use(world).await;
+    let at = moment(world, &tenant).await;
+    world.change_canary(&tenant).await;
+    let request = Request::act(&tenant, "backups", json!({ "at": at, "keep": false }));
+    let answer = strike(world, point, &request).await;
+    check_kept(point, &answer, !of(world, &tenant).await.is_empty());
+
+    world.insist(&request).await;
+    world.wait_settled().await;
+    let made = of(world, &tenant).await;
+    assert_eq!(made.len(), 1, "{point}: {made:?}");
+    assert_eq!(made[0]["state"], "ready", "{point}: {made:?}");
+    assert_whole(world, &made[0]).await;
+    let path = format!("/customer/backups/{}/restore?wait=60", text(&made[0]["id"]));
+    world.insist(&Request::post(path, json!({}))).await;
+    world.wait_settled().await;
+    world.assert_canary(&tenant).await;
+    wait_given_up(world, &tenant, &made[0]["id"]).await;
+    assert!(!world.is_a_moment_left(), "{point}");
+    tenant
+}
+
 pub(crate) async fn delete(world: &mut World, point: Point) -> Tenant {
     let tenant = tenant_in_use(world).await;
     let create = Request::act(&tenant, "backups?wait=60", json!({}));
@@ -64,10 +107,13 @@ pub(crate) async fn delete(world: &mut World, point: Point) -> Tenant {
 pub(crate) async fn restore(world: &mut World, point: Point) -> Tenant {
     let tenant = tenant_in_use(world).await;
     let user = User::of(&world.insist(&Request::create_user(&tenant, USER)).await);
-    let create = Request::act(&tenant, "backups?wait=60", json!({}));
+    // Beside those of moments it is made only for this.
+    let body = json!({ "keep": !world.has_history() });
+    let create = Request::act(&tenant, "backups?wait=60", body);
     world.insist(&create).await;
     world.wait_settled().await;
     let made = of(world, &tenant).await;
+    assert_eq!(made[0]["state"], "ready", "{point}: {made:?}");
     world.change_canary(&tenant).await;
     let path = format!("/customer/backups/{}/restore?wait=60", text(&made[0]["id"]));
     let request = Request::post(path, json!({}));
@@ -83,6 +129,9 @@ pub(crate) async fn restore(world: &mut World, point: Point) -> Tenant {
     assert_eq!(world.state(&tenant.id).await, "ACTIVE", "{point}");
     world.assert_canary(&tenant).await;
     user.assert_reads(world, &tenant).await;
+    if world.has_history() {
+        wait_given_up(world, &tenant, &made[0]["id"]).await;
+    }
     // What was replaced can be had again.
     let all = of(world, &tenant).await;
     let safety = all.iter().find(|backup| backup["kind"] == "safety");
@@ -90,6 +139,21 @@ pub(crate) async fn restore(world: &mut World, point: Point) -> Tenant {
     assert_eq!(safety["state"], "ready", "{point}: {all:?}");
     assert_whole(world, safety).await;
     tenant
+}
+
+/// Nothing is left of what was made only to be restored.
+async fn wait_given_up(world: &World, tenant: &Tenant, id: &Value) {
+    let name = format!("{}.tntry", text(id));
+    let until = Instant::now() + GIVEN_UP_MAX;
+    loop {
+        let all = of(world, tenant).await;
+        let is_there = all.iter().any(|backup| backup["id"] == *id);
+        if !is_there && !world.backup_files(tenant).contains(&name) {
+            return;
+        }
+        assert!(Instant::now() < until, "{id} is still there: {all:?}");
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
 }
 
 pub(crate) async fn drill(world: &mut World, point: Point) -> Tenant {

@@ -39,6 +39,7 @@ pub(crate) async fn run(world: &mut World, point: Point) {
         Operation::Branch => branch(world, point).await,
         Operation::Reset => reset(world, point).await,
         Operation::Backup => backups::create(world, point).await,
+        Operation::BackupMoment => backups::of_moment(world, point).await,
         Operation::DeleteBackup => backups::delete(world, point).await,
         Operation::Restore => backups::restore(world, point).await,
         Operation::Drill => backups::drill(world, point).await,

@@ -48,6 +48,8 @@ pub(crate) enum Operation {
     Reset,
     /// A database is backed up.
     Backup,
+    /// What a database was is backed up.
+    BackupMoment,
     /// A backup is deleted.
     DeleteBackup,
     /// A database becomes what a backup holds.
@@ -75,6 +77,7 @@ pub(crate) fn operation(step: Step) -> Operation {
         | Step::BranchOpen => Operation::Branch,
         Step::ResetCommit | Step::ResetClose => Operation::Reset,
         Step::BackupCommit | Step::BackupWrite => Operation::Backup,
+        Step::MomentRead => Operation::BackupMoment,
         Step::BackupRemove => Operation::DeleteBackup,
         Step::RestoreCommit
         | Step::RestoreBegin
@@ -165,6 +168,7 @@ impl Point {
             | Step::BranchOpen
             | Step::ResetClose
             | Step::BackupWrite
+            | Step::MomentRead
             | Step::BackupRemove
             | Step::RestoreBegin
             | Step::RestoreLogins

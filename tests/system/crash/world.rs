@@ -32,6 +32,8 @@ use super::point::Kill;
 /// From the return of the server until every row is where it should be. Retries wait at most
 /// seconds; a pass that only goes on when a lease of a minute ends is a mistake.
 const SETTLE_MAX: Duration = Duration::from_secs(20);
+/// The same where the node may have to be recovered meanwhile: all of its data is copied, and its log replayed.
+const SETTLE_RECOVERED_MAX: Duration = Duration::from_secs(50);
 /// Until a step is reached, and until the API answers again.
 const REACH_MAX: Duration = Duration::from_secs(30);
 
@@ -70,6 +72,7 @@ pub(crate) struct World {
     pub(crate) http: reqwest::Client,
     pause: PathBuf,
     pool_min: i64,
+    has_history: bool,
     bystander: Option<Tenant>,
     counter: u32,
     /// Of PostgreSQL since the process was started.
@@ -89,6 +92,10 @@ impl Drop for World {
 impl World {
     /// A stack that makes `pool_min` databases ahead and keeps deleted ones for `retention`.
     pub(crate) async fn start(config: StackConfig, pool_min: u32, retention: &str) -> Self {
+        let has_history = config
+            .arguments
+            .iter()
+            .any(|said| said == "--point-in-time");
         let mut stack = Stack::not_started(config);
         let pause = stack.scratch().join("pause.at");
         let config = stack.config_mut();
@@ -114,6 +121,7 @@ impl World {
                 .expect("an HTTP client"),
             pause,
             pool_min: i64::from(pool_min),
+            has_history,
             bystander: None,
             counter: 0,
             deaths: 0,
@@ -408,6 +416,10 @@ impl World {
             FROM placement p
             WHERE unsettled_since IS NOT NULL OR leased_by IS NOT NULL
                 OR owner = 'nobody' OR due_at <= now()";
+        let settle_max = match self.has_history {
+            true => SETTLE_RECOVERED_MAX,
+            false => SETTLE_MAX,
+        };
         let started = Instant::now();
         let catalog = self.superuser("tenantry").await.expect("the catalog");
         loop {
@@ -421,8 +433,8 @@ impl World {
                 return started.elapsed();
             }
             assert!(
-                started.elapsed() < SETTLE_MAX,
-                "after {SETTLE_MAX:?}: {pool} in the pool, {tenants} tenants and {users} users or backups on their way\n{rows}\n{}",
+                started.elapsed() < settle_max,
+                "after {settle_max:?}: {pool} in the pool, {tenants} tenants and {users} users or backups on their way\n{rows}\n{}",
                 self.stack.log_at(&["WARN", "ERROR"]).join("\n"),
             );
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -432,6 +444,21 @@ impl World {
     /// What the operator reads.
     pub(crate) async fn operator_get(&self, path: &str) -> serde_json::Value {
         self.stack.operator().get(path).await.ok()
+    }
+
+    /// Whether it is kept what the node was.
+    pub(crate) fn has_history(&self) -> bool {
+        self.has_history
+    }
+
+    /// Whether anything is there of a recovery.
+    pub(crate) fn is_a_moment_left(&self) -> bool {
+        let base = fs::read_to_string(self.stack.data_dir().join("postgres.base"));
+        let base = base.map_or_else(
+            |_| self.stack.data_dir().join("postgres"),
+            |base| base.trim_end().into(),
+        );
+        base.join("moment").exists()
     }
 
     /// Names of the files of backups of a database.

@@ -143,6 +143,8 @@ const AUDIT_KEEP: Duration = Duration::from_secs(90 * 24 * 3600);
 const AUDIT_SIZE: u64 = 2 << 30;
 /// Size of one file.
 const AUDIT_SIZE_MIN: u64 = 16 << 20;
+/// What PostgreSQL writes while it is noticed that the disk gets full.
+const HISTORY_FREE_MIN: u64 = 64 << 20;
 /// A create takes milliseconds, a slow disk or a start of PostgreSQL minutes.
 const STUCK_AFTER: Duration = Duration::from_secs(600);
 /// More is meant as no limit.
@@ -468,10 +470,14 @@ impl Reader {
         let base_every = self.or("point-in-time-base-every", default.base_every, |text| {
             time_between(text, BASE_EVERY_MIN, POINT_IN_TIME_MAX)
         });
+        let free_bytes_min = self.optional("point-in-time-free", |text| {
+            size(text, HISTORY_FREE_MIN, PROCESS_MEMORY_MAX)
+        });
         let (keep, base_every) = (keep?, base_every?);
         let history = HistoryConfig {
             keep,
             base_every,
+            free_bytes_min,
             ..default
         };
         Some((!keep.is_zero()).then_some(history))
@@ -777,6 +783,11 @@ mod tests {
         let history = |given: &[(&'static str, &str)]| validate(given).map(|told| told.history);
         assert_eq!(history(&[]), Ok(Some(HistoryConfig::default())));
         assert_eq!(history(&[("point-in-time", "0s")]), Ok(None));
+        let free = history(&[("point-in-time-free", "64MB")]).map(Option::unwrap_or_default);
+        assert_eq!(
+            free.map(|history| history.free_bytes_min),
+            Ok(Some(64 << 20))
+        );
         let told = history(&[("point-in-time-base-every", "9m"), ("point-in-time", "31d")]);
         let told = told.unwrap_err().concat();
         assert!(

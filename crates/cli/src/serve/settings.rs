@@ -266,14 +266,19 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "TIME",
         "24h",
         "How far back a managed PostgreSQL can be recovered to any second. It costs the log of that time, compressed, \
-         and copies of the data of which the unchanged files are shared; a tenth of the disk, 1GB at least and 20GB at \
-         most, is left free. 0s keeps nothing, and removes what was kept",
+         and copies of the data of which the unchanged files are shared. 0s keeps nothing, and removes what was kept",
     ),
     setting(
         "point-in-time-base-every",
         "TIME",
         "12h",
         "Between two copies of the data for that: a recovery replays the log of this time at most",
+    ),
+    setting(
+        "point-in-time-free",
+        "SIZE",
+        "a tenth of the disk, 1GB at least and 20GB at most",
+        "What that leaves free of the disk: before it is less, the oldest of it goes, and then all of it",
     ),
     setting(
         "drill-every",

@@ -1,4 +1,4 @@
-//! Backups: create, list, schedule, verify, restore, delete, erase.
+//! Backups: create, list, schedule, verify, restore, delete, erase; also of moments that are past.
 
 use std::{
     io::{IsTerminal as _, Write as _},
@@ -33,6 +33,8 @@ const WAIT_MAX: Duration = Duration::from_secs(12 * 3600);
 pub(crate) enum BackupCommand {
     /// Back a database up: one moment of it, while it stays in use.
     Create(CreateBackupArgs),
+    /// Show of which moments a database can be had: `backup create --at`, `backup restore --at`, `branch create --at`.
+    Moments(MomentsArgs),
     /// List the backups of a database, or all, also those of databases that are gone.
     List(ListBackupsArgs),
     /// Show when a database is backed up by itself, or change that.
@@ -52,9 +54,18 @@ pub(crate) enum BackupCommand {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct MomentsArgs {
+    /// Name or id.
+    pub(crate) db: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct CreateBackupArgs {
     /// Name or id.
     pub(crate) db: Option<String>,
+    /// What it was then, like 2026-11-21T09:30:00Z; what it is now, when left out.
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) at: Option<String>,
     /// Wait until it is ready.
     #[arg(long)]
     pub(crate) wait: bool,
@@ -99,8 +110,11 @@ pub(crate) struct BackupArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct RestoreBackupArgs {
-    /// Its id.
+    /// Its id; with --at, name or id of the database.
     pub(crate) backup: String,
+    /// What the database was then, like 2026-11-21T09:30:00Z. A backup of it is made first, and waited for; it goes when the restore has ended.
+    #[arg(long, value_name = "MOMENT")]
+    pub(crate) at: Option<String>,
     /// Make a new database of this name, and leave the one that was backed up alone.
     #[arg(long = "as", value_name = "NAME")]
     pub(crate) name: Option<String>,
@@ -143,6 +157,7 @@ pub(crate) struct EraseArgs {
 pub(super) async fn run(context: &Context, command: BackupCommand) -> Result<(), Failure> {
     match command {
         BackupCommand::Create(args) => create(context, args).await,
+        BackupCommand::Moments(args) => moments(context, args).await,
         BackupCommand::List(args) => list(context, args).await,
         BackupCommand::Schedule(args) => schedule(context, args).await,
         BackupCommand::Verify(args) => verify(context, args).await,
@@ -188,37 +203,69 @@ fn confirm(yes: bool, what: &str, question: &str) -> Result<(), Failure> {
 
 async fn create(context: &Context, args: CreateBackupArgs) -> Result<(), Failure> {
     let db = context.database(args.db.as_deref())?;
-    let wait = if args.wait { WAIT_S } else { 0 };
-    let asked = path(&db, &format!("/backups?wait={wait}"))?;
-    let mut backup = context.api.post(&asked, &json!({})).await?;
-    if args.wait {
-        let until = Instant::now() + WAIT_MAX;
-        while matches!(field(&backup, "state"), "waiting" | "running") {
-            if Instant::now() >= until {
-                return Err(Failure::new(
-                    Exit::Unavailable,
-                    "the backup is still being made",
-                    "`tenantry backup list` shows when it is ready",
-                ));
-            }
-            sleep(LOOK_EVERY).await;
-            let look = url("backups", field(&backup, "id"), "")?;
-            backup = context.api.get(&look).await?;
-        }
-        if field(&backup, "state") != "ready" {
+    let body = match &args.at {
+        Some(at) => json!({ "at": at }),
+        None => json!({}),
+    };
+    let backup = make(context, &db, &body, args.wait).await?;
+    show(context, &[backup])
+}
+
+/// A backup of what a database was at a moment, ready to be restored once: the server gives it up then.
+///
+/// # Errors
+///
+/// When it is not kept what databases were then, or the backup could not be made.
+pub(super) async fn of_moment(context: &Context, db: &str, at: &str) -> Result<Value, Failure> {
+    make(context, db, &json!({ "at": at, "keep": false }), true).await
+}
+
+async fn make(context: &Context, db: &str, body: &Value, wait: bool) -> Result<Value, Failure> {
+    let wait_s = if wait { WAIT_S } else { 0 };
+    let asked = path(db, &format!("/backups?wait={wait_s}"))?;
+    let mut backup = context.api.post(&asked, body).await?;
+    if !wait {
+        return Ok(backup);
+    }
+    let until = Instant::now() + WAIT_MAX;
+    while matches!(field(&backup, "state"), "waiting" | "running") {
+        if Instant::now() >= until {
             return Err(Failure::new(
-                Exit::Failed,
-                format!(
-                    "backup {} is {}: {}",
-                    field(&backup, "id"),
-                    field(&backup, "state"),
-                    field(&backup, "last_error")
-                ),
-                "",
+                Exit::Unavailable,
+                "the backup is still being made",
+                "`tenantry backup list` shows when it is ready",
             ));
         }
+        sleep(LOOK_EVERY).await;
+        let look = url("backups", field(&backup, "id"), "")?;
+        backup = context.api.get(&look).await?;
     }
-    show(context, &[backup])
+    if field(&backup, "state") != "ready" {
+        return Err(Failure::new(
+            Exit::Failed,
+            format!(
+                "backup {} is {}: {}",
+                field(&backup, "id"),
+                field(&backup, "state"),
+                field(&backup, "last_error")
+            ),
+            "",
+        ));
+    }
+    Ok(backup)
+}
+
+async fn moments(context: &Context, args: MomentsArgs) -> Result<(), Failure> {
+    let db = context.database(args.db.as_deref())?;
+    let moments = context.api.get(&path(&db, "/moments")?).await?;
+    if context.format == Format::Json {
+        return output::json(&moments);
+    }
+    let text = match (moments["oldest"].as_str(), moments["latest"].as_str()) {
+        (Some(oldest), Some(latest)) => format!("from {oldest} to {latest}\n"),
+        _ => "none are kept\n".to_owned(),
+    };
+    output::text(&text)
 }
 
 async fn list(context: &Context, args: ListBackupsArgs) -> Result<(), Failure> {
@@ -244,12 +291,13 @@ fn show(context: &Context, backups: &[Value]) -> Result<(), Failure> {
             .collect();
         return output::text(&ids);
     }
-    const COLUMNS: [&str; 8] = [
+    const COLUMNS: [&str; 9] = [
         "id",
         "database_name",
         "kind",
         "state",
         "created_at",
+        "moment",
         "size_bytes",
         "rows",
         "last_error",
@@ -340,15 +388,30 @@ async fn verify(context: &Context, args: BackupArgs) -> Result<(), Failure> {
 }
 
 async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failure> {
-    if args.name.is_none() {
-        let backup = context.api.get(&url("backups", &args.backup, "")?).await?;
-        let question = format!(
-            "Replace the data of database {} by that of {}?",
-            field(&backup, "database_id"),
-            field(&backup, "created_at")
-        );
-        confirm(args.yes, "restoring in place", &question)?;
-    }
+    let backup = match &args.at {
+        None if args.name.is_some() => args.backup.clone(),
+        None => {
+            let backup = context.api.get(&url("backups", &args.backup, "")?).await?;
+            let question = format!(
+                "Replace the data of database {} by that of {}?",
+                field(&backup, "database_id"),
+                field(&backup, "created_at")
+            );
+            confirm(args.yes, "restoring in place", &question)?;
+            args.backup.clone()
+        }
+        Some(at) => {
+            if args.name.is_none() {
+                let question = format!(
+                    "Replace the data of database {} by that of {at}?",
+                    args.backup
+                );
+                confirm(args.yes, "restoring in place", &question)?;
+            }
+            let made = of_moment(context, &args.backup, at).await?;
+            field(&made, "id").to_owned()
+        }
+    };
     let mut body = json!({ "safety_backup": !args.no_safety_backup });
     if let Some(name) = &args.name {
         body["name"] = json!(name);
@@ -357,7 +420,7 @@ async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failu
         body["timeout_seconds"] = json!(seconds);
     }
     let wait = if args.wait { WAIT_S } else { 0 };
-    let asked = url("backups", &args.backup, &format!("/restore?wait={wait}"))?;
+    let asked = url("backups", &backup, &format!("/restore?wait={wait}"))?;
     let mut restore = context.api.post(&asked, &body).await?;
     if args.name.is_some() {
         database::keep(context, &restore["database"])?;

@@ -11,7 +11,7 @@ use crate::{
     exit::{Exit, Failure},
     output::{self, Format, Rows},
     user::{
-        Context,
+        Context, backup,
         database::{self, Shown, field, path, refuse_failed},
     },
 };
@@ -24,6 +24,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const WAIT_SURPLUS: Duration = Duration::from_secs(60);
 /// As the server's own bound.
 const TIMEOUT_DEFAULT_S: u64 = 300;
+/// The same of a restore.
+const RESTORE_TIMEOUT_S: u64 = 21_600;
 
 /// What can be done with branches.
 #[derive(Debug, Subcommand)]
@@ -50,6 +52,10 @@ pub(crate) struct BranchArgs {
     /// Copy what it is made of, and no rows.
     #[arg(long)]
     pub(crate) schema_only: bool,
+    /// What the parent was then, like 2026-11-21T09:30:00Z. A backup of it is made first and waited for, and goes when the
+    /// branch is made, which does not know its parent.
+    #[arg(long, value_name = "MOMENT", conflicts_with = "schema_only")]
+    pub(crate) at: Option<String>,
     /// Delete it then: after a time like 30m, 2h or 7d, or at a moment like 2030-01-31T12:00:00Z.
     #[arg(long, value_name = "WHEN")]
     pub(crate) expires: Option<String>,
@@ -107,6 +113,9 @@ pub(super) async fn run(context: &Context, command: BranchCommand) -> Result<(),
 
 async fn create(context: &Context, args: BranchArgs) -> Result<(), Failure> {
     let db = context.database(args.db.as_deref())?;
+    if let Some(at) = &args.at {
+        return create_at(context, &db, at, &args).await;
+    }
     let mut body = json!({ "name": args.name, "schema_only": args.schema_only });
     if let Some(seconds) = args.timeout {
         body["timeout_seconds"] = json!(seconds);
@@ -120,6 +129,47 @@ async fn create(context: &Context, args: BranchArgs) -> Result<(), Failure> {
     database::keep(context, &made)?;
     let branch = match args.wait {
         true => settled(context, made, args.timeout).await?,
+        false => made,
+    };
+    let shown = Shown {
+        password: args.show_password || args.show_secrets,
+        address: args.show_connection_string || args.show_secrets,
+    };
+    database::show(context, branch, shown)
+}
+
+/// Of a moment that is past: a new database made of a backup of it.
+async fn create_at(
+    context: &Context,
+    db: &str,
+    at: &str,
+    args: &BranchArgs,
+) -> Result<(), Failure> {
+    let backup = backup::of_moment(context, db, at).await?;
+    let mut body = json!({ "name": args.name });
+    if let Some(seconds) = args.timeout {
+        body["timeout_seconds"] = json!(seconds);
+    }
+    if let Some(expires) = &args.expires {
+        body["expires"] = json!(expires);
+    }
+    let wait = if args.wait { WAIT_S } else { 0 };
+    let url = format!(
+        "/customer/backups/{}/restore?wait={wait}",
+        field(&backup, "id")
+    );
+    let mut made = context.api.post(&url, &body).await?;
+    let made = made["database"].take();
+    database::keep(context, &made)?;
+    let branch = match args.wait {
+        true => {
+            settled(
+                context,
+                made,
+                Some(args.timeout.unwrap_or(RESTORE_TIMEOUT_S)),
+            )
+            .await?
+        }
         false => made,
     };
     let shown = Shown {

@@ -73,10 +73,11 @@ pub(super) async fn databases(
             extract(epoch FROM t.expires_at - now())::float8 / 3600, p.storage_bytes, to_json(by_operator), to_json(by_owner),
             (SELECT coalesce(sum(c.clients), 0)::bigint FROM insight_client c JOIN process o ON o.id = c.process_id
              WHERE c.tenant_id = t.id AND o.alive_until > now()),
-            extract(epoch FROM now() - coalesce((SELECT max(b.finished_at) FROM backup b
+            extract(epoch FROM now() - coalesce((SELECT max(coalesce(b.moment, b.finished_at)) FROM backup b
                 WHERE b.tenant_id = t.id AND b.state = 'ready' AND b.verify_error IS NULL), t.activated_at))::float8 / 3600,
             coalesce((SELECT s.every_s::float8 FROM backup_schedule s WHERE s.tenant_id = t.id), $3),
-            coalesce((SELECT l.state = 'failed' FROM backup l WHERE l.tenant_id = t.id AND l.state IN ('ready', 'failed')
+            coalesce((SELECT l.state = 'failed' FROM backup l
+                WHERE l.tenant_id = t.id AND l.state IN ('ready', 'failed') AND l.kind <> 'moment'
                 ORDER BY l.created_at DESC, l.id LIMIT 1), false),
             coalesce((SELECT d.state = 'failed' FROM drill d WHERE d.tenant_id = t.id AND d.state <> 'running'
                 ORDER BY d.asked_at DESC, d.id LIMIT 1), false)

@@ -177,6 +177,9 @@ codes! {
     /// In `error_code` of a restore: PostgreSQL could not be read or filled.
     BackupFailed = "backup_failed", CONFLICT, "the backup could not be restored",
         "see `error` for the reason; what was to be replaced is as it was";
+    /// Before what is kept, or after now.
+    MomentUnknown = "moment_unknown", CONFLICT, "what databases were at moments that are past is not kept here",
+        "restore a backup; the operator of a server that Tenantry runs can have moments kept (point-in-time)";
     /// All minimums together would leave too little to others.
     MinimumsTooHigh = "minimums_too_high", CONFLICT, "too much of the budget of server connections would be kept by minimums",
         "ask for less, lower the minimum of another database, or raise the budget";

@@ -190,6 +190,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(branch::http::reset))
         .routes(routes!(branch::http::diff))
         .routes(routes!(backup::http::list, backup::http::create))
+        .routes(routes!(backup::moment::moments))
         .routes(routes!(backup::http::erase))
         .routes(routes!(backup::scheduled::get, backup::scheduled::put))
         .routes(routes!(backup::http::list_all))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use model::Pid;
-use node::{Manifest, NodeError};
+use node::{Manifest, Node, NodeError, managed::MomentError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::{Instant, timeout},
@@ -39,6 +39,9 @@ pub(crate) enum CarryError {
     Place(#[from] PlaceError),
     #[error(transparent)]
     Node(#[from] NodeError),
+    /// The node was not recovered to a moment that is past.
+    #[error(transparent)]
+    Moment(#[from] MomentError),
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     /// A pipe to a program of PostgreSQL's; it says itself why it ended.
@@ -69,6 +72,8 @@ impl CarryError {
             | Self::Place(PlaceError::Folder(_) | PlaceError::Store(_)) => false,
             // A lock that was waited for, or a table that went.
             Self::Node(NodeError::Program { .. }) | Self::Pipe(_) => attempts >= 3,
+            Self::Moment(MomentError::Unknown { .. } | MomentError::NotKept) => true,
+            Self::Moment(_) => attempts >= 3,
             Self::Node(error) => !error.is_temporary() && attempts >= 1,
         }
     }
@@ -84,7 +89,10 @@ impl CarryError {
             Self::Key(KeyError::Destroyed) => ErrorCode::BackupKeyDestroyed,
             Self::Key(KeyError::Catalog(_)) | Self::Catalog(_) => ErrorCode::CatalogUnavailable,
             Self::Place(_) => ErrorCode::BackupStoreUnreachable,
-            Self::Node(_) | Self::Pipe(_) => ErrorCode::BackupFailed,
+            Self::Moment(MomentError::Unknown { .. } | MomentError::NotKept) => {
+                ErrorCode::MomentUnknown
+            }
+            Self::Node(_) | Self::Pipe(_) | Self::Moment(_) => ErrorCode::BackupFailed,
             Self::TooLong(_) => ErrorCode::Timeout,
             Self::Gone(_) | Self::NotNow(_) => ErrorCode::WrongState,
         }
@@ -108,6 +116,14 @@ impl CarryError {
                 "the catalog did not answer".to_owned()
             }
             Self::Pipe(_) => "PostgreSQL's own program ended early".to_owned(),
+            // What PostgreSQL said names paths of the node; the log has it.
+            Self::Moment(MomentError::Failed(_)) => {
+                "PostgreSQL could not recover this moment".to_owned()
+            }
+            Self::Moment(MomentError::Io(_) | MomentError::Managed(_) | MomentError::Node(_)) => {
+                "this moment could not be recovered".to_owned()
+            }
+            Self::Moment(error) => error.to_string(),
             Self::Place(_)
             | Self::Refused(_)
             | Self::Key(_)
@@ -118,9 +134,10 @@ impl CarryError {
     }
 }
 
-/// Reads the database of `pid` and writes it into `backup`. What an interrupted one left is removed first.
+/// Reads the database of `pid` on `node` and writes it into `backup`. What an interrupted one left is removed first.
 pub(super) async fn make(
     app: &App,
+    node: &Node,
     backup: &Backup,
     pid: &Pid,
     is_closed: bool,
@@ -142,7 +159,7 @@ pub(super) async fn make(
         store::set_upload(&client, id, upload_id.as_deref()).await?;
     }
     let copy = async {
-        let mut dump = app.node.begin_dump(pid, is_closed, within).await?;
+        let mut dump = node.begin_dump(pid, is_closed, within).await?;
         let Some(mut output) = dump.output() else {
             return Err(CarryError::Gone("the dump cannot be read"));
         };
@@ -165,7 +182,7 @@ pub(super) async fn make(
                 upload.write(ready).await?;
             }
         }
-        let manifest = app.node.finish_dump(dump).await?;
+        let manifest = node.finish_dump(dump).await?;
         let rest = packer.end(&manifest);
         size_bytes += rest.len() as u64;
         hash.update(&rest);
@@ -182,7 +199,7 @@ pub(super) async fn make(
         })
     };
     let result = timeout(within, copy).await;
-    let ended = app.node.end_dump(pid, is_closed).await;
+    let ended = node.end_dump(pid, is_closed).await;
     let result = result.unwrap_or(Err(CarryError::TooLong(within)));
     if result.is_err()
         && let Err(error) = place.clean(tenant, id, upload_id.as_deref()).await

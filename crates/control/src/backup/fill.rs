@@ -65,7 +65,7 @@ async fn safety(app: &Arc<App>, restore: &Restore, previous: &Pid) -> Result<(),
         return Err(CarryError::Gone("the safety backup was deleted"));
     }
     drop(client);
-    let made = carry::make(app, &backup, previous, true).await?;
+    let made = carry::make(app, &app.node, &backup, previous, true).await?;
     let client = app.catalog.get().await?;
     store::made(&client, &backup.id, &made).await?;
     tracing::info!(tenant = %restore.tenant, backup = %backup.id, bytes = made.size_bytes, "what a restore replaces was backed up");

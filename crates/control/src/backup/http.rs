@@ -10,8 +10,9 @@ use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
+    moment,
     restores::{self, Restore},
-    start::{self, Wanted},
+    start::{self, Asked, Wanted},
     store::{self, Backup, State},
 };
 use crate::{
@@ -45,7 +46,8 @@ pub(crate) struct BackupResponse {
     database_id: String,
     /// Of the database, when it was backed up.
     database_name: String,
-    /// `manual`; `safety`: made by a restore, of what it replaced; `scheduled`.
+    /// `manual`; `moment`: of what the database was at `moment`; `safety`: made by a restore, of what it replaced;
+    /// `scheduled`.
     kind: String,
     /// `waiting`, `running`, `ready`, `failed` (see `last_error`) or `deleting`.
     state: &'static str,
@@ -67,8 +69,12 @@ pub(crate) struct BackupResponse {
     verify_error: Option<String>,
     /// Whether it is being read now.
     verifying: bool,
-    /// When it is deleted by itself; null: never.
+    /// When it is deleted by itself; null: never, or `keep` is false and it is still being made.
     expires_at: Option<DateTime<Utc>>,
+    /// False: it is deleted by itself once it was restored.
+    keep: bool,
+    /// When the database was what it holds; null: when it was made.
+    moment: Option<DateTime<Utc>>,
 }
 
 impl From<&Backup> for BackupResponse {
@@ -91,6 +97,8 @@ impl From<&Backup> for BackupResponse {
             verify_error: backup.verify_error.clone(),
             verifying: backup.is_to_be_verified,
             expires_at: backup.expires_at,
+            moment: backup.moment,
+            keep: backup.is_kept,
         }
     }
 }
@@ -172,11 +180,24 @@ pub(crate) struct RestoreRequest {
     timeout_seconds: Option<u64>,
 }
 
-/// Has a database backed up: one moment of it, while it stays in use. The answer is given at once, unless
-/// `wait` is set.
+/// What to back up. Unknown fields are ignored.
+#[derive(Default, Deserialize, ToSchema)]
+pub(crate) struct BackupRequest {
+    /// What the database was at this moment (RFC 3339), recovered from the history of its node; what it is now, when
+    /// left out.
+    at: Option<String>,
+    /// False: it is made only to be restored. It is deleted by itself once that has ended, or when nobody restored it for an
+    /// hour. True when left out.
+    keep: Option<bool>,
+}
+
+/// Has a database backed up: one moment of it, while it stays in use. With `at`, a moment that is past: then
+/// the node is recovered to it in a server of its own, and what the database was is read there. The answer is
+/// given at once, unless `wait` is set.
 #[utoipa::path(post, path = "/customer/databases/{database}/backups", tag = "backups",
     operation_id = "create_backup", security(("bearer" = [])),
     params(("database" = String, Path, description = "id or name"), WaitQuery),
+    request_body = BackupRequest,
     responses((status = 201, body = BackupResponse), (status = 400, body = ErrorBody),
         (status = 401, body = ErrorBody), (status = 403, body = ErrorBody),
         (status = 404, body = ErrorBody), (status = 409, body = ErrorBody)))]
@@ -186,10 +207,16 @@ pub(crate) async fn create(
     ticket: Ticket,
     key: DatabaseKey,
     Params(query): Params<WaitQuery>,
+    Json(request): Json<BackupRequest>,
 ) -> ApiResult<(StatusCode, axum::Json<BackupResponse>)> {
     principal.may_write()?;
     let wait = wait_of(&app, Some(query.wait.unwrap_or(0.0)))?;
-    let backup = start::backup(&app, &principal, &ticket, &key).await?;
+    let moment = request.at.as_deref().map(moment::parse_moment);
+    let asked = Asked {
+        moment: moment.transpose()?,
+        is_kept: request.keep.unwrap_or(true),
+    };
+    let backup = start::backup(&app, &principal, &ticket, &key, asked).await?;
     let done = |backup: &Backup| !matches!(backup.state, State::Waiting | State::Running);
     let backup = wait_for(&app, backup, wait, done).await?;
     Ok((StatusCode::CREATED, axum::Json((&backup).into())))

@@ -15,8 +15,9 @@ use tokio::time::Instant;
 
 use super::{
     carry::{self, CarryError},
+    moment,
     plan::{self, Plan},
-    restores, start,
+    restores, spent, start,
     store::{self, Backup, Source, State},
 };
 use crate::{
@@ -80,7 +81,7 @@ async fn pass(
     driven: &Driven,
     plan: &mut Plan,
 ) -> Result<Duration, CatalogError> {
-    let client = app.catalog.get().await?;
+    let mut client = app.catalog.get().await?;
     let free = permits.available_permits();
     if free == 0 {
         return Ok(TICK);
@@ -91,13 +92,18 @@ async fn pass(
         let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
         store::release_leases(&client, &app.config.instance, &ours).await?;
     }
+    spent::go_on(app, &mut client).await?;
     let instance = &app.config.instance;
     // Somebody waits for a restore.
     let restores = restores::take_due(&client, instance, LEASE, free).await?;
     let left = free.saturating_sub(restores.len());
     let backups = match left {
         0 => Vec::new(),
-        left => store::take_due(&client, instance, LEASE, left).await?,
+        left => {
+            // Only who runs the node has its history.
+            let has_history = app.node.history().is_some();
+            store::take_due(&client, instance, LEASE, left, has_history).await?
+        }
     };
     let works = restores.into_iter().map(Work::Restore);
     for work in works.chain(backups.into_iter().map(Work::Backup)) {
@@ -205,6 +211,14 @@ async fn make(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
         source
     };
     let made = async {
+        if let Some(at) = backup.moment {
+            let client = app.catalog.get().await?;
+            if !store::begin(&client, &backup.id).await? {
+                return Err(CarryError::Gone("the backup is not wanted any more"));
+            }
+            drop(client);
+            return moment::make(app, backup, at).await;
+        }
         let pid = match source {
             Source::Open(pid) => pid,
             Source::NotNow => return Err(CarryError::NotNow("the database is not ACTIVE")),
@@ -215,7 +229,7 @@ async fn make(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
             return Err(CarryError::Gone("the backup is not wanted any more"));
         }
         drop(client);
-        carry::make(app, backup, &pid, false).await
+        carry::make(app, &app.node, backup, &pid, false).await
     };
     let made = made.await;
     reached(Step::BackupWrite, Moment::Between).await;

@@ -4,6 +4,7 @@
 //! of them ([`schedule`], [`plan`]), the passes that make and remove them ([`job`]), their form
 //! ([`seal`], [`pack`]), keys ([`key`]) and place ([`place`], [`keep`]), and filling a database from one ([`fill`]),
 //! also to see whether that works ([`drills`]).
+//! A moment that is past is recovered for one ([`moment`]), and what was made only to be restored once goes then ([`spent`]).
 //! Does not own: reading and filling databases (`node`), or the steps around a database that is being filled
 //! (`placement`), which are those of every tenant.
 
@@ -15,6 +16,7 @@ pub(crate) mod http;
 pub(crate) mod job;
 pub(crate) mod keep;
 pub(crate) mod key;
+pub(crate) mod moment;
 pub(crate) mod pack;
 pub(crate) mod place;
 pub(crate) mod plan;
@@ -22,6 +24,7 @@ pub(crate) mod restores;
 pub(crate) mod schedule;
 pub(crate) mod scheduled;
 pub(crate) mod seal;
+pub(crate) mod spent;
 pub(crate) mod start;
 pub(crate) mod store;
 pub(crate) mod window;

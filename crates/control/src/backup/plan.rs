@@ -96,7 +96,7 @@ async fn known(
             (extract(epoch FROM now()) * 1000)::bigint AS now
         FROM tenant t LEFT JOIN backup_schedule s ON s.tenant_id = t.id
             LEFT JOIN (
-                SELECT tenant_id, max(finished_at) FILTER (WHERE state = 'ready' AND verify_error IS NULL) AS good_at,
+                SELECT tenant_id, max(coalesce(moment, finished_at)) FILTER (WHERE state = 'ready' AND verify_error IS NULL) AS good_at,
                     bool_or(kind = 'scheduled' AND state IN ('waiting', 'running')) AS is_under_way
                 FROM backup WHERE $2::text IS NULL OR tenant_id = $2 GROUP BY tenant_id) b ON b.tenant_id = t.id
         WHERE t.state = 'ACTIVE' AND coalesce(s.every_s::float8, $1) > 0
@@ -151,6 +151,8 @@ async fn ask(app: &App, due: &Due) -> Result<bool, CatalogError> {
         project: &tenant.project,
         name: tenant.name.as_str(),
         kind: "scheduled",
+        moment: None,
+        is_kept: true,
         is_due: true,
     };
     let backup = store::insert(&transaction, new).await?;
@@ -205,22 +207,30 @@ async fn remove_old(app: &App, client: &mut deadpool_postgres::Object) -> Result
         return Ok(transaction.commit().await?);
     }
     let ids: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    // A restore that is about to begin holds its backup's row: what it reads is left, or it finds it gone.
-    let sql = "SELECT id FROM backup WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
-    let rows = catalog::query(&transaction, sql, &[&ids]).await?;
-    let ids: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    let sql = "UPDATE backup b SET state = 'deleting', due_at = now(), attempts = 0
-        WHERE id = ANY($1) AND state IN ('ready', 'failed') AND verify_asked_at IS NULL
-            AND NOT EXISTS (SELECT FROM restore r
-                WHERE r.backup_id = b.id AND r.state IN ('verifying', 'filling'))
-            AND NOT EXISTS (SELECT FROM drill d WHERE d.backup_id = b.id AND d.state = 'running')";
-    let removed = catalog::execute(&transaction, sql, &[&ids]).await?;
+    let removed = remove_unneeded(&transaction, &ids).await?;
     transaction.commit().await?;
     if removed > 0 {
         tracing::info!(backups = removed, "scheduled backups were kept long enough");
         app.backups.wake();
     }
     Ok(())
+}
+
+/// Those of `ids` that nobody reads or is about to read are to go; returns how many.
+pub(super) async fn remove_unneeded(
+    transaction: &deadpool_postgres::Transaction<'_>,
+    ids: &[&str],
+) -> Result<u64, CatalogError> {
+    // A restore that is about to begin holds its backup's row: what it reads is left, or it finds it gone.
+    let sql = "SELECT id FROM backup WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
+    let rows = catalog::query(transaction, sql, &[&ids]).await?;
+    let ids: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    let sql = "UPDATE backup b SET state = 'deleting', due_at = now(), attempts = 0
+        WHERE id = ANY($1) AND state IN ('ready', 'failed') AND verify_asked_at IS NULL
+            AND NOT EXISTS (SELECT FROM restore r
+                WHERE r.backup_id = b.id AND r.state IN ('verifying', 'filling'))
+            AND NOT EXISTS (SELECT FROM drill d WHERE d.backup_id = b.id AND d.state = 'running')";
+    catalog::execute(transaction, sql, &[&ids]).await
 }
 
 /// What was said of one database.

@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
+use chrono::{DateTime, Utc};
 use model::{
     BackupId, LoginName, Pid, Role, Secret, TenantId, TenantName,
     lifecycle::{TenantEvent, TenantState},
@@ -10,7 +11,7 @@ use model::{
 
 use super::{
     http::{BackupResponse, RestoreResponse},
-    key,
+    key, moment,
     restores::{self, Restore},
     store::{self, Backup, State},
 };
@@ -38,7 +39,18 @@ use crate::{
 };
 
 /// Backups of one database that somebody asked for, at most: each is a file somewhere.
-const MANUAL_MAX: i64 = 100;
+const KEPT_MAX: i64 = 100;
+/// Backups of one database that are made only to be restored once, at most: each takes a recovery's time and disk.
+const ONCE_MAX: i64 = 10;
+
+/// What a backup is to be of.
+#[derive(Clone, Copy)]
+pub(super) struct Asked {
+    /// What the database was then; `None`: what it is.
+    pub(super) moment: Option<DateTime<Utc>>,
+    /// False: it is given up once it was restored.
+    pub(super) is_kept: bool,
+}
 
 /// Has a database backed up.
 pub(super) async fn backup(
@@ -46,26 +58,33 @@ pub(super) async fn backup(
     principal: &Principal,
     ticket: &Ticket,
     key: &DatabaseKey,
+    asked: Asked,
 ) -> ApiResult<Backup> {
+    let Asked { moment, is_kept } = asked;
     reached(Step::BackupCommit, Moment::Before).await;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let tenant = change::find(&transaction, principal, key, Purpose::Change).await?;
-    if tenant.state != TenantState::Active {
+    if let Some(moment) = moment {
+        moment::must_be_kept(app, moment)?;
+    } else if tenant.state != TenantState::Active {
         return Err(ApiError::with(
             ErrorCode::WrongState,
             format!("database {} is {}", tenant.name, tenant.state),
         )
         .hint("a database is backed up while it is ACTIVE"));
     }
-    if store::count_manual(&transaction, &tenant.id).await? >= MANUAL_MAX {
+    let most = if is_kept { KEPT_MAX } else { ONCE_MAX };
+    if store::count_asked(&transaction, &tenant.id, is_kept).await? >= most {
         return Err(ErrorCode::TooManyBackups.into());
     }
     let new = store::New {
         tenant: &tenant.id,
         project: &tenant.project,
         name: tenant.name.as_str(),
-        kind: "manual",
+        kind: if moment.is_some() { "moment" } else { "manual" },
+        moment,
+        is_kept,
         is_due: true,
     };
     let backup = store::insert(&transaction, new).await?;
@@ -290,6 +309,8 @@ pub(super) async fn in_place(app: &Arc<App>, restore: &Restore) -> Result<(), Ca
                 project: &tenant.project,
                 name: tenant.name.as_str(),
                 kind: "safety",
+                moment: None,
+                is_kept: true,
                 is_due: false,
             };
             Some(store::insert(&transaction, new).await?.id)

@@ -78,12 +78,17 @@ pub(crate) struct Backup {
     pub(crate) verified_at: Option<DateTime<Utc>>,
     pub(crate) verify_error: Option<String>,
     pub(crate) expires_at: Option<DateTime<Utc>>,
+    /// What it holds is what the database was then; `None`: when it was made.
+    pub(crate) moment: Option<DateTime<Utc>>,
+    /// False: it is given up once it was restored ([`super::spent`]).
+    pub(crate) is_kept: bool,
 }
 
 const COLUMNS: &str =
     "id, tenant_id, project_id, tenant_name, kind, state, created_at, finished_at, took_ms,
     size_bytes, sha256, dump_bytes, tables, rows, upload, attempts, last_error,
-    verify_asked_at IS NOT NULL AS is_to_be_verified, verified_at, verify_error, expires_at";
+    verify_asked_at IS NOT NULL AS is_to_be_verified, verified_at, verify_error, expires_at,
+    moment, is_kept";
 
 impl Backup {
     fn read(row: &Row) -> Self {
@@ -109,6 +114,8 @@ impl Backup {
             verified_at: row.get("verified_at"),
             verify_error: row.get("verify_error"),
             expires_at: row.get("expires_at"),
+            moment: row.get("moment"),
+            is_kept: row.get("is_kept"),
         }
     }
 }
@@ -119,6 +126,10 @@ pub(crate) struct New<'a> {
     pub(crate) project: &'a ProjectId,
     pub(crate) name: &'a str,
     pub(crate) kind: &'a str,
+    /// Of kind `moment`.
+    pub(crate) moment: Option<DateTime<Utc>>,
+    /// False: only to be restored once.
+    pub(crate) is_kept: bool,
     /// Passes make it; otherwise whoever asks does.
     pub(crate) is_due: bool,
 }
@@ -129,8 +140,8 @@ pub(crate) async fn insert(
 ) -> Result<Backup, CatalogError> {
     let id = BackupId::random(&mut rand::rng());
     let sql = format!(
-        "INSERT INTO backup (id, tenant_id, project_id, tenant_name, kind, due_at)
-         VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN now() END) RETURNING {COLUMNS}"
+        "INSERT INTO backup (id, tenant_id, project_id, tenant_name, kind, due_at, moment, is_kept)
+         VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN now() END, $7, $8) RETURNING {COLUMNS}"
     );
     let row = catalog::query_one(
         client,
@@ -142,6 +153,8 @@ pub(crate) async fn insert(
             &new.name,
             &new.kind,
             &new.is_due,
+            &new.moment,
+            &new.is_kept,
         ],
     )
     .await?;
@@ -178,12 +191,12 @@ pub(crate) async fn read(
     find(client, Reach::everything(), id).await
 }
 
-/// When the newest good one of a database was ready.
+/// When a database was what its newest good one holds.
 pub(crate) async fn newest_good(
     client: &impl GenericClient,
     tenant: &TenantId,
 ) -> Result<Option<DateTime<Utc>>, CatalogError> {
-    let sql = "SELECT max(finished_at) FROM backup
+    let sql = "SELECT max(coalesce(moment, finished_at)) FROM backup
         WHERE tenant_id = $1 AND state = 'ready' AND verify_error IS NULL";
     Ok(catalog::query_one(client, sql, &[&tenant.as_str()])
         .await?
@@ -208,23 +221,29 @@ pub(crate) async fn list(
     Ok(rows.iter().map(Backup::read).collect())
 }
 
-/// Backups of a database that somebody asked for.
-pub(crate) async fn count_manual(
+/// Backups of a database that somebody asked for: to be kept, or only to be restored once.
+pub(crate) async fn count_asked(
     client: &impl GenericClient,
     tenant: &TenantId,
+    is_kept: bool,
 ) -> Result<i64, CatalogError> {
-    let sql = "SELECT count(*) FROM backup WHERE tenant_id = $1 AND kind = 'manual' AND state <> 'deleting'";
-    Ok(catalog::query_one(client, sql, &[&tenant.as_str()])
-        .await?
-        .get(0))
+    let sql = "SELECT count(*) FROM backup
+        WHERE tenant_id = $1 AND is_kept = $2 AND kind IN ('manual', 'moment') AND state <> 'deleting'";
+    Ok(
+        catalog::query_one(client, sql, &[&tenant.as_str(), &is_kept])
+            .await?
+            .get(0),
+    )
 }
 
-/// Leases backups that are due, one of a database at a time, and no more than there is room for.
+/// Leases backups that are due, one of a database at a time, and no more than there is room for. Those of
+/// moments that are past only when they can be recovered here.
 pub(crate) async fn take_due(
     client: &impl GenericClient,
     instance: &str,
     lease: Duration,
     room: usize,
+    has_history: bool,
 ) -> Result<Vec<BackupId>, CatalogError> {
     let rows = catalog::query(
         client,
@@ -232,6 +251,7 @@ pub(crate) async fn take_due(
          WHERE id IN (
              SELECT id FROM backup b
              WHERE due_at <= now() AND (leased_until IS NULL OR leased_until < now())
+                 AND ($4 OR moment IS NULL OR state NOT IN ('waiting', 'running'))
                  AND (state NOT IN ('waiting', 'running') OR id = (
                      SELECT o.id FROM backup o
                      WHERE o.tenant_id = b.tenant_id AND o.state IN ('waiting', 'running') AND o.due_at IS NOT NULL
@@ -242,6 +262,7 @@ pub(crate) async fn take_due(
             &instance,
             &lease.as_secs_f64(),
             &i64::try_from(room).unwrap_or(i64::MAX),
+            &has_history,
         ],
     )
     .await?;
@@ -306,6 +327,16 @@ pub(crate) async fn source(
             (_, _) => Source::NotNow,
         },
     })
+}
+
+/// Where the data of a database is now, whatever its state.
+pub(crate) async fn place(
+    client: &impl GenericClient,
+    tenant: &TenantId,
+) -> Result<Option<Pid>, CatalogError> {
+    let sql = "SELECT pid FROM tenant WHERE id = $1";
+    let row = catalog::query_opt(client, sql, &[&tenant.as_str()]).await?;
+    Ok(row.map(|row| parse(row.get(0))))
 }
 
 /// What can be read of a database.

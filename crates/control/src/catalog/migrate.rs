@@ -132,6 +132,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "statement audit",
         sql: include_str!("../../migrations/0024_statement_audit.sql"),
     },
+    Migration {
+        version: 25,
+        name: "moment",
+        sql: include_str!("../../migrations/0025_moment.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

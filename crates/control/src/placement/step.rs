@@ -56,6 +56,8 @@ steps! {
     BackupCommit = "backup.commit",
     /// It is written, and its row says so.
     BackupWrite = "backup.write",
+    /// The node is recovered to a moment that is past, and what is to be backed up is read there.
+    MomentRead = "moment.read",
     /// What is stored of it is removed, then its row.
     BackupRemove = "backup-delete.remove",
     /// Rows of a restore.

@@ -26,7 +26,7 @@ use model::{
     insight::{Pools, Question, Questions, TenantCounts, TenantDetail, TenantLog},
     route::{self, Door, RouteClient},
 };
-use node::managed::{Managed, ManagedConfig, StopLimit};
+use node::managed::{HistoryConfig, Managed, ManagedConfig, StopLimit};
 use reqwest::{Method, StatusCode};
 use scratch::Scratch;
 use serde_json::{Value, json};
@@ -201,6 +201,14 @@ impl Stack {
     }
 
     pub async fn with(change: impl Fn(&mut Config) + Send + Sync + 'static) -> Self {
+        Self::with_history(None, change).await
+    }
+
+    /// What the node was is kept.
+    pub async fn with_history(
+        history: Option<HistoryConfig>,
+        change: impl Fn(&mut Config) + Send + Sync + 'static,
+    ) -> Self {
         let _ = tracing_subscriber::fmt()
             .with_env_filter(std::env::var("RUST_LOG").unwrap_or_else(|_| "off".to_owned()))
             .with_test_writer()
@@ -215,6 +223,7 @@ impl Stack {
             bin: Some("/usr/lib/postgresql/15/bin".into()),
             memory_bytes: Some(512 << 20),
             budget: BUDGET,
+            history,
             fallback_root: dir.path().join("elsewhere"),
             ..ManagedConfig::new(dir.path().join("data"))
         })
@@ -259,6 +268,15 @@ impl Stack {
         self.routes = routes;
         self.control = Some(control);
         self.base = base;
+    }
+
+    pub fn node(&self) -> node::Node {
+        self.managed.node()
+    }
+
+    /// Where backups are, unless a test says otherwise.
+    pub fn backups_dir(&self) -> PathBuf {
+        self._dir.path().join("backups")
     }
 
     /// Where a control plane of this name has its audit log.

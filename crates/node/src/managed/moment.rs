@@ -141,7 +141,8 @@ pub struct Recovered {
 struct Server {
     node: Node,
     child: Ending,
-    is_partial: bool,
+    /// The database beside which the others are hollow.
+    only: Option<Pid>,
     wrote_bytes: u64,
     /// Its socket's directory goes with it.
     _launch: Launch,
@@ -168,7 +169,12 @@ impl Recovered {
 
     /// Whether only the database that was asked for, and the catalog, have their contents.
     pub fn is_partial(&self) -> bool {
-        self.server.is_partial
+        self.server.only.is_some()
+    }
+
+    /// Whether the database of `pid` has its contents.
+    pub fn has(&self, pid: &Pid) -> bool {
+        self.server.only.as_ref().is_none_or(|only| only == pid)
     }
 
     /// Bytes that recovering wrote to the disk.
@@ -228,6 +234,8 @@ impl Node {
             };
             let begin = history.begin(moment, &last)?.ok_or_else(unknown)?;
             let hollow = wanted.map(|pid| history.hollow(&begin, &pid.database()));
+            let hollow = hollow.unwrap_or_default();
+            let only = wanted.filter(|_| !hollow.is_empty());
             let recovery = Recovery {
                 node: self,
                 facts,
@@ -235,7 +243,7 @@ impl Node {
                 begin: &begin,
                 moment,
             };
-            recovery.make(hollow.unwrap_or_default()).await
+            recovery.make(hollow, only.cloned()).await
         };
         let recovered = timeout_at(until, recovered).await;
         match recovered.map_err(too_long).flatten() {
@@ -243,7 +251,7 @@ impl Node {
                 tracing::info!(
                     took_ms = begun.elapsed().as_millis(),
                     wrote_bytes = server.wrote_bytes,
-                    partial = server.is_partial,
+                    partial = server.only.is_some(),
                     "recovered a moment of the node"
                 );
                 Ok(Recovered {
@@ -317,7 +325,7 @@ struct Recovery<'a> {
 }
 
 impl Recovery<'_> {
-    async fn make(&self, hollow: HashSet<u32>) -> Result<Server, MomentError> {
+    async fn make(&self, hollow: HashSet<u32>, only: Option<Pid>) -> Result<Server, MomentError> {
         let (parts, facts) = (&self.node.shared.parts, self.facts);
         let dir = dir(&facts.moments.base);
         let user = self.history.user.as_ref();
@@ -331,7 +339,6 @@ impl Recovery<'_> {
                 set_mode(passed, 0o750)?;
             }
         }
-        let is_partial = !hollow.is_empty();
         let cloned = self.history.clone_to(self.begin, hollow, &cluster).await?;
         let wrote_bytes = cloned.map_err(|(needed, left)| MomentError::NoRoom { needed, left })?;
         let group = user.map(|user| user.gid);
@@ -395,7 +402,7 @@ impl Recovery<'_> {
         Ok(Server {
             node,
             child,
-            is_partial,
+            only,
             wrote_bytes,
             _launch: launch,
         })

@@ -216,12 +216,23 @@ impl History {
         let failed = |error| io_error("read the history in", &files.root, error);
         base::clean(&files.bases()).map_err(failed)?;
         let bases = base::list(&files.bases()).map_err(failed)?;
+        // As the first look will find it.
+        let status = HistoryStatus {
+            state: match (files.discard().exists(), bases.is_empty()) {
+                (true, _) => HistoryState::GivenUp,
+                (false, true) => HistoryState::Beginning,
+                (false, false) => HistoryState::Kept,
+            },
+            oldest: bases.first().map(|base| base.finished),
+            bases: bases.len(),
+            ..HistoryStatus::default()
+        };
         Ok(Self {
             can_share: probe_reflink(&files.root).unwrap_or(false),
             files,
             config,
             user: user.cloned(),
-            status: Mutex::default(),
+            status: Mutex::new(status),
             bases: Mutex::new(bases),
             wake: Notify::new(),
             in_use: tokio::sync::RwLock::default(),

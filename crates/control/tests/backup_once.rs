@@ -1,0 +1,135 @@
+//! Backups that are made only to be restored once (`keep` of a request), through the API.
+
+#![allow(clippy::unwrap_used, reason = "a test's own code")]
+
+mod kit;
+
+use kit::{Stack, text, wait_for};
+use serde_json::{Value, json};
+
+/// How many of one database there may be at a time.
+const MOST: usize = 10;
+
+async fn backup(stack: &Stack, token: &str, keep: bool) -> Value {
+    let path = "/customer/databases/main/backups?wait=60";
+    let made = stack.post(path, token, json!({ "keep": keep })).await.ok();
+    assert_eq!(made["state"], "ready", "{made}");
+    assert_eq!(made["keep"], keep, "{made}");
+    made
+}
+
+async fn look_at(stack: &Stack, token: &str, backup: &Value) -> Value {
+    let path = format!("/customer/backups/{}", text(&backup["id"]));
+    stack.get(&path, token).await.ok()
+}
+
+fn file(stack: &Stack, backup: &Value) -> std::path::PathBuf {
+    let [database, id] = ["database_id", "id"].map(|key| text(&backup[key]));
+    stack.backups_dir().join(format!("{database}/{id}.tntry"))
+}
+
+async fn restore(stack: &Stack, token: &str, backup: &Value, body: Value) -> Value {
+    let path = format!("/customer/backups/{}/restore?wait=60", text(&backup["id"]));
+    stack.post(&path, token, body).await.ok()
+}
+
+/// Until nothing is left of it: no row, and no file.
+async fn wait_gone(stack: &Stack, backup: &Value) {
+    let catalog = stack.catalog().await;
+    let sql = "SELECT FROM backup WHERE id = $1";
+    wait_for(async || {
+        let row = catalog.query_opt(sql, &[&text(&backup["id"])]).await;
+        row.unwrap().is_none().then_some(())
+    })
+    .await;
+    assert!(!file(stack, backup).exists(), "{backup}");
+}
+
+async fn execute(stack: &Stack, sql: &str, backup: &Value) {
+    let catalog = stack.catalog().await;
+    let changed = catalog.execute(sql, &[&text(&backup["id"])]).await;
+    assert_eq!(changed.unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_not_kept_goes_when_its_restore_has_ended_however_it_did() {
+    let stack = Stack::start().await;
+    let token = stack.token().await;
+    stack.create(&token, "main").await;
+    let kept = backup(&stack, &token, true).await;
+
+    let beside = backup(&stack, &token, false).await;
+    let done = restore(&stack, &token, &beside, json!({ "name": "beside" })).await;
+    assert_eq!(done["state"], "done", "{done}");
+    wait_gone(&stack, &beside).await;
+
+    let in_place = backup(&stack, &token, false).await;
+    let body = json!({ "safety_backup": false });
+    let done = restore(&stack, &token, &in_place, body.clone()).await;
+    assert_eq!(done["state"], "done", "{done}");
+    wait_gone(&stack, &in_place).await;
+
+    let damaged = backup(&stack, &token, false).await;
+    let mut bytes = std::fs::read(file(&stack, &damaged)).unwrap();
+    bytes.pop();
+    std::fs::write(file(&stack, &damaged), bytes).unwrap();
+    let failed = restore(&stack, &token, &damaged, body.clone()).await;
+    assert_eq!(failed["error_code"], "backup_damaged", "{failed}");
+    wait_gone(&stack, &damaged).await;
+
+    // One that is kept can be restored as often as anybody wants to.
+    for name in ["first", "second"] {
+        let done = restore(&stack, &token, &kept, json!({ "name": name })).await;
+        assert_eq!(done["state"], "done", "{done}");
+    }
+    let kept = look_at(&stack, &token, &kept).await;
+    assert!(
+        kept["state"] == "ready" && kept["expires_at"].is_null(),
+        "{kept}"
+    );
+    stack.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_that_is_not_kept_and_that_nobody_restores_goes_in_time_and_never_while_it_is_read()
+ {
+    let stack = Stack::start().await;
+    let token = stack.token().await;
+    stack.create(&token, "main").await;
+    let [needed, unused] = [
+        backup(&stack, &token, false).await,
+        backup(&stack, &token, false).await,
+    ];
+    for one in [&needed, &unused] {
+        wait_for(async || {
+            let now = look_at(&stack, &token, one).await;
+            now["expires_at"].is_string().then_some(())
+        })
+        .await;
+    }
+    // As if a database were being filled from it.
+    let begun = "INSERT INTO restore (id, backup_id, project_id, tenant_id, mode, state, wants_safety, time_max_s)
+        SELECT 'rst_x', id, project_id, 'somebody', 'beside', 'filling', false, 3600 FROM backup WHERE id = $1";
+    execute(&stack, begun, &needed).await;
+    let expire = "UPDATE backup SET expires_at = now() WHERE id = $1";
+    execute(&stack, expire, &needed).await;
+    execute(&stack, expire, &unused).await;
+    // One look decides of both.
+    wait_gone(&stack, &unused).await;
+    let now = look_at(&stack, &token, &needed).await;
+    assert_eq!(now["state"], "ready", "{now}");
+    let ended = "UPDATE restore SET state = 'failed' WHERE backup_id = $1";
+    execute(&stack, ended, &needed).await;
+    wait_gone(&stack, &needed).await;
+
+    // So many at a time; and those that are kept are not fewer for it.
+    let path = "/customer/databases/main/backups";
+    for _ in 0..MOST {
+        let asked = stack.post(path, &token, json!({ "keep": false })).await;
+        asked.ok();
+    }
+    let refused = stack.post(path, &token, json!({ "keep": false })).await;
+    refused.error(409, "too_many_backups");
+    backup(&stack, &token, true).await;
+    stack.stop().await;
+}
