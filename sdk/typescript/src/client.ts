@@ -1,4 +1,5 @@
 /** The client: which server, as whom, and what it offers. */
+import { Alerts } from './alerts.js';
 import { Backups } from './backups.js';
 import { FileCredentialStore, type CredentialStore } from './credentials.js';
 import { Databases } from './databases.js';
@@ -34,6 +35,7 @@ export interface TenantryClient {
   readonly auth: Auth;
   readonly tokens: Tokens;
   readonly databases: Databases;
+  readonly alerts: Alerts;
   readonly backups: Backups;
 }
 
@@ -45,6 +47,7 @@ export function createTenantryClient(options: TenantryClientOptions = {}): Tenan
     auth: new Auth(session),
     tokens: new Tokens(session),
     databases: new Databases(session),
+    alerts: new Alerts(session),
     backups: new Backups(session),
   };
 }

@@ -69,6 +69,18 @@ export interface Observing {
   samples?: number;
 }
 
+/** Which lines of the statement log `logs` gives. */
+export interface LogFilter {
+  /** Those that failed, or that were slow; all when left out. */
+  type?: 'error' | 'slow';
+  /** How far back, such as `15m` or `7d`; `24h` when left out. */
+  since?: string;
+  /** 1 to 1,000; 100 when left out. */
+  limit?: number;
+  /** `next_cursor` of an earlier answer: what comes behind it. */
+  cursor?: string;
+}
+
 /** What `inspect` shows. */
 export type Inspected = 'schemas' | 'tables' | 'indexes' | 'locks' | 'connections';
 
@@ -288,6 +300,23 @@ export class Databases {
   observability(database: string, options: RequestOptions & Observing = {}): Promise<Schemas['Observability']> {
     const { order, samples, ...rest } = options;
     return this.session.call('GET /customer/databases/{database}/observability', { path: { database }, query: { order, samples }, ...rest });
+  }
+
+  /** Lines of its statement log, without the statements' constants. */
+  logs(database: string, options: RequestOptions & LogFilter = {}): Promise<Schemas['LogPage']> {
+    const { type, since, limit, cursor, ...rest } = options;
+    return this.session.call('GET /customer/databases/{database}/logs', { path: { database }, query: { type, since, limit, cursor }, ...rest });
+  }
+
+  /** How many statements failed or were slow, by which errors, and what the log keeps. */
+  logStats(database: string, options: RequestOptions & Pick<LogFilter, 'since'> = {}): Promise<Schemas['LogStats']> {
+    const { since, ...rest } = options;
+    return this.session.call('GET /customer/databases/{database}/logs/stats', { path: { database }, query: { since }, ...rest });
+  }
+
+  /** Figures of today, this hour and this week. */
+  metrics(database: string, options: RequestOptions = {}): Promise<Schemas['Metrics']> {
+    return this.session.call('GET /customer/databases/{database}/metrics', { path: { database }, ...options });
   }
 
   /** What is in it and who is there, rows as objects: a thousand at most. */

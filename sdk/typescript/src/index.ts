@@ -1,4 +1,6 @@
 /** A PostgreSQL database for every customer, agent or preview: the client of Tenantry's API. */
+export { Alerts } from './alerts.js';
+export type { Alert, AlertFilter, AlertRule, AlertTarget } from './alerts.js';
 export { Backups } from './backups.js';
 export type { Backup, BackupSchedule, Moments, Restore } from './backups.js';
 export { Auth, createTenantryClient, createTenantryClient as createDb9Client } from './client.js';
@@ -7,7 +9,7 @@ export { FileCredentialStore, MemoryCredentialStore } from './credentials.js';
 export type { AnonymousProject, CredentialStore, KeptServer, WritableStore } from './credentials.js';
 export { DatabaseLimits, Databases, DatabaseUsers } from './databases.js';
 export type {
-  BatchOptions, BatchStatement, Database, DatabaseUser, Inspected, Limits, LimitValues, ListFilter, Observing, QueryResult, SqlResult, Sweep,
+  BatchOptions, BatchStatement, Database, DatabaseUser, Inspected, Limits, LimitValues, ListFilter, LogFilter, Observing, QueryResult, SqlResult, Sweep,
 } from './databases.js';
 export * from './errors.js';
 export { instantDatabase } from './instant.js';

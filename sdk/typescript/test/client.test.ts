@@ -5,8 +5,8 @@ import { createServer } from 'node:http';
 import { test } from 'node:test';
 
 import pg from 'pg';
-import { AuthenticationError, ConflictError, ConnectionError, createDb9Client, createTenantryClient, InvalidRequestError,
-  MemoryCredentialStore, NotFoundError, PermissionError, ServerError, SqlError, TenantryError, WaitError } from 'tenantry';
+import { ApiError, AuthenticationError, ConflictError, ConnectionError, createDb9Client, createTenantryClient, InvalidRequestError,
+  MemoryCredentialStore, NotFoundError, PermissionError, ServerError, SqlError, TenantryError, until, WaitError } from 'tenantry';
 
 import { between, ownClient, shared } from './server.js';
 
@@ -59,6 +59,44 @@ test('what a database does and has is seen', async () => {
   assert.ok(Object.values(tables[0] ?? {}).includes('looked_at'), JSON.stringify(tables));
   assert.ok(Array.isArray(await databases.inspect('seen', 'connections')));
   await assert.rejects(databases.observability('nowhere'), NotFoundError);
+});
+
+test('what failed in a database is in its log, without constants, and is counted', async () => {
+  const { databases } = await ownClient();
+  const { id } = await databases.create({ name: 'logged' });
+  for (let n = 1; n <= 3; n += 1) await databases.sql('logged', `SELECT 4711 FROM missing_${n}`);
+  const first = await until('lines of the log', async () => {
+    const page = await databases.logs('logged', { type: 'error', since: '1h', limit: 2 });
+    return page.has_more ? page : undefined;
+  }, { timeoutMs: 60_000 });
+  assert.equal(first.database_id, id);
+  const { logs } = await databases.logs('logged', { type: 'error', limit: 2, cursor: first.next_cursor ?? '' });
+  const lines = [...first.logs, ...logs];
+  assert.deepEqual([1, 2, 3].map((n) => lines.filter((line) => JSON.stringify(line).includes(`missing_${n}`)).length), [1, 1, 1]);
+  assert.ok(!JSON.stringify(lines).includes('4711'));
+  assert.deepEqual((await databases.logs('logged', { type: 'slow' })).logs, []);
+  assert.equal((await databases.logStats('logged', { since: '1h' })).error_count, 3);
+  assert.equal((await databases.metrics('logged')).database_id, id);
+  await assert.rejects(databases.logs('nowhere'), NotFoundError);
+});
+
+test('rules of alerts are written and removed; what is open is listed', async () => {
+  const { alerts, databases } = await ownClient();
+  const { id } = await databases.create({ name: 'watched' });
+  const own = async () => (await alerts.rules()).filter((rule) => rule.id !== null && rule.id !== undefined);
+  assert.deepEqual(await own(), []);
+  const rule = await alerts.setRule({ kind: 'size', database: 'watched', threshold: 1, for_seconds: 0 });
+  assert.deepEqual([rule.database_id, rule.threshold, rule.enabled], [id, 1, true]);
+  assert.deepEqual((await own()).map((one) => one.id), [rule.id]);
+  await alerts.removeRule(rule.id ?? '');
+  assert.deepEqual(await own(), []);
+  await assert.rejects(alerts.removeRule(rule.id ?? ''), NotFoundError);
+  assert.deepEqual(await alerts.list({ state: 'open', limit: 10 }), []);
+
+  assert.equal((await alerts.target()).url ?? null, null);
+  // Owners' webhooks are public addresses, and what is not set cannot be tried.
+  await assert.rejects(alerts.setTarget({ url: 'https://127.0.0.1/hook' }), PermissionError);
+  await assert.rejects(alerts.test(), ApiError);
 });
 
 test('a database is backed up, changed, and becomes what it was; or a new one', async () => {
