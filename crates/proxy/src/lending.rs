@@ -960,11 +960,31 @@ pub(crate) struct Known {
 
 /// Whether a text may lead settings back to what a server connection logged in with.
 pub(crate) fn mentions_reset(text: &[u8]) -> bool {
-    const WORDS: [&[u8]; 4] = [b"reset", b"default", b"discard", b"local"];
-    WORDS.iter().any(|word| {
-        let mut pieces = text.windows(word.len());
-        pieces.any(|piece| piece.eq_ignore_ascii_case(word))
-    })
+    const WORDS: [&[u8]; 3] = [b"reset", b"default", b"discard"];
+    WORDS
+        .iter()
+        .any(|word| places(text, word).next().is_some())
+        // Of a time zone. That of SET LOCAL leads back to what the session has.
+        || places(text, b"local").any(|at| !is_behind_set(&text[..at]))
+}
+
+/// Where a text has a word, or a longer one with that in it.
+fn places<'a>(text: &'a [u8], word: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    let pieces = text.windows(word.len()).enumerate();
+    pieces.filter_map(|(at, piece)| piece.eq_ignore_ascii_case(word).then_some(at))
+}
+
+/// Whether a text ends with the word SET and blanks.
+fn is_behind_set(text: &[u8]) -> bool {
+    let word = text.trim_ascii_end();
+    let Some(before) = word.len().checked_sub(3) else {
+        return false;
+    };
+    word.len() < text.len()
+        && word[before..].eq_ignore_ascii_case(b"set")
+        && word[..before]
+            .last()
+            .is_none_or(|byte| byte.is_ascii_whitespace() || *byte == b';')
 }
 
 /// Its role in the group, if the session has none.
@@ -981,12 +1001,7 @@ fn role_if_missing(server: &Server) -> String {
 
 /// Whether a text may say SESSION AUTHORIZATION, other than to have it shown.
 pub(crate) fn mentions_authorization(text: &[u8]) -> bool {
-    const WORD: &[u8] = b"authorization";
-    (0..text.len()).any(|at| {
-        text.get(at..at + WORD.len())
-            .is_some_and(|piece| piece.eq_ignore_ascii_case(WORD))
-            && !is_shown(&text[..at])
-    })
+    places(text, b"authorization").any(|at| !is_shown(&text[..at]))
 }
 
 /// Whether what comes before the word is `SHOW SESSION`.
@@ -1005,6 +1020,26 @@ fn is_shown(before: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_holds_for_a_transaction_resets_nothing() {
+        for (text, mentions) in [
+            ("SET LOCAL IntervalStyle TO iso_8601", false),
+            ("begin;set\n local a = 1", false),
+            ("SET LOCAL a = 1; SET TIME ZONE LOCAL", true),
+            ("SET LOCAL TIME ZONE LOCAL", true),
+            ("SET LOCAL a TO DEFAULT", true),
+            ("SELECT offset local", true),
+            ("SELECT 'set', local", true),
+            ("SET/**/LOCAL a = 1", true),
+            ("setlocal", true),
+            ("LOCAL", true),
+            ("Discard plans", true),
+            ("SELECT 1", false),
+        ] {
+            assert_eq!(mentions_reset(text.as_bytes()), mentions, "{text}");
+        }
+    }
 
     #[test]
     fn showing_who_one_is_mentions_nothing() {

@@ -448,6 +448,8 @@ async fn behind_a_reset_a_transaction_may_still_become_another() {
                 &["BEGIN", "SET search_path TO DEFAULT"],
                 &["BEGIN", "SET LOCAL search_path TO DEFAULT"],
                 &["BEGIN; SET LOCAL search_path TO DEFAULT"],
+                &["SET DateStyle TO ISO; SET LOCAL IntervalStyle TO iso_8601; ROLLBACK; BEGIN"],
+                &["BEGIN; SET LOCAL IntervalStyle TO iso_8601; ROLLBACK; BEGIN"],
             ] {
                 for is_by_query in [true, false] {
                     let mut pair = Pair::new(&stack, &tenant, mode, &startup);
