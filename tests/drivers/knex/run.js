@@ -52,6 +52,8 @@ run(async () => {
   await plain.destroy();
   ok('plain-refused');
 
+  // Its tables first: of two that make them at once, each puts a row into that of locks, and neither gets a lock then.
+  assert.equal((await knex.migrate.list({ migrationSource: migrations }))[1].length, 2);
   // Both at once: a table of locks lets one of them do it.
   const other = connect();
   const both = await Promise.allSettled([knex, other].map((one) => one.migrate.latest({ migrationSource: migrations })));
