@@ -143,7 +143,11 @@ async fn deliver(app: &App, due: &Due) -> Result<(), CatalogError> {
             "a message of an alert was not taken");
     }
     let pause = pause(due.attempts, rand::rng().random_range(-0.2..0.2));
-    let client = app.catalog.get().await?;
+    let mut client = app.catalog.get().await?;
+    // Whoever sees an attempt counted also sees what the webhook said to it. The target comes first, as where a
+    // target is removed with its messages: in the other order the two wait for each other.
+    let transaction = client.transaction().await?;
+    targets::tried(&transaction, &due.project, error.as_deref()).await?;
     let sql = "UPDATE alert_message SET leased_by = NULL, leased_until = NULL, attempts = attempts + 1, last_error = $3,
             state = CASE WHEN $3::text IS NULL THEN 'sent' WHEN $4 THEN 'failed' ELSE state END,
             ended_at = CASE WHEN $3::text IS NULL OR $4 THEN now() END,
@@ -156,8 +160,8 @@ async fn deliver(app: &App, due: &Due) -> Result<(), CatalogError> {
         &is_last,
         &pause.as_secs_f64(),
     ];
-    catalog::execute(&client, sql, &values).await?;
-    targets::tried(&client, &due.project, error.as_deref()).await
+    catalog::execute(&transaction, sql, &values).await?;
+    Ok(transaction.commit().await?)
 }
 
 /// Whose word sends it there: only the operator sets the target of the operator's project.
