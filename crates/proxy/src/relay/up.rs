@@ -36,8 +36,9 @@ use crate::{
     worker::Worker,
 };
 
-/// Behind what does this, nobody knows the settings in force before the transaction is over.
-pub(super) const UNSETTLING: Effects = Effects::SETTINGS.with(Effects::RUNS);
+/// Behind what does this, nobody knows the settings in force before the transaction is over, or the session is a role
+/// that may not see what its statements name.
+pub(super) const UNSETTLING: Effects = Effects::SETTINGS.with(Effects::RUNS).with(Effects::ROLE);
 
 /// What goes to a server at once: pieces of what was read, and what we put between.
 pub(super) struct Outgoing<'a> {
