@@ -394,6 +394,17 @@ impl Lexeme<'_> {
         Some(Cow::Owned(text))
     }
 
+    /// Whether this is the keyword `word` (lower case), or a name without quotes that reads like it.
+    #[inline]
+    pub(crate) fn is_word(&self, word: &str) -> bool {
+        self.token == Token::Word && self.raw.eq_ignore_ascii_case(word.as_bytes())
+    }
+
+    /// The same of several words.
+    pub(crate) fn is_one_of(&self, words: &[&str]) -> bool {
+        words.iter().any(|word| self.is_word(word))
+    }
+
     /// Whether this name, quoted or not, is `name` (lower case) to PostgreSQL.
     pub(crate) fn is_name(&self, name: &str) -> bool {
         match self.token {

@@ -425,10 +425,7 @@ impl<'a> Writer<'a, '_> {
                 !b"~!@#%^&|`?".contains(lexeme.raw.first().unwrap_or(&b'?'))
             }
             Token::Sign => true,
-            Token::Word => BEFORE_SIGN
-                .iter()
-                .any(|word| lexeme.raw.eq_ignore_ascii_case(word.as_bytes())),
-            _ => false,
+            _ => lexeme.is_one_of(&BEFORE_SIGN),
         }
     }
 }

@@ -135,14 +135,6 @@ struct Finder<'a> {
     queries: Vec<String>,
 }
 
-fn is(lexeme: &Lexeme<'_>, word: &str) -> bool {
-    lexeme.token == Token::Word && lexeme.raw.eq_ignore_ascii_case(word.as_bytes())
-}
-
-fn is_one(lexeme: &Lexeme<'_>, words: &[&str]) -> bool {
-    words.iter().any(|word| is(lexeme, word))
-}
-
 /// Words between a verb and the name of a table.
 const BETWEEN: [&str; 11] = [
     "only",
@@ -302,7 +294,7 @@ impl Finder<'_> {
     fn word(&mut self, lexeme: &Lexeme<'_>, before: &[String; 2]) {
         let frame = self.frame();
         match frame.clause {
-            Clause::With { .. } if is(lexeme, "recursive") => {
+            Clause::With { .. } if lexeme.is_word("recursive") => {
                 frame.is_recursive = true;
                 frame.clause = Clause::With { is_recursive: true };
             }
@@ -324,17 +316,17 @@ impl Finder<'_> {
     /// A name is expected here.
     fn expected(&mut self, lexeme: &Lexeme<'_>, access: Access) {
         let is_list = matches!(self.frame().clause, Clause::List(_));
-        if is_one(lexeme, &BETWEEN) {
+        if lexeme.is_one_of(&BETWEEN) {
             return;
         }
         let frame = self.frame();
         // `FROM (SELECT …)`, and what was no place for a name.
-        if is_one(lexeme, &["select", "with", "values"]) && frame.lead == Lead::Start {
+        if lexeme.is_one_of(&["select", "with", "values"]) && frame.lead == Lead::Start {
             frame.clause = Clause::Other;
             return self.lead(lexeme);
         }
         // `ROWS FROM (…)`
-        if is(lexeme, "rows") && is(&self.lexer.peek(), "from") {
+        if lexeme.is_word("rows") && self.lexer.peek().is_word("from") {
             self.lexer.next();
             self.frame().clause = Clause::Within(access);
             return;
@@ -391,8 +383,8 @@ impl Finder<'_> {
                 Token::Open => depth += 1,
                 Token::Close => depth = depth.saturating_sub(1),
                 Token::End | Token::Bad | Token::Semicolon => break false,
-                _ if depth == 0 && is(&lexeme, "from") => break true,
-                _ if depth == 0 && is(&lexeme, "to") => break false,
+                _ if depth == 0 && lexeme.is_word("from") => break true,
+                _ if depth == 0 && lexeme.is_word("to") => break false,
                 _ => {}
             }
         };
@@ -425,7 +417,7 @@ impl Finder<'_> {
             self.frame().lead,
             Lead::Start | Lead::Inside | Lead::Explain | Lead::Prepare
         ) {
-            let is_first = self.frame().lead != Lead::Inside || is_one(lexeme, &QUERIES);
+            let is_first = self.frame().lead != Lead::Inside || lexeme.is_one_of(&QUERIES);
             if is_first {
                 return self.lead(lexeme);
             }
@@ -437,10 +429,10 @@ impl Finder<'_> {
         let clause = match lead {
             Lead::Inside => {
                 // Of a column: REFERENCES other (id).
-                is(lexeme, "references").then(|| next(Access::Read))
+                lexeme.is_word("references").then(|| next(Access::Read))
             }
             Lead::Define => self.of_definition(lexeme),
-            _ if is(lexeme, "from") => {
+            _ if lexeme.is_word("from") => {
                 let is_comparison = before[0] == "distinct" && matches!(&*before[1], "is" | "not");
                 match lead {
                     _ if is_comparison => None,
@@ -451,27 +443,27 @@ impl Finder<'_> {
                     _ => None,
                 }
             }
-            _ if is(lexeme, "join") => Some(list(Access::Read)),
-            Lead::Query if is(lexeme, "into") => {
+            _ if lexeme.is_word("join") => Some(list(Access::Read)),
+            Lead::Query if lexeme.is_word("into") => {
                 let temporary = ["temp", "temporary", "unlogged", "local", "global"];
-                if is_one(&self.lexer.peek(), &temporary) {
+                if self.lexer.peek().is_one_of(&temporary) {
                     self.lexer.next();
                 }
                 Some(next(Access::Define))
             }
-            Lead::Insert | Lead::Merge if is(lexeme, "into") => Some(next(Access::Write)),
-            Lead::Merge if is(lexeme, "using") => Some(list(Access::Read)),
-            Lead::Delete if is(lexeme, "using") && self.lexer.peek().token != Token::Open => {
+            Lead::Insert | Lead::Merge if lexeme.is_word("into") => Some(next(Access::Write)),
+            Lead::Merge if lexeme.is_word("using") => Some(list(Access::Read)),
+            Lead::Delete if lexeme.is_word("using") && self.lexer.peek().token != Token::Open => {
                 Some(list(Access::Read))
             }
-            Lead::Insert if is_one(lexeme, &["select", "values", "with", "table"]) => {
+            Lead::Insert if lexeme.is_one_of(&["select", "values", "with", "table"]) => {
                 return self.lead(lexeme);
             }
             // Behind UNION and the like.
-            Lead::Query if is_one(lexeme, &["select", "values", "table"]) => {
+            Lead::Query if lexeme.is_one_of(&["select", "values", "table"]) => {
                 return self.lead(lexeme);
             }
-            _ if is_one(lexeme, &ENDS) => Some(Clause::Other),
+            _ if lexeme.is_one_of(&ENDS) => Some(Clause::Other),
             _ => None,
         };
         if let Some(clause) = clause {

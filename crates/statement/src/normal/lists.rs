@@ -47,7 +47,7 @@ impl Lists {
     /// At an opening parenthesis, before it is shown: it may be of the first of several rows, which
     /// it is a part of. `depth`: outside it.
     pub(super) fn rows(&mut self, before: &Lexeme<'_>, depth: u32, shape: &mut Shape<'_>) {
-        if is(before, "values") {
+        if before.is_word("values") {
             self.begin(Kind::Rows, depth, shape);
         }
     }
@@ -60,7 +60,7 @@ impl Lists {
         depth: u32,
         shape: &mut Shape<'_>,
     ) {
-        if is(before, if token == Token::Open { "in" } else { "array" }) {
+        if before.is_word(if token == Token::Open { "in" } else { "array" }) {
             self.begin(Kind::Enclosed, depth + 1, shape);
         }
     }
@@ -186,8 +186,4 @@ impl List {
             shape.mix(MORE);
         }
     }
-}
-
-fn is(lexeme: &Lexeme<'_>, word: &str) -> bool {
-    lexeme.token == Token::Word && lexeme.raw.eq_ignore_ascii_case(word.as_bytes())
 }

@@ -97,12 +97,12 @@ impl<'a> Start<'a> {
         shape: &mut Shape<'_>,
     ) {
         let begins = matches!(words::find(first.raw).0, Word::Create | Word::Alter);
-        if !begins || !is_one_of(&SECRETIVE, lexer.peek()) {
+        if !begins || !lexer.peek().is_one_of(&SECRETIVE) {
             return;
         }
         loop {
             shape.word(true, lexer.next().raw);
-            if !is_one_of(&FURTHER, lexer.peek()) {
+            if !lexer.peek().is_one_of(&FURTHER) {
                 break;
             }
         }
@@ -120,13 +120,6 @@ impl<'a> Start<'a> {
         self.state = State::AtStart;
         self.owes_semicolon = !shape.out.is_empty();
     }
-}
-
-fn is_one_of(words: &[&str], lexeme: Lexeme<'_>) -> bool {
-    lexeme.token == Token::Word
-        && words
-            .iter()
-            .any(|word| lexeme.raw.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// The word, when it begins statements.

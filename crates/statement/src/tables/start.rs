@@ -3,7 +3,7 @@
 //! Owns: which verb takes which kind of access, and where definitions have their tables. Does not own: finding the
 //! names (`super`).
 
-use super::{Access, Clause, ENDS, Finder, Lead, QUERIES, is, is_one};
+use super::{Access, Clause, ENDS, Finder, Lead, QUERIES};
 use crate::lexer::{Lexeme, Token};
 
 impl Finder<'_> {
@@ -16,19 +16,19 @@ impl Finder<'_> {
             return None;
         }
         // CREATE TABLE … AS, CREATE VIEW … AS
-        if is(lexeme, "as") && is_one(&next, &["select", "with", "table", "values"]) {
+        if lexeme.is_word("as") && next.is_one_of(&["select", "with", "table", "values"]) {
             frame.lead = Lead::Start;
             return Some(Clause::Other);
         }
-        if is(lexeme, "as") && next.token == Token::Open {
+        if lexeme.is_word("as") && next.token == Token::Open {
             frame.lead = Lead::Query;
             return Some(Clause::WithBody);
         }
-        if is_one(lexeme, &["table", "view"]) {
+        if lexeme.is_one_of(&["table", "view"]) {
             return Some(Clause::List(Access::Define));
         }
         // CREATE INDEX … ON, CREATE TRIGGER … ON, COMMENT ON TABLE, GRANT … ON.
-        if is(lexeme, "on") {
+        if lexeme.is_word("on") {
             let others = [
                 "function",
                 "schema",
@@ -69,38 +69,35 @@ impl Finder<'_> {
                 "update",
                 "commit",
             ];
-            if is_one(&next, &others) {
-                frame.is_of_other = !is_one(&next, &["delete", "update", "commit"]);
+            if next.is_one_of(&others) {
+                frame.is_of_other = !next.is_one_of(&["delete", "update", "commit"]);
                 return Some(Clause::Other);
             }
             return Some(Clause::List(Access::Define));
         }
-        if is_one(lexeme, &["references", "of"]) && !is(&next, "type") {
+        if lexeme.is_one_of(&["references", "of"]) && !next.is_word("type") {
             return Some(Clause::Next(Access::Read));
         }
-        if is_one(
-            lexeme,
-            &[
-                "function",
-                "procedure",
-                "routine",
-                "aggregate",
-                "operator",
-                "do",
-            ],
-        ) {
+        if lexeme.is_one_of(&[
+            "function",
+            "procedure",
+            "routine",
+            "aggregate",
+            "operator",
+            "do",
+        ]) {
             // What a function does is not followed, wherever it stands.
             frame.is_of_other = true;
-            self.found.is_all &= !is_one(lexeme, &["function", "procedure", "do"]);
+            self.found.is_all &= !lexeme.is_one_of(&["function", "procedure", "do"]);
             return Some(Clause::Other);
         }
-        is_one(lexeme, &ENDS).then_some(Clause::Other)
+        lexeme.is_one_of(&ENDS).then_some(Clause::Other)
     }
 
     /// The first word of a statement, or of what may be one.
     pub(super) fn lead(&mut self, lexeme: &Lexeme<'_>) {
         let (lead, clause) = match () {
-            () if is(lexeme, "with") => {
+            () if lexeme.is_word("with") => {
                 self.frame().lead = Lead::Start;
                 self.frame().is_recursive = false;
                 self.frame().clause = Clause::With {
@@ -108,51 +105,44 @@ impl Finder<'_> {
                 };
                 return;
             }
-            () if is_one(lexeme, &["select", "values"]) => (Lead::Query, Clause::Other),
-            () if is(lexeme, "table") => (Lead::Query, Clause::List(Access::Read)),
-            () if is(lexeme, "insert") => (Lead::Insert, Clause::Other),
-            () if is(lexeme, "update") => (Lead::Update, Clause::Next(Access::Write)),
-            () if is(lexeme, "delete") => (Lead::Delete, Clause::Other),
-            () if is(lexeme, "merge") => (Lead::Merge, Clause::Other),
-            () if is(lexeme, "copy") => match self.lexer.peek().token {
+            () if lexeme.is_one_of(&["select", "values"]) => (Lead::Query, Clause::Other),
+            () if lexeme.is_word("table") => (Lead::Query, Clause::List(Access::Read)),
+            () if lexeme.is_word("insert") => (Lead::Insert, Clause::Other),
+            () if lexeme.is_word("update") => (Lead::Update, Clause::Next(Access::Write)),
+            () if lexeme.is_word("delete") => (Lead::Delete, Clause::Other),
+            () if lexeme.is_word("merge") => (Lead::Merge, Clause::Other),
+            () if lexeme.is_word("copy") => match self.lexer.peek().token {
                 Token::Open => (Lead::Copy, Clause::Other),
                 _ => (Lead::Copy, Clause::Next(Access::Read)),
             },
-            () if is(lexeme, "truncate") => (Lead::Other, Clause::List(Access::Write)),
-            () if is(lexeme, "lock") => (Lead::Other, Clause::List(Access::Read)),
-            () if is_one(
-                lexeme,
-                &["vacuum", "analyze", "analyse", "cluster", "refresh"],
-            ) =>
-            {
+            () if lexeme.is_word("truncate") => (Lead::Other, Clause::List(Access::Write)),
+            () if lexeme.is_word("lock") => (Lead::Other, Clause::List(Access::Read)),
+            () if lexeme.is_one_of(&["vacuum", "analyze", "analyse", "cluster", "refresh"]) => {
                 self.options();
                 (Lead::Other, Clause::List(Access::Define))
             }
-            () if is(lexeme, "reindex") => {
+            () if lexeme.is_word("reindex") => {
                 self.options();
-                match is(&self.lexer.peek(), "table") {
+                match self.lexer.peek().is_word("table") {
                     true => (Lead::Other, Clause::List(Access::Define)),
                     false => (Lead::Other, Clause::Other),
                 }
             }
-            () if is_one(
-                lexeme,
-                &[
-                    "create", "alter", "drop", "comment", "grant", "revoke", "security",
-                ],
-            ) =>
+            () if lexeme.is_one_of(&[
+                "create", "alter", "drop", "comment", "grant", "revoke", "security",
+            ]) =>
             {
                 (Lead::Define, Clause::Other)
             }
-            () if is(lexeme, "explain") => {
+            () if lexeme.is_word("explain") => {
                 self.options();
                 (Lead::Explain, Clause::Other)
             }
             () if matches!(self.frame().lead, Lead::Explain) => return,
-            () if is_one(lexeme, &["prepare", "declare"]) => (Lead::Prepare, Clause::Other),
+            () if lexeme.is_one_of(&["prepare", "declare"]) => (Lead::Prepare, Clause::Other),
             () if matches!(self.frame().lead, Lead::Prepare) => return,
             () => {
-                self.found.is_all &= !is_one(lexeme, &["do", "call", "execute"]);
+                self.found.is_all &= !lexeme.is_one_of(&["do", "call", "execute"]);
                 (Lead::Other, Clause::Other)
             }
         };
@@ -175,12 +165,12 @@ impl Finder<'_> {
         ];
         loop {
             let next = self.lexer.peek();
-            if is_one(&next, &words) {
+            if next.is_one_of(&words) {
                 self.lexer.next();
             } else if next.token == Token::Open {
                 let ahead = self.lexer.clone();
                 self.lexer.next();
-                if is_one(&self.lexer.peek(), &QUERIES) {
+                if self.lexer.peek().is_one_of(&QUERIES) {
                     self.lexer = ahead;
                     return;
                 }
