@@ -141,6 +141,14 @@ impl Note<'_> {
     }
 }
 
+/// Whether the log has no place for one more line now.
+#[inline]
+pub(crate) fn cannot_note(worker: &Worker) -> bool {
+    !worker
+        .audit()
+        .is_some_and(|logs| logs.statements.can_take())
+}
+
 impl Session {
     /// Whether its statements are lines in the audit log.
     #[inline]
@@ -148,19 +156,11 @@ impl Session {
         self.tenant.limits().statement_audit
     }
 
-    /// Whether there would have to be a line for what it does next, and cannot be.
-    #[inline]
-    pub(crate) fn cannot_audit(&self, worker: &Worker) -> bool {
-        self.is_audited()
-            && !worker
-                .audit()
-                .is_some_and(|logs| logs.statements.can_take())
-    }
-
-    /// The same, of what it asks while nothing of it is under way: that is refused, and the session goes on.
+    /// Whether there would have to be a line for what it asks and cannot be, while nothing of it is under way: that
+    /// is refused, and the session goes on.
     #[inline]
     pub(crate) fn is_unaudited(&self, bytes: &[u8], worker: &Worker) -> bool {
-        self.cannot_audit(worker) && self.begins_something(bytes)
+        self.is_audited() && cannot_note(worker) && self.begins_something(bytes)
     }
 
     /// Notes a message that is on its way.

@@ -23,6 +23,24 @@ impl Clock {
     }
 }
 
+/// What is the same for all messages of a client that are read at once.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// Limits change between two turns of the event loop, never within one.
+    pub(super) is_audited: bool,
+    pub(super) clock: Clock,
+}
+
+impl Flight {
+    #[inline]
+    pub(super) fn of(session: &Session) -> Self {
+        Self {
+            is_audited: session.is_audited(),
+            clock: Clock::default(),
+        }
+    }
+}
+
 /// What a message says, before anything is done about it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Note<'a> {
@@ -62,12 +80,13 @@ impl Session {
         at: usize,
         head: Head,
         request: Request,
+        flight: &Flight,
     ) -> Option<Note<'a>> {
         let Some(server) = self.server.as_deref() else {
             return Some(Note::Nothing);
         };
         // What the server skips is no statement.
-        if !(self.watch.is_on() || self.is_audited()) || server.queue.is_skipping() {
+        if !(self.watch.is_on() || flight.is_audited) || server.queue.is_skipping() {
             return Some(Note::Nothing);
         }
         let start = at + HEADER;
@@ -125,8 +144,8 @@ impl Session {
 
     /// Notes it: the message is on its way.
     #[inline]
-    pub(super) fn take_note(&mut self, note: Note<'_>, clock: &mut Clock, worker: &Worker) {
-        if self.is_audited() {
+    pub(super) fn take_note(&mut self, note: Note<'_>, flight: &mut Flight, worker: &Worker) {
+        if flight.is_audited {
             self.audit(note, worker);
         }
         let (watch, insight) = (&mut self.watch, &self.tenant.insight);
@@ -137,15 +156,15 @@ impl Session {
             Note::Nothing => {}
             Note::Query(text) => {
                 let shape = insight.shape(text.bytes, text.is_whole, text.encoding);
-                watch.query(shape, clock.now());
+                watch.query(shape, flight.clock.now());
             }
-            Note::Call => watch.call(clock.now()),
+            Note::Call => watch.call(flight.clock.now()),
             Note::Parse { name, text } => {
                 let shape = insight.shape(text.bytes, text.is_whole, text.encoding);
                 watch.parse(name, shape);
             }
             Note::Bind { portal, statement } => watch.bind(portal, statement),
-            Note::Execute { portal } => watch.execute(portal, clock.now()),
+            Note::Execute { portal } => watch.execute(portal, flight.clock.now()),
             Note::CloseStatement(name) => watch.close_statement(name),
             Note::ClosePortal(name) => watch.close_portal(name),
         }

@@ -24,10 +24,11 @@ use super::{
         free_names, hand_over_names, name_for_sql, ready_all, ready_before, ready_before_role,
         ready_named, ready_unnamed, rename, say_apart, say_behind_sync, say_in_passing,
     },
-    note::Clock,
+    note::Flight,
     text::{HEEDED, is_name_pending},
 };
 use crate::{
+    audited::cannot_note,
     error::Refusal,
     lending::{Anew, Barrier, Runs, moves_path},
     prepared::{self, Unnamed},
@@ -122,18 +123,18 @@ impl Session {
         }
         let mut stop = None;
         let mut flushes = false;
-        let mut clock = Clock::default();
+        let mut flight = Flight::of(self);
         while self.lending.barrier.is_none()
             && let Some(head) =
                 frame::head(&bytes[at..]).map_err(|_| Ended::Refused(Refusal::OutOfStep))?
         {
             match FromClient::of(head.kind, bytes.get(at + HEADER).copied()) {
                 FromClient::Request(request) => {
-                    let Some(note) = self.note_of(bytes, at, head, request) else {
+                    let Some(note) = self.note_of(bytes, at, head, request, &flight) else {
                         break;
                     };
                     // Behind what was sent already, only the end of all of it leaves nothing out.
-                    if note.is_statement() && self.cannot_audit(worker) {
+                    if flight.is_audited && note.is_statement() && cannot_note(worker) {
                         stop = Some(Ended::Refused(Refusal::Unaudited));
                         break;
                     }
@@ -143,11 +144,11 @@ impl Session {
                     let was_open = self.lending.is_open;
                     match self.look(head, request, at, &mut outgoing) {
                         Pass::On => {
-                            self.take_note(note, &mut clock, worker);
+                            self.take_note(note, &mut flight, worker);
                             self.count(head.kind, worker);
                         }
                         pass @ (Pass::Answered | Pass::Refused) => {
-                            self.take_note(note, &mut clock, worker);
+                            self.take_note(note, &mut flight, worker);
                             if let Pass::Refused = pass {
                                 self.count(head.kind, worker);
                             }
@@ -204,7 +205,7 @@ impl Session {
             self.is_server_deaf = true;
         }
         drop(out);
-        self.beat(worker, || clock.now());
+        self.beat(worker, || flight.clock.now());
         if let Some(ended) = stop {
             return Err(ended);
         }
