@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     catalog::{self, CatalogError},
-    storage::store::{Size, size},
+    storage::store::Size,
 };
 
 /// Hours of which is kept how long making databases took: a day, and room to write the next one.
@@ -106,9 +106,12 @@ pub(super) async fn read(
 ) -> Result<Kept, CatalogError> {
     let sql = "SELECT extract(epoch FROM now())::float8,
             (SELECT active_at FROM insight_tenant WHERE tenant_id = $1),
-            coalesce(sum(c.clients), 0)::bigint, coalesce(sum(c.servers), 0)::bigint
-        FROM insight_client c JOIN process p ON p.id = c.process_id
-        WHERE c.tenant_id = $1 AND c.process_id <> $2 AND p.alive_until > now()";
+            elsewhere.clients, elsewhere.servers, size.storage_bytes, size.storage_measured_at
+        FROM (SELECT coalesce(sum(c.clients), 0)::bigint AS clients, coalesce(sum(c.servers), 0)::bigint AS servers
+            FROM insight_client c JOIN process p ON p.id = c.process_id
+            WHERE c.tenant_id = $1 AND c.process_id <> $2 AND p.alive_until > now()) elsewhere
+        LEFT JOIN (SELECT p.storage_bytes, p.storage_measured_at
+            FROM tenant t JOIN placement p ON p.pid = t.pid WHERE t.id = $1) size ON true";
     let row = catalog::query_one(client, sql, &[&tenant.as_str(), &own.as_str()]).await?;
     let number = |column| u32::try_from(row.get::<_, i64>(column)).unwrap_or(u32::MAX);
     let sql = "SELECT grain, slot, counts FROM insight_slot WHERE tenant_id = $1";
@@ -125,7 +128,7 @@ pub(super) async fn read(
         days: days.iter().map(slot).collect(),
         now: row.get(0),
         active_at: row.get(1),
-        size: size(client, tenant).await?,
+        size: Size::of(&row, 4),
         clients: number(2),
         servers: number(3),
     })

@@ -21,7 +21,6 @@ use crate::{
     catalog::CatalogError,
 };
 use plan::Plan;
-use store::Measured;
 
 /// Between two rounds.
 const EVERY: Duration = Duration::from_secs(1);
@@ -91,7 +90,7 @@ async fn round(app: &App, plan: &mut Plan) {
                 return;
             }
         };
-        if let Err(error) = note(app, plan, &pid, bytes).await {
+        if let Err(error) = note(app, plan, &pid, bytes, None).await {
             tracing::debug!(error = %chain(&error), "what a database takes was not written down");
             return;
         }
@@ -101,21 +100,23 @@ async fn round(app: &App, plan: &mut Plan) {
     }
 }
 
-/// One was measured. Of one without a limit nothing follows.
+/// One was measured; `rest` as of [`store::write`]. `false`: there was nothing to write down, since it has no limit,
+/// or takes what it took.
 async fn note(
     app: &App,
     plan: &mut Plan,
     pid: &model::Pid,
     bytes: u64,
-) -> Result<(), CatalogError> {
+    rest: Option<Duration>,
+) -> Result<bool, CatalogError> {
     let Some((tenant, now)) = plan.measured(pid, bytes, Instant::now()) else {
-        return Ok(());
+        return Ok(false);
     };
-    let written = write(app, &tenant, pid, now).await;
+    let written = write(app, &tenant, pid, now, rest).await;
     if written.is_err() {
         plan.forget(pid);
     }
-    written
+    written.map(|()| true)
 }
 
 /// Writes down what was measured, and tells proxies if something follows from it.
@@ -124,11 +125,11 @@ async fn write(
     tenant: &model::TenantId,
     pid: &model::Pid,
     now: plan::News,
+    rest: Option<Duration>,
 ) -> Result<(), CatalogError> {
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
-    let Measured { bytes, full_at } = now.measured;
-    store::write(&transaction, pid, bytes, full_at).await?;
+    store::write(&transaction, pid, now.measured, rest).await?;
     let change = match now.is_told {
         true => Some(crate::catalog::changes::mark(&transaction, tenant).await?),
         false => None,
@@ -137,6 +138,7 @@ async fn write(
     if let Some(change) = change {
         app.changes.announce(change);
     }
+    let bytes = now.measured.bytes;
     match now.turned {
         Some(true) => tracing::info!(%tenant, ?bytes, "a database is full"),
         Some(false) => tracing::info!(%tenant, ?bytes, "a database is no longer full"),

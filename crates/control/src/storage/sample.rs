@@ -45,14 +45,20 @@ pub(super) async fn round(app: &App, plan: &mut Plan) -> Result<(), CatalogError
             tracing::debug!(error = %chain(&error), "a database was not measured");
             None
         });
-        if let Some(bytes) = bytes {
-            note(app, plan, &pid, bytes).await?;
+        let is_written = match bytes {
+            Some(bytes) => note(app, plan, &pid, bytes, Some(REST)).await?,
+            None => false,
+        };
+        if !is_written {
+            looked_at.push((pid, bytes));
         }
-        looked_at.push((pid, bytes));
         // Of a server that does not answer, nobody else is asked now.
         if has_failed || began.elapsed() >= ROUND_TIME_MAX {
             break;
         }
+    }
+    if looked_at.is_empty() {
+        return Ok(());
     }
     store::looked_at(&mut app.catalog.get().await?, &looked_at, REST).await
 }

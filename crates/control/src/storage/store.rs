@@ -159,17 +159,20 @@ fn number(value: Option<u64>) -> Option<i64> {
     value.map(|value| i64::try_from(value).unwrap_or(i64::MAX))
 }
 
-/// Writes down what was measured.
+/// Writes down what was measured. `rest`: in its turn, so that the next one is after that.
 pub(super) async fn write(
     client: &impl GenericClient,
     pid: &Pid,
-    bytes: Option<u64>,
-    full_at: Option<u64>,
+    measured: Measured,
+    rest: Option<Duration>,
 ) -> Result<(), CatalogError> {
     let sql = "UPDATE placement SET storage_bytes = $2, storage_full_bytes = $3,
-        storage_changed_at = now(), storage_measured_at = now() WHERE pid = $1";
-    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-        [&pid.as_str(), &number(bytes), &number(full_at)];
+        storage_changed_at = now(), storage_measured_at = now(),
+        storage_due_at = coalesce(now() + make_interval(secs => $4), storage_due_at) WHERE pid = $1";
+    let Measured { bytes, full_at } = measured;
+    let rest = rest.map(|rest| rest.as_secs_f64());
+    let values: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        [&pid.as_str(), &number(bytes), &number(full_at), &rest];
     catalog::execute(client, sql, &values).await?;
     Ok(())
 }
