@@ -14,17 +14,13 @@ use crate::{
     exit::{Exit, Failure},
     output::{self, Format, Rows},
     user::{
-        Context,
+        Context, LOOK_EVERY, WAIT_S,
         database::{self, Shown, field, path},
     },
 };
 
 mod drill;
 
-/// Seconds that one request waits: what the server allows.
-const WAIT_S: u64 = 60;
-/// Between two looks at what takes longer.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a backup or a restore is waited for: as long as the server gives a backup, and its queue.
 const WAIT_MAX: Duration = Duration::from_secs(12 * 3600);
 
@@ -419,45 +415,7 @@ async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failu
     if let Some(seconds) = args.timeout {
         body["timeout_seconds"] = json!(seconds);
     }
-    let wait = if args.wait { WAIT_S } else { 0 };
-    let asked = url("backups", &backup, &format!("/restore?wait={wait}"))?;
-    let mut restore = context.api.post(&asked, &body).await?;
-    if args.name.is_some() {
-        database::keep(context, &restore["database"])?;
-    }
-    if args.wait {
-        let until = Instant::now() + WAIT_MAX;
-        while !matches!(field(&restore, "state"), "done" | "failed") && Instant::now() < until {
-            sleep(LOOK_EVERY).await;
-            let look = url("restores", field(&restore, "id"), "")?;
-            let now = context.api.get(&look).await?;
-            for name in [
-                "state",
-                "error",
-                "error_code",
-                "took_ms",
-                "safety_backup_id",
-                "ended_at",
-            ] {
-                restore[name] = now[name].clone();
-            }
-            for name in ["state", "state_reason"] {
-                restore["database"][name] = now["database"][name].clone();
-            }
-        }
-        if field(&restore, "state") != "done" {
-            let code = field(&restore, "error_code");
-            return Err(Failure::new(
-                Exit::Failed,
-                format!(
-                    "the restore is {}: {code}: {}",
-                    field(&restore, "state"),
-                    field(&restore, "error")
-                ),
-                "",
-            ));
-        }
-    }
+    let mut restore = restored(context, &backup, &body, args.wait).await?;
     if context.format == Format::Json {
         if !args.show_secrets {
             database::hide(&mut restore["database"], false, false)?;
@@ -469,6 +427,59 @@ async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failu
         address: args.show_secrets,
     };
     database::show(context, restore["database"].take(), shown)
+}
+
+/// Restores a backup as `body` says: with a `name`, into a new database, whose secrets are kept before anything is
+/// waited for. With `wait`, until it has ended.
+///
+/// # Errors
+///
+/// What the server says; that it failed, or takes longer than any may.
+pub(super) async fn restored(
+    context: &Context,
+    backup: &str,
+    body: &Value,
+    wait: bool,
+) -> Result<Value, Failure> {
+    let wait_s = if wait { WAIT_S } else { 0 };
+    let asked = url("backups", backup, &format!("/restore?wait={wait_s}"))?;
+    let mut restore = context.api.post(&asked, body).await?;
+    if body["name"].is_string() {
+        database::keep(context, &restore["database"])?;
+    }
+    if !wait {
+        return Ok(restore);
+    }
+    let until = Instant::now() + WAIT_MAX;
+    while !matches!(field(&restore, "state"), "done" | "failed") && Instant::now() < until {
+        sleep(LOOK_EVERY).await;
+        let look = url("restores", field(&restore, "id"), "")?;
+        let now = context.api.get(&look).await?;
+        for name in [
+            "state",
+            "error",
+            "error_code",
+            "took_ms",
+            "safety_backup_id",
+            "ended_at",
+        ] {
+            restore[name] = now[name].clone();
+        }
+        for name in ["state", "state_reason"] {
+            restore["database"][name] = now["database"][name].clone();
+        }
+    }
+    match field(&restore, "state") {
+        "done" => Ok(restore),
+        state => {
+            let (code, error) = (field(&restore, "error_code"), field(&restore, "error"));
+            Err(Failure::new(
+                Exit::Failed,
+                format!("the restore is {state}: {code}: {error}"),
+                "",
+            ))
+        }
+    }
 }
 
 async fn delete(context: &Context, args: DeleteBackupArgs) -> Result<(), Failure> {

@@ -11,21 +11,15 @@ use crate::{
     exit::{Exit, Failure},
     output::{self, Format, Rows},
     user::{
-        Context, backup,
+        Context, LOOK_EVERY, WAIT_S, backup,
         database::{self, Shown, field, path, refuse_failed},
     },
 };
 
-/// Seconds that one request waits for a branch to be made: what the server allows.
-const WAIT_S: u64 = 60;
-/// Between two looks at one that takes longer.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How much longer than its own bound a branch is waited for: it ends by itself.
 const WAIT_SURPLUS: Duration = Duration::from_secs(60);
 /// As the server's own bound.
 const TIMEOUT_DEFAULT_S: u64 = 300;
-/// The same of a restore.
-const RESTORE_TIMEOUT_S: u64 = 21_600;
 
 /// What can be done with branches.
 #[derive(Debug, Subcommand)]
@@ -74,6 +68,15 @@ pub(crate) struct BranchArgs {
     /// The two above.
     #[arg(long)]
     pub(crate) show_secrets: bool,
+}
+
+impl BranchArgs {
+    fn shown(&self) -> Shown {
+        Shown {
+            password: self.show_password || self.show_secrets,
+            address: self.show_connection_string || self.show_secrets,
+        }
+    }
 }
 
 #[derive(Debug, Args)]
@@ -131,11 +134,7 @@ async fn create(context: &Context, args: BranchArgs) -> Result<(), Failure> {
         true => settled(context, made, args.timeout).await?,
         false => made,
     };
-    let shown = Shown {
-        password: args.show_password || args.show_secrets,
-        address: args.show_connection_string || args.show_secrets,
-    };
-    database::show(context, branch, shown)
+    database::show(context, branch, args.shown())
 }
 
 /// Of a moment that is past: a new database made of a backup of it.
@@ -153,30 +152,8 @@ async fn create_at(
     if let Some(expires) = &args.expires {
         body["expires"] = json!(expires);
     }
-    let wait = if args.wait { WAIT_S } else { 0 };
-    let url = format!(
-        "/customer/backups/{}/restore?wait={wait}",
-        field(&backup, "id")
-    );
-    let mut made = context.api.post(&url, &body).await?;
-    let made = made["database"].take();
-    database::keep(context, &made)?;
-    let branch = match args.wait {
-        true => {
-            settled(
-                context,
-                made,
-                Some(args.timeout.unwrap_or(RESTORE_TIMEOUT_S)),
-            )
-            .await?
-        }
-        false => made,
-    };
-    let shown = Shown {
-        password: args.show_password || args.show_secrets,
-        address: args.show_connection_string || args.show_secrets,
-    };
-    database::show(context, branch, shown)
+    let mut restore = backup::restored(context, field(&backup, "id"), &body, args.wait).await?;
+    database::show(context, restore["database"].take(), args.shown())
 }
 
 /// Waits until nothing is being made of `branch`. Secrets of the first answer are kept in it.

@@ -36,6 +36,8 @@ pub(crate) mod token;
 pub(crate) mod types;
 pub(crate) mod users;
 
+use std::time::Duration;
+
 use crate::{
     args::{Command, DbCommand, Global},
     exit::Failure,
@@ -45,6 +47,12 @@ use crate::{
         home::Home,
     },
 };
+
+/// Seconds that one request waits for what it began: what the server allows.
+const WAIT_S: u64 = 60;
+/// Between two looks at what takes longer than that: a request that reads waits for nothing, and a second is little of
+/// the minute that was waited already.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// What every command has at hand.
 struct Context {

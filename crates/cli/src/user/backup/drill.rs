@@ -4,12 +4,12 @@ use clap::Args;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::{LOOK_EVERY, WAIT_MAX, WAIT_S};
+use super::WAIT_MAX;
 use crate::{
     exit::{Exit, Failure},
     output::{self, Format},
     user::{
-        Context,
+        Context, LOOK_EVERY, WAIT_S,
         database::{field, path},
     },
 };
