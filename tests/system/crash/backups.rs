@@ -12,8 +12,11 @@ use super::{
     world::{Tenant, World},
 };
 
-/// Between two looks whether the first base backup is there.
+/// Between two looks at what a pass of the program does by itself, in seconds: no request waits for the first base
+/// backup, or for a backup to be given up.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Until the first base backup is there: it copies a server that holds little, beside all that the tests do.
+const BASE_BACKUP_MAX: Duration = Duration::from_secs(180);
 /// Until passes have seen that a restore ended.
 const GIVEN_UP_MAX: Duration = Duration::from_secs(30);
 
@@ -59,11 +62,13 @@ pub(crate) async fn create(world: &mut World, point: Point) -> Tenant {
 /// A moment in which the database is what it is now, by the clock of its server.
 async fn moment(world: &World, tenant: &Tenant) -> Value {
     let moments = format!("/customer/databases/{}/moments", tenant.id);
+    let until = Instant::now() + BASE_BACKUP_MAX;
     loop {
         let moments = world.operator_get(&moments).await;
         if moments["latest"].is_string() {
             return moments["latest"].clone();
         }
+        assert!(Instant::now() < until, "no moment is kept: {moments}");
         tokio::time::sleep(LOOK_EVERY).await;
     }
 }

@@ -21,6 +21,8 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// For a session whose server died to hear of it.
 const HEAR_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at what other processes do: there is nothing to be woken by.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// For a look at what is defined to be due again.
 const GIVE_BACK_MAX: Duration = Duration::from_secs(60);
 /// What `--drain-limit` is set to where a test wants to see its end.
@@ -61,7 +63,7 @@ async fn wait_busy(world: &World, count: i64) {
             return;
         }
         assert!(started.elapsed() < HEAR_MAX, "{count} sleeps do not run");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
@@ -100,7 +102,7 @@ async fn given_back(world: &World, client: &Client) -> u32 {
         }
         let waited = started.elapsed();
         assert!(waited < GIVE_BACK_MAX, "{process} is not given back");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
