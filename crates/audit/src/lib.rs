@@ -9,8 +9,10 @@ mod event;
 mod files;
 mod keys;
 mod line;
+mod log;
 mod queue;
 mod reader;
+mod segment;
 pub mod verify;
 mod writer;
 
@@ -20,8 +22,8 @@ pub use event::Event;
 pub use files::{first_segment, segments};
 pub use keys::{Keys, PublicKey};
 pub use line::{Hash, Link};
+pub use log::{Counts, Head, Kept, Log, OpenError, Unwritten};
 pub use reader::{Reader, Recorded};
-pub use writer::{Counts, Head, Kept, Log, OpenError, Unwritten};
 
 /// One of the chains of a data directory. Each has files and a thread of its own, so that no flood of
 /// clients can delay what is done by administrators, or push it out of the files.

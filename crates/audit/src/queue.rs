@@ -11,7 +11,7 @@ use std::{
 use chrono::{DateTime, Utc};
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{event::Event, writer::Unwritten};
+use crate::{event::Event, log::Unwritten};
 
 /// What somebody waits for.
 #[derive(Debug)]

@@ -1,8 +1,8 @@
-//! The thread that writes a chain, and the handle that everybody else has of it.
+//! The thread that writes a chain.
 //!
 //! Owns: when lines are written, brought to the disk and signed, when a file is full, and when an old one
-//! goes. One lock on the data directory keeps two processes from writing the same chain; that lock is the
-//! server's.
+//! goes. Does not own: how a file begins (`segment`), or the handle that everybody else has (`log`). One lock on the data
+//! directory keeps two processes from writing the same chain; that lock is the server's.
 //!
 //! A file that could not be written to is cut back to the last line that is known to be on the disk, the chain
 //! goes on from there, and what was lost is counted in a line of its own. So no line is ever followed by
@@ -10,32 +10,24 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File},
     io,
-    os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _},
-    path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    thread::JoinHandle,
+    os::unix::fs::FileExt as _,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use tokio::{
-    sync::{oneshot, watch},
-    time::Instant,
-};
+use tokio::time::Instant;
 
 use crate::{
-    HEAD_EVERY, HEAD_LINES_MAX, Options, QUEUE_MAX, SPARE, STATEMENTS_QUEUE_MAX, SYNC_EVERY,
-    Stream, Sync,
+    HEAD_EVERY, HEAD_LINES_MAX, Options, SYNC_EVERY, Sync,
     event::Event,
     files::{self, Ending},
-    keys::{Keys, SIGNATURE_BYTES},
     line::{self, Hash, Link, hex},
-    queue::{Item, Next, Queue, Wait},
+    log::{Head, Shared, Unwritten},
+    queue::{Item, Next, Wait},
+    segment::{Opened, Place},
 };
 
 /// Age at which a file is full, however small: so that old lines go when their time has come.
@@ -45,298 +37,9 @@ const TIDY_EVERY: Duration = Duration::from_secs(600);
 /// Between two attempts to bring to the disk what could not be.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
-/// Why a line is not in the log.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum Unwritten {
-    /// Too many wait before it.
-    #[error("the queue of the audit log is full")]
-    Full,
-    /// The disk is full or broken; the log says which.
-    #[error("the audit log cannot be written")]
-    Disk,
-    /// The server stops.
-    #[error("the audit log is closed")]
-    Closed,
-}
-
-/// Why a log cannot be begun.
-#[derive(Debug, thiserror::Error)]
-#[error("the audit log in {dir}")]
-pub struct OpenError {
-    dir: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-/// A signature that covers all lines of a chain up to one of them.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Head {
-    /// Who writes the chain.
-    pub chain: String,
-    /// Which of its chains.
-    pub stream: Stream,
-    /// The file that the line is in.
-    pub segment: u64,
-    /// Hash of the first line of that file: what tells it from another of the same number.
-    pub first: Hash,
-    /// The last line that is covered.
-    pub link: Link,
-    /// Ed25519, of [`Self::signed`].
-    pub signature: [u8; SIGNATURE_BYTES],
-}
-
-impl Head {
-    /// The bytes that are signed.
-    pub fn signed(chain: &str, stream: Stream, segment: u64, link: &Link) -> Vec<u8> {
-        format!(
-            "tenantry audit head 1\n{chain}\n{stream}\n{segment}\n{}\n{}\n",
-            link.seq, link.hash
-        )
-        .into_bytes()
-    }
-}
-
-/// How far a chain is on the disk.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Kept {
-    /// The last line that is there.
-    pub seq: u64,
-    /// The last head; what it covers is there.
-    pub head: Option<Head>,
-}
-
-/// What a log counted since it was opened.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Counts {
-    /// Lines written.
-    pub lines: u64,
-    /// Lines that found no place in the queue, or on the disk.
-    pub lost: u64,
-    /// Whether the last attempt to write failed.
-    pub is_failing: bool,
-}
-
-#[derive(Debug)]
-struct Shared {
-    queue: Queue,
-    kept: watch::Sender<Kept>,
-    lines: AtomicU64,
-    lost: AtomicU64,
-    is_failing: AtomicBool,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    public: crate::PublicKey,
-    keys: Keys,
-    dir: PathBuf,
-    stream: Stream,
-    chain: String,
-    /// Its first line since it was opened.
-    began: AtomicU64,
-}
-
-/// A chain that is written. Cheap to clone. Closed with the last handle, if nobody did before.
-#[derive(Clone, Debug)]
-pub struct Log(Arc<Handle>);
-
-#[derive(Debug)]
-struct Handle(Arc<Shared>);
-
-impl Handle {
-    fn close(&self) {
-        self.queue.close();
-        let mut thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(thread) = thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!(stream = %self.stream, "the thread of the audit log had panicked");
-        }
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.close();
-    }
-}
-
-impl std::ops::Deref for Handle {
-    type Target = Shared;
-    fn deref(&self) -> &Shared {
-        &self.0
-    }
-}
-
-impl Log {
-    /// Goes on with the chain in the directory, in a new file, or begins one.
-    ///
-    /// # Errors
-    ///
-    /// [`OpenError`] when the directory cannot be made, read or written.
-    pub fn open(options: Options) -> Result<Self, OpenError> {
-        let dir = options.dir.clone();
-        Self::begin(options).map_err(|source| OpenError { dir, source })
-    }
-
-    fn begin(options: Options) -> io::Result<Self> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&options.dir)?;
-        let (kept, _) = watch::channel(Kept { seq: 0, head: None });
-        let shared = Arc::new(Shared {
-            queue: Queue::new(match options.stream {
-                Stream::Admin | Stream::Connections => QUEUE_MAX,
-                Stream::Statements => STATEMENTS_QUEUE_MAX,
-            }),
-            keys: options.keys.clone(),
-            kept,
-            lines: AtomicU64::new(0),
-            lost: AtomicU64::new(0),
-            is_failing: AtomicBool::new(false),
-            thread: Mutex::new(None),
-            public: options.keys.public(),
-            dir: options.dir.clone(),
-            stream: options.stream,
-            chain: options.chain.clone(),
-            began: AtomicU64::new(0),
-        });
-        let mut writer = Writer::open(options, shared.clone())?;
-        let thread = std::thread::Builder::new()
-            .name(format!("audit-{}", shared.stream))
-            .spawn(move || {
-                let _ends = Ends(writer.shared.clone());
-                writer.run();
-            })?;
-        *shared.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        Ok(Self(Arc::new(Handle(shared))))
-    }
-
-    /// Adds a line and waits for nothing. When there is no place, it is counted, and the count is a line.
-    pub fn note(&self, event: Event) {
-        let item = Item {
-            event,
-            time: Utc::now(),
-            wait: Wait::Nobody,
-        };
-        if self.0.queue.add(item).is_err() {
-            self.0.lost.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    /// Whether a line that is noted now will be written, as far as anybody can know: for those who do nothing
-    /// without a line. Of a log that could not be written it is false until it was.
-    pub fn can_take(&self) -> bool {
-        !self.0.is_failing.load(Ordering::Relaxed) && self.0.queue.has_room(SPARE)
-    }
-
-    /// [`Keys::stand_in`] with its keys.
-    pub fn stand_in(&self, number: u64, text: &[u8]) -> Hash {
-        self.0.keys.stand_in(number, text)
-    }
-
-    /// Adds a line and waits until it has left this process: what ends the process does not take it any more.
-    /// It is on its way to the disk then. Safe to drop: the line stays.
-    ///
-    /// # Errors
-    ///
-    /// [`Unwritten`]: there is no such line.
-    pub async fn announce(&self, event: Event) -> Result<(), Unwritten> {
-        self.add(event, Wait::Written).await
-    }
-
-    /// Adds a line and waits until it is as safe as the policy says ([`Sync`]). Safe to drop: the line
-    /// stays.
-    ///
-    /// # Errors
-    ///
-    /// [`Unwritten`]: there is no such line.
-    pub async fn record(&self, event: Event) -> Result<(), Unwritten> {
-        self.add(event, Wait::Kept).await
-    }
-
-    async fn add(
-        &self,
-        event: Event,
-        wait: impl FnOnce(oneshot::Sender<Result<(), Unwritten>>) -> Wait,
-    ) -> Result<(), Unwritten> {
-        let (done, written) = oneshot::channel();
-        let item = Item {
-            event,
-            time: Utc::now(),
-            wait: wait(done),
-        };
-        self.0.queue.add(item).map_err(|_| Unwritten::Full)?;
-        written.await.unwrap_or(Err(Unwritten::Closed))
-    }
-
-    /// How far it is on the disk, and each time that changes.
-    pub fn kept(&self) -> watch::Receiver<Kept> {
-        self.0.kept.subscribe()
-    }
-
-    /// What it counted.
-    pub fn counts(&self) -> Counts {
-        Counts {
-            lines: self.0.lines.load(Ordering::Relaxed),
-            lost: self.0.lost.load(Ordering::Relaxed),
-            is_failing: self.0.is_failing.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Number of its first line since it was opened.
-    pub fn began(&self) -> u64 {
-        self.0.began.load(Ordering::Relaxed)
-    }
-
-    /// With which others check it.
-    pub fn public_key(&self) -> crate::PublicKey {
-        self.0.public
-    }
-
-    /// Where its files are.
-    pub fn dir(&self) -> &std::path::Path {
-        &self.0.dir
-    }
-
-    /// Which chain.
-    pub fn stream(&self) -> Stream {
-        self.0.stream
-    }
-
-    /// Who writes it.
-    pub fn chain(&self) -> &str {
-        &self.0.chain
-    }
-
-    /// Writes what waits and a last head, and ends the thread. What is noted later is lost. Waits for
-    /// the disk.
-    pub fn close(&self) {
-        self.0.close();
-    }
-}
-
-/// Also when the thread panics: nobody waits for it then.
-struct Ends(Arc<Shared>);
-
-impl Drop for Ends {
-    fn drop(&mut self) {
-        self.0.queue.end();
-        if std::thread::panicking() {
-            self.0.is_failing.store(true, Ordering::Relaxed);
-            tracing::error!(stream = %self.0.stream, "the audit log ended; nothing is changed by the API any more");
-        }
-    }
-}
-
-/// A place in the file and in the chain.
-#[derive(Clone, Copy)]
-struct Place {
-    offset: u64,
-    link: Link,
-}
-
-struct Writer {
+pub(crate) struct Writer {
     options: Options,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     file: File,
     segment: u64,
     first: Hash,
@@ -355,7 +58,7 @@ struct Writer {
 }
 
 impl Writer {
-    fn open(options: Options, shared: Arc<Shared>) -> io::Result<Self> {
+    pub(crate) fn open(options: Options, shared: Arc<Shared>) -> io::Result<Self> {
         let mut files = files::list(&options.dir, options.stream)?;
         let mut ending = Ending::default();
         let mut number = 0;
@@ -412,7 +115,7 @@ impl Writer {
         Ok(writer)
     }
 
-    fn run(&mut self) {
+    pub(crate) fn run(&mut self) {
         loop {
             // Those who add nothing while it fails wait for somebody to try.
             let is_failing = self.shared.is_failing.load(Ordering::Relaxed);
@@ -684,53 +387,5 @@ fn nobody(event: Event) -> Item {
         event,
         time: Utc::now(),
         wait: Wait::Nobody,
-    }
-}
-
-/// A file with its first line on the disk.
-struct Opened {
-    file: File,
-    place: Place,
-    first: Hash,
-}
-
-impl Opened {
-    fn make(
-        options: &Options,
-        number: u64,
-        after: Link,
-        with: impl FnOnce(Event) -> Event,
-    ) -> io::Result<Self> {
-        let path = files::path(&options.dir, options.stream, number);
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        let event = Event::new("segment")
-            .number("segment", number)
-            .text("chain", &options.chain)
-            .text("stream", options.stream)
-            .number("process", u64::from(std::process::id()));
-        let mut bytes = Vec::new();
-        let keys: &Keys = &options.keys;
-        let link = line::write(&with(event), &after, Utc::now(), keys, &mut bytes);
-        let written = file
-            .write_all_at(&bytes, 0)
-            .and_then(|()| file.sync_all())
-            .and_then(|()| File::open(&options.dir)?.sync_all());
-        if let Err(error) = written {
-            // Nothing follows it yet.
-            let _ = fs::remove_file(&path);
-            return Err(error);
-        }
-        Ok(Self {
-            file,
-            place: Place {
-                offset: bytes.len() as u64,
-                link,
-            },
-            first: link.hash,
-        })
     }
 }
