@@ -27,7 +27,7 @@ use crate::{
     line::{self, Hash, Link, hex},
     log::{Head, Shared, Unwritten},
     queue::{Item, Next, Wait},
-    segment::{Opened, Place},
+    segment::{self, Opened, Place},
 };
 
 /// Age at which a file is full, however small: so that old lines go when their time has come.
@@ -54,6 +54,7 @@ pub(crate) struct Writer {
     headed: u64,
     head_due: Option<Instant>,
     tidied: Option<Instant>,
+    failed_of: Option<io::ErrorKind>,
     buffer: Vec<u8>,
 }
 
@@ -86,17 +87,16 @@ impl Writer {
             tracing::error!(dir = %options.dir.display(), stream = %options.stream, line,
                 "the audit log has a line that cannot be read; `tenantry audit verify` says where");
         }
-        let opened = Opened::make(&options, number + 1, link, |event| {
-            let event = event.text("why", "start");
-            match ending.torn_bytes {
-                0 => event,
-                torn => event.number("torn_bytes", torn),
-            }
-        })?;
+        let next = segment::Next {
+            number: number + 1,
+            after: link,
+            torn_bytes: ending.torn_bytes,
+        };
+        let opened = Opened::begin(&options, next, "start")?;
         let writer = Self {
             shared,
             file: opened.file,
-            segment: number + 1,
+            segment: opened.number,
             first: opened.first,
             began: Instant::now(),
             written: opened.place,
@@ -105,6 +105,7 @@ impl Writer {
             headed: 0,
             head_due: Some(Instant::now() + HEAD_EVERY),
             tidied: None,
+            failed_of: None,
             buffer: Vec::new(),
             options,
         };
@@ -271,18 +272,21 @@ impl Writer {
     /// Ends this file with a head, and begins the next one.
     fn rotate(&mut self) -> io::Result<()> {
         self.head()?;
-        let next = self.segment + 1;
-        let opened = Opened::make(&self.options, next, self.written.link, |event| {
-            event.text("why", "full")
-        });
+        let next = segment::Next {
+            number: self.segment + 1,
+            after: self.written.link,
+            torn_bytes: 0,
+        };
+        let opened = Opened::begin(&self.options, next, "full");
         let opened = opened.inspect_err(|error| self.failed("begin", error))?;
+        let begun = opened.place.link.seq - self.written.link.seq;
         self.file = opened.file;
-        self.segment = next;
+        self.segment = opened.number;
         self.first = opened.first;
         self.began = Instant::now();
         self.written = opened.place;
         self.synced = opened.place;
-        self.count_lines(1);
+        self.count_lines(begun);
         self.tell(None);
         self.tidied = None;
         self.tidy();
@@ -358,8 +362,11 @@ impl Writer {
         self.shared.lines.fetch_add(lines, Ordering::Relaxed);
     }
 
-    fn failed(&self, what: &str, error: &io::Error) {
-        if !self.shared.is_failing.swap(true, Ordering::Relaxed) {
+    fn failed(&mut self, what: &str, error: &io::Error) {
+        let was_failing = self.shared.is_failing.swap(true, Ordering::Relaxed);
+        // What it fails of now may be another thing than at first, and need something else to be done.
+        let was_told = self.failed_of.replace(error.kind()) == Some(error.kind());
+        if !(was_failing && was_told) {
             tracing::error!(stream = %self.options.stream, what, error = %error,
                 "the audit log cannot be written; until it can, nothing is changed by the API (admin), and databases with \
                  statement_audit carry out no statement (statements)");

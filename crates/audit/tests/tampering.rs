@@ -363,6 +363,83 @@ async fn what_finds_no_disk_is_refused_and_counted_and_the_chain_goes_on() {
     assert!(!all.contains("\"number\":2"));
 }
 
+/// The directory was away in the middle of beginning a file, which could then not be taken back.
+#[tokio::test]
+async fn a_file_that_was_begun_and_not_taken_back_stops_nothing_unless_it_is_of_somebody_else() {
+    let dir = Scratch::new();
+    let (place, away) = (dir.path().join("audit"), dir.path().join("away"));
+    let every_line = Options {
+        segment_bytes_max: 1,
+        ..options(&place)
+    };
+    let log = Log::open(every_line.clone()).unwrap();
+    let record = async |number| {
+        log.record(Event::new("answer").number("number", number))
+            .await
+    };
+    let mut sent = 0..;
+    let mut left = Vec::new();
+    for case in [
+        "nothing",
+        "a part of its line",
+        "its line",
+        "a line of somebody else",
+    ] {
+        record(sent.next().unwrap()).await.unwrap();
+        fs::rename(&place, &away).unwrap();
+        record(sent.next().unwrap()).await.unwrap_err();
+        // As the log would have begun it: it ends with a head now.
+        let copy = dir.path().join(format!("copy of {case}"));
+        fs::create_dir(&copy).unwrap();
+        for file in files(&away) {
+            fs::copy(&file, copy.join(file.file_name().unwrap())).unwrap();
+        }
+        let foreign = Options {
+            keys: Keys::derive(&[8; 32]),
+            dir: copy.clone(),
+            ..every_line.clone()
+        };
+        let same = options(&copy);
+        let is_foreign = case == "a line of somebody else";
+        drop(Log::open(if is_foreign { foreign } else { same }).unwrap());
+        let begun = &files(&copy)[files(&away).len()];
+        let line = format!("{}\n", lines(begun)[0]);
+        let text = match case {
+            "nothing" => "",
+            "a part of its line" => &line[..40],
+            _ => &line,
+        };
+        let path = place.join(begun.file_name().unwrap());
+        fs::write(away.join(path.file_name().unwrap()), text).unwrap();
+        fs::rename(&away, &place).unwrap();
+        if is_foreign {
+            record(sent.next().unwrap()).await.unwrap_err();
+            assert!(log.counts().is_failing);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+            fs::rename(&path, dir.path().join("elsewhere")).unwrap();
+        } else {
+            left.push((path, text.to_owned()));
+        }
+        record(sent.next().unwrap()).await.unwrap();
+        assert!(!log.counts().is_failing, "{case}");
+    }
+    end(&log);
+    // What had a place there before has it now.
+    for (path, text) in &left[1..] {
+        assert_eq!(&fs::read_to_string(path).unwrap(), text);
+    }
+    let report = check(&place, &[]);
+    assert!(report.is_whole(), "{}", told(&report));
+    let counts = log.counts();
+    assert_eq!((counts.lines, counts.lost), (report.lines, 5));
+    // And nobody may change it.
+    for (path, text) in &left[1..] {
+        fs::write(path, &text[1..]).unwrap();
+        assert!(!check(&place, &[]).is_whole());
+        fs::write(path, text).unwrap();
+    }
+}
+
 /// Whoever does nothing without a line adds none while it fails, so somebody else has to find out that it works.
 #[tokio::test]
 async fn a_log_that_failed_tries_again_though_nobody_adds_anything() {
