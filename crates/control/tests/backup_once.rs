@@ -90,6 +90,55 @@ async fn a_backup_that_is_not_kept_goes_when_its_restore_has_ended_however_it_di
     stack.stop().await;
 }
 
+/// A restore beside that ended in CREATE_FAILED goes on only if somebody resumes its database: until then its backup is
+/// anybody's to delete, and afterwards the restore says what it lacks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_failed_lets_go_of_its_backup_and_goes_on_while_that_is_there() {
+    let stack = Stack::start().await;
+    let token = stack.token().await;
+    stack.create(&token, "main").await;
+    let fail = async |name: &str, backup: &Value, whole: &[u8]| {
+        std::fs::write(file(&stack, backup), &whole[..whole.len() - 1]).unwrap();
+        let failed = restore(&stack, &token, backup, json!({ "name": name })).await;
+        assert_eq!(failed["error_code"], "backup_damaged", "{failed}");
+        assert_eq!(failed["database"]["state"], "CREATE_FAILED", "{failed}");
+    };
+    let resume = async |name: &str| {
+        let path = format!("/customer/databases/{name}/resume?wait=60");
+        stack.post(&path, &token, json!({})).await.ok()
+    };
+
+    // Held by nobody, it can be deleted; what was to come of it says so when it is resumed.
+    let kept = backup(&stack, &token, true).await;
+    let whole = std::fs::read(file(&stack, &kept)).unwrap();
+    fail("mended", &kept, &whole).await;
+    std::fs::write(file(&stack, &kept), &whole).unwrap();
+    let mended = resume("mended").await;
+    assert_eq!(mended["state"], "ACTIVE", "{mended}");
+    fail("failed", &kept, &whole).await;
+    let path = format!("/customer/backups/{}", text(&kept["id"]));
+    stack.delete(&path, &token).await.ok();
+    wait_gone(&stack, &kept).await;
+    let again = resume("failed").await;
+    assert_eq!(again["state"], "CREATE_FAILED", "{again}");
+    let reason = text(&again["state_reason"]);
+    assert!(reason.contains("the backup was deleted"), "{again}");
+
+    // One that ends by itself does, also when the database that failed was deleted and is kept.
+    let once = backup(&stack, &token, false).await;
+    let whole = std::fs::read(file(&stack, &once)).unwrap();
+    fail("deleted", &once, &whole).await;
+    stack
+        .delete("/customer/databases/deleted", &token)
+        .await
+        .ok();
+    let expire = "UPDATE backup SET expires_at = now() WHERE id = $1";
+    execute(&stack, expire, &once).await;
+    wait_gone(&stack, &once).await;
+    stack.assert_clean().await;
+    stack.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_that_is_not_kept_and_that_nobody_restores_goes_in_time_and_never_while_it_is_read()
  {

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{
     drills,
+    restores::GOES_ON,
     schedule::{self, Due, Known, Survey, Times},
     store,
 };
@@ -225,12 +226,13 @@ pub(super) async fn remove_unneeded(
     let sql = "SELECT id FROM backup WHERE id = ANY($1) ORDER BY id FOR UPDATE SKIP LOCKED";
     let rows = catalog::query(transaction, sql, &[&ids]).await?;
     let ids: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
-    let sql = "UPDATE backup b SET state = 'deleting', due_at = now(), attempts = 0
+    let sql = format!(
+        "UPDATE backup b SET state = 'deleting', due_at = now(), attempts = 0
         WHERE id = ANY($1) AND state IN ('ready', 'failed') AND verify_asked_at IS NULL
-            AND NOT EXISTS (SELECT FROM restore r
-                WHERE r.backup_id = b.id AND r.state IN ('verifying', 'filling'))
-            AND NOT EXISTS (SELECT FROM drill d WHERE d.backup_id = b.id AND d.state = 'running')";
-    catalog::execute(transaction, sql, &[&ids]).await
+            AND NOT EXISTS (SELECT FROM restore r WHERE r.backup_id = b.id AND {GOES_ON})
+            AND NOT EXISTS (SELECT FROM drill d WHERE d.backup_id = b.id AND d.state = 'running')"
+    );
+    catalog::execute(transaction, &sql, &[&ids]).await
 }
 
 /// What was said of one database.

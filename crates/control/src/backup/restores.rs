@@ -137,14 +137,23 @@ pub(crate) async fn under_way(
     Ok(row.as_ref().map(Restore::read))
 }
 
+/// Whether restore `r` goes on by itself, and so holds what it reads. One whose new database could not be made, or was
+/// deleted, goes on only when somebody asks for it (a resume, an undelete): that must not keep a backup for ever, and
+/// finds out should it be gone.
+pub(super) const GOES_ON: &str =
+    "(r.state IN ('verifying', 'filling') AND NOT (r.mode = 'beside' AND EXISTS (SELECT FROM tenant t
+        WHERE t.id = r.tenant_id AND t.state IN ('CREATE_FAILED', 'DISABLING', 'DISABLED'))))";
+
 /// Whether a backup is needed by one that has not ended.
 pub(crate) async fn needs(
     client: &impl GenericClient,
     backup: &BackupId,
 ) -> Result<bool, CatalogError> {
-    let sql = "SELECT FROM restore WHERE (backup_id = $1 OR safety_id = $1) AND state IN ('verifying', 'filling')
-        UNION ALL SELECT FROM drill WHERE backup_id = $1 AND state = 'running'";
-    Ok(catalog::query_opt(client, sql, &[&backup.as_str()])
+    let sql = format!(
+        "SELECT FROM restore r WHERE (r.backup_id = $1 OR r.safety_id = $1) AND {GOES_ON}
+        UNION ALL SELECT FROM drill WHERE backup_id = $1 AND state = 'running'"
+    );
+    Ok(catalog::query_opt(client, &sql, &[&backup.as_str()])
         .await?
         .is_some())
 }
