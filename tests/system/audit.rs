@@ -49,6 +49,38 @@ fn audit(stack: &Stack, arguments: &[&str]) -> Ran {
 }
 
 #[test]
+fn a_statement_is_found_in_the_log_by_its_hash() {
+    let stack = Stack::start();
+    let made = stack.create("one");
+    let address = text(&made["connection_string"]);
+    let asked = ["db", "limits", "set", "one", "statement_audit=on"];
+    stack.cli(&asked).ok();
+    let hash = |text: &str| audit(&stack, &["hash", text]).ok().trim().to_owned();
+    let wanted = hash("select relname from pg_class where relname = 'anything'");
+    assert_eq!(wanted.len(), 64, "{wanted}");
+    assert_ne!(
+        wanted,
+        hash("SELECT relname FROM pg_class WHERE relname <> 'anything'")
+    );
+    let statement = "SELECT relname\nFROM pg_class WHERE relname = 'never in a line'";
+    wait_for("the statement's line", LINE_MAX, || {
+        run(psql(&address).args(["-c", statement])).ok();
+        let seen = lines(&stack, "statements");
+        seen.iter()
+            .any(|line| line["statement"] == *wanted)
+            .then_some(())
+    });
+    let json = audit(&stack, &["hash", statement, "--json"]).json();
+    assert_eq!(json["statement"], *wanted);
+    // The key is the installation's: without it there is no hash.
+    let nowhere = stack.scratch().join("nowhere");
+    let nowhere = nowhere.to_str().unwrap();
+    let refused = stack.cli(&["audit", "hash", "SELECT 1", "--data-dir", nowhere]);
+    refused.failed(2);
+    assert!(refused.stderr.contains("installation.key"), "{refused:?}");
+}
+
+#[test]
 fn who_connected_and_what_an_operator_did_can_be_checked_and_carried_away() {
     let mut stack = Stack::start();
     let made = stack.create("one");

@@ -15,8 +15,8 @@ use std::{
     rc::Rc,
 };
 
-use audit::{Event, Hash, Log};
-use statement::{Access, Excerpt, normalise, tables};
+use audit::{Event, Hash, Keys, Log};
+use statement::{Access, Encoding, Excerpt, normalise, tables};
 
 use crate::{
     handle::Handle,
@@ -72,25 +72,51 @@ fn keep(names: &mut Names, name: u64, said: Option<Rc<Said>>) {
     }
 }
 
+/// Writes what texts of one shape share to `scratch`, and returns a number that they share, too, with as much of the
+/// text as is looked at.
+fn shape<'a>(text: Text<'a>, scratch: &mut Vec<u8>) -> (Text<'a>, u64) {
+    let (bytes, is_whole) = match text.bytes.get(..TEXT_BYTES_MAX) {
+        Some(part) if part.len() < text.bytes.len() => (part, false),
+        _ => (text.bytes, text.is_whole),
+    };
+    let encoding = text.encoding;
+    let excerpt = Excerpt {
+        bytes,
+        is_whole,
+        encoding,
+    };
+    let number = normalise(excerpt, scratch);
+    // Texts of one shape may be written in many ways. What this puts together and is not the same, the number
+    // tells apart.
+    scratch.retain(|byte| !byte.is_ascii_whitespace());
+    scratch.make_ascii_lowercase();
+    let text = Text {
+        bytes,
+        is_whole,
+        encoding,
+    };
+    (text, number)
+}
+
+/// What stands for a text in lines of statements, by the keys of the installation; the text as a session sends it whose
+/// `client_encoding` is UTF-8.
+pub fn stand_in(text: &[u8], keys: &Keys) -> Hash {
+    let mut scratch = Vec::new();
+    let text = Text {
+        bytes: text,
+        is_whole: true,
+        encoding: Encoding::AsciiSafe,
+    };
+    let (_, number) = shape(text, &mut scratch);
+    keys.stand_in(number, &scratch)
+}
+
 impl Said {
     fn of(text: Text<'_>, log: &Log, scratch: &mut Vec<u8>) -> Self {
-        let (bytes, is_whole) = match text.bytes.get(..TEXT_BYTES_MAX) {
-            Some(part) if part.len() < text.bytes.len() => (part, false),
-            _ => (text.bytes, text.is_whole),
-        };
-        let number = normalise(
-            Excerpt {
-                bytes,
-                is_whole,
-                encoding: text.encoding,
-            },
-            scratch,
-        );
-        // Texts of one shape may be written in many ways. What this puts together and is not the same, the number
-        // tells apart.
-        scratch.retain(|byte| !byte.is_ascii_whitespace());
-        scratch.make_ascii_lowercase();
-        let found = tables(bytes, is_whole, text.encoding);
+        let encoding = text.encoding;
+        let (text, number) = shape(text, scratch);
+        let (bytes, is_whole) = (text.bytes, text.is_whole);
+        let found = tables(bytes, is_whole, encoding);
         let mut is_part = !found.is_all;
         let tables = ACCESSES.map(|(access, _)| {
             let mut names = String::new();

@@ -70,6 +70,7 @@ use tokio::{
     time::Instant,
 };
 
+pub use audited::stand_in;
 pub use config::{Config, LendingRule, Limits, StartError, TlsConfig, TlsError};
 pub use console::USER as OPERATOR;
 pub use error::Refusal;

@@ -150,6 +150,25 @@ async fn every_statement_is_a_line(pool_mode: PoolMode) {
     assert_eq!(all[1]["statement"], all[2]["statement"], "one shape");
     assert_ne!(all[0]["statement"], all[1]["statement"]);
     assert_eq!(all[7]["statement"], all[9]["statement"], "prepared once");
+    // Whoever has the keys finds a text again, with whatever constants; nobody else does.
+    for (line, asked) in [
+        (0, "create table T (A TEXT)"),
+        (1, "SELECT 'another',  a FROM public.t -- and a comment"),
+        (7, "SELECT a FROM t WHERE a = '' AND 1 > 2"),
+        (7, "SELECT a FROM t WHERE a = $1 AND $2 > 3"),
+    ] {
+        let stand_in = |secret| proxy::stand_in(asked.as_bytes(), &Keys::derive(secret));
+        assert_eq!(
+            text(&all[line], "statement"),
+            stand_in(&SECRET).to_string(),
+            "{asked}"
+        );
+        assert_ne!(
+            text(&all[line], "statement"),
+            stand_in(&[8; 32]).to_string(),
+            "{asked}"
+        );
+    }
 
     // A changed line is found.
     let with = With::keys(Keys::derive(&SECRET));

@@ -1,4 +1,5 @@
-//! `tenantry audit`: checking the audit log, copying it out, and the key that others check it with.
+//! `tenantry audit`: checking the audit log, copying it out, the key that others check it with, and what stands in it for
+//! a statement.
 //!
 //! Owns: which files and keys are meant, and how the result is told. Does not own: the rules (`audit::verify`), or
 //! copying ([`export`]).
@@ -9,6 +10,7 @@ mod export;
 
 use std::{
     fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -31,6 +33,9 @@ use crate::{
     },
 };
 
+/// Of a statement's text: more than the proxy looks at, so that what is longer is known to be.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+
 /// What can be done with the audit log.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
@@ -40,6 +45,8 @@ pub(crate) enum AuditCommand {
     Export(export::ExportArgs),
     /// Print the public key with which others check signatures. It is no secret.
     Key(DataDir),
+    /// Print what stands for a statement in the lines of `statement_audit`: the same for whatever constants it has.
+    Hash(HashArgs),
 }
 
 /// Where the log and its keys are.
@@ -76,6 +83,14 @@ pub(crate) struct VerifyArgs {
     offline: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct HashArgs {
+    /// The text as a client sends it; `-` reads standard input.
+    text: String,
+    #[command(flatten)]
+    data: DataDir,
+}
+
 /// Runs one of them.
 ///
 /// # Errors
@@ -86,16 +101,39 @@ pub(super) async fn run(command: AuditCommand, global: &Global) -> Result<(), Fa
     match command {
         AuditCommand::Verify(args) => verify(&args, global).await,
         AuditCommand::Export(args) => export::run(&args).await,
-        AuditCommand::Key(args) => output::line(&keys(&args.data_dir)?.public().to_string()),
+        AuditCommand::Key(args) => {
+            let keys = keys(&args.data_dir, "run it on the server's machine")?;
+            output::line(&keys.public().to_string())
+        }
+        AuditCommand::Hash(args) => hash(&args, global),
     }
 }
 
-fn keys(data_dir: &Path) -> Result<Keys, Failure> {
+fn hash(args: &HashArgs, global: &Global) -> Result<(), Failure> {
+    let text = match &*args.text {
+        "-" => {
+            // Of a longer text no more is looked at than of a client's.
+            let mut text = Vec::new();
+            let most = u64::try_from(TEXT_BYTES_MAX).unwrap_or(u64::MAX);
+            io::stdin().take(most).read_to_end(&mut text)?;
+            text
+        }
+        text => text.as_bytes().to_vec(),
+    };
+    let keys = keys(&args.data.data_dir, "run it on the server's machine")?;
+    let hash = proxy::stand_in(&text, &keys).to_string();
+    match global.format() {
+        Format::Json => output::json(&json!({ "statement": hash })),
+        _ => output::line(&hash),
+    }
+}
+
+fn keys(data_dir: &Path, or: &str) -> Result<Keys, Failure> {
     let key = files::read_installation_key(&data_dir.join("installation.key"));
     let key = key.map_err(|error| {
         Failure::usage(
             format!("the key of the installation: {error:#}"),
-            "name the data directory with --data-dir, or give --public-key",
+            format!("name the data directory with --data-dir, or {or}"),
         )
     })?;
     Ok(Keys::derive(&key))
@@ -104,7 +142,7 @@ fn keys(data_dir: &Path) -> Result<Keys, Failure> {
 async fn verify(args: &VerifyArgs, global: &Global) -> Result<(), Failure> {
     let with = match args.public_key {
         Some(public) => With::public(public),
-        None => With::keys(keys(&args.data.data_dir)?),
+        None => With::keys(keys(&args.data.data_dir, "give --public-key")?),
     };
     let path = args.path.clone().unwrap_or_else(|| args.data.audit());
     let known = match args.offline {
