@@ -160,6 +160,111 @@ fn a_database_comes_back_from_its_dump_on_18() {
     round_trips(Postgres::V18);
 }
 
+/// Rows of `secret` that its owner does not see, and those that are there.
+const SEEN: &str = "select count(*) from secret";
+const HIDDEN: &str = "alter table secret no force row level security; \
+    select count(*), md5(string_agg(s::text, '|' order by id)) from secret s";
+
+/// Rows that row security hides from the owner of a table, too, are in a dump, or there is none.
+fn hidden_rows_are_dumped(of: Postgres) {
+    let stack = stack_on(of);
+    let source = stack.create_address("source");
+    sql(&source, FILL).ok();
+    let make = "create table secret (id int primary key, owner text default 'somebody'); \
+        insert into secret select generate_series(1, 30000); \
+        alter table secret enable row level security, force row level security; \
+        create policy own on secret using (owner = current_user)";
+    sql(&source, make).ok();
+    assert_eq!(sql(&source, SEEN).ok(), "0");
+    let path = |name: &str| stack.scratch().join(name).to_str().unwrap().to_owned();
+    let mut found = Vec::new();
+    for form in ["plain", "custom"] {
+        let file = path(form);
+        let dump = [
+            "db", "dump", "source", "-o", &file, "--format", form, "--json",
+        ];
+        // No program is needed here for it: those of the server write it.
+        let dumped = run(stack.cli_command(&dump).env("TENANTRY_PG_BIN", "/nowhere")).json();
+        assert_eq!(dumped["bytes"], fs::metadata(&file).unwrap().len());
+        let address = stack.create_address(form);
+        with_programs(&stack, of, &["db", "restore", form, &file]).ok();
+        assert_eq!(sql(&address, SEEN).ok(), "0", "it is hidden again");
+        found.push(sql(&address, HIDDEN).ok().to_owned());
+        assert_eq!(sql(&address, SUM).ok(), sql(&source, SUM).ok());
+    }
+    let text = fs::read_to_string(path("plain")).unwrap();
+    for word in ["OWNER TO", "GRANT ", "tenantry_"] {
+        assert!(!text.contains(word), "{word}");
+    }
+    // Parts, and to standard output.
+    let part = stack.cli(&["db", "dump", "source", "--data-only", "--schema", "app"]);
+    assert!(part.ok().contains("COPY app.people") && !part.stdout.contains("secret"));
+    // Who may not see all of it gets nothing.
+    let file = path("plain");
+    let reader = ["db", "dump", "source", "-o", &file, "--role", "read"];
+    with_programs(&stack, of, &reader).failed(1);
+    stack
+        .cli(&["db", "limits", "set", "source", "result_rows_max=10"])
+        .ok();
+    let refused = stack.cli(&["db", "dump", "source", "-o", &file]);
+    assert_ne!(refused.code, Some(0), "{refused:?}");
+    assert!(refused.stderr.contains("are limited"), "{refused:?}");
+    stack
+        .cli(&["db", "limits", "set", "source", "result_rows_max=off"])
+        .ok();
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+
+    // Whoever goes away ends it, and no login is left, nor a file.
+    let logins = "select count(*) from pg_roles where rolname like '%export'";
+    assert_eq!(sql(&source, logins).ok(), "0");
+    let waiting = "select count(*) from pg_stat_activity where usename like '%export'";
+    let mut lock = psql(&source)
+        .args([
+            "-q",
+            "-c",
+            "begin; lock table secret; select 'locked'; select pg_sleep(600)",
+        ])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let locked = "select count(*) from pg_locks where granted and mode = 'AccessExclusiveLock' \
+        and relation = 'secret'::regclass";
+    wait_for("the lock", END_MAX, || {
+        (sql(&source, locked).ok() == "1").then_some(())
+    });
+    let mut dump = stack
+        .cli_command(&["db", "dump", "source", "-o", &file])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the dump", END_MAX, || {
+        (sql(&source, waiting).ok() == "1").then_some(())
+    });
+    signal(dump.id(), Signal::TERM);
+    assert_eq!(dump.wait().unwrap().code(), Some(1));
+    wait_for("its end", END_MAX, || {
+        (sql(&source, logins).ok() == "0").then_some(())
+    });
+    signal(lock.id(), Signal::TERM);
+    lock.wait().unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+    found.push(sql(&source, HIDDEN).ok().to_owned());
+    assert!(found[0].starts_with("30000|"), "{found:?}");
+    assert!(found.iter().all(|one| *one == found[0]), "{found:?}");
+}
+
+#[test]
+fn rows_that_row_security_hides_from_their_owner_are_in_a_dump_on_15() {
+    hidden_rows_are_dumped(Postgres::System);
+}
+
+#[test]
+fn rows_that_row_security_hides_from_their_owner_are_in_a_dump_on_18() {
+    hidden_rows_are_dumped(Postgres::V18);
+}
+
 /// Names in a directory, sorted.
 fn names(dir: &Path) -> Vec<String> {
     let all = fs::read_dir(dir).unwrap();

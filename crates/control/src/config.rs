@@ -138,6 +138,9 @@ pub struct ControlLimits {
     pub backups_concurrent_max: usize,
     /// How long making one may take. 6 h: some hundred GB.
     pub backup_time_max: Duration,
+    /// Dumps that are written for owners at once; more are told to come again. 2, as of backups; each may take as
+    /// long as one.
+    pub dumps_concurrent_max: usize,
     /// How long a restore may take, with its wait in the queue, unless a request says otherwise. 6 h.
     pub restore_time_max: Duration,
     /// Lines of the statement log of one database. 10,000: a page to look through, some MB; the oldest are removed.
@@ -190,6 +193,7 @@ impl Default for ControlLimits {
             branch_time_max: Duration::from_secs(300),
             backups_concurrent_max: 2,
             backup_time_max: Duration::from_secs(6 * 3600),
+            dumps_concurrent_max: 2,
             restore_time_max: Duration::from_secs(6 * 3600),
             log_lines_max: 10_000,
             log_lines_all_max: 1_000_000,

@@ -13,6 +13,7 @@ mod catalog;
 mod config;
 mod counted;
 mod credential;
+mod dump;
 mod hold;
 mod housekeeping;
 mod insight;
@@ -158,6 +159,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
         issuers,
         sources: branch::copy::Sources::default(),
         backups: backup::Backups::default(),
+        dumps: dump::Dumps::new(limits.dumps_concurrent_max, tasks.clone()),
         alerts: alert::Alerts::default(),
         diff_permits: tokio::sync::Semaphore::new(limits.diff_concurrent_max),
         draining: std::sync::atomic::AtomicBool::new(false),
@@ -167,6 +169,7 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     let followed = hold::begin(&app).await?;
     placement::job::take_up(&app).await?;
     backup::job::void_leases(&app).await?;
+    dump::clean(&app).await;
     alert::deliver::void_leases(&app).await?;
     api::idempotency::release_own(&catalog, &app.config.instance).await?;
 

@@ -228,6 +228,12 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
     ),
     (
         "POST",
+        "/customer/databases/{database}/dump-file",
+        For::Owner,
+        "{}",
+    ),
+    (
+        "POST",
         "/customer/databases/{database}/branch",
         For::Owner,
         r#"{"name": "$name"}"#,

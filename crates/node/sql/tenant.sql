@@ -1,7 +1,7 @@
 -- The life of one tenant database. Markers and rules: bootstrap.sql.
 --
 -- {database}: `x_<pid>`. Names the database and its wall role; logins are `{database}_admin`,
---   `{database}_write`, `{database}_read` and, while needed, `{database}_deploy`, `{database}_dump`, `{database}_backup`. A user of the
+--   `{database}_write`, `{database}_read` and, while needed, `{database}_deploy`, `{database}_dump`, `{database}_backup`, `{database}_export`. A user of the
 --   tenant has a login `{database}_<role>_<id>`: {login}, which acts as {group}.
 -- {source}: the database to copy: {template}, or another tenant's for a branch.
 -- {strategy}: `WAL_LOG` or `FILE_COPY`.
@@ -159,12 +159,12 @@ BEGIN
     EXECUTE pg_catalog.format('DROP ROLE %I', login);
   END LOOP;
 END $$;
-DROP ROLE IF EXISTS {database}_fill, {database}_dump, {database}_backup, {database}_deploy, {database}_read, {database}_write, {database}_admin;
+DROP ROLE IF EXISTS {database}_fill, {database}_dump, {database}_backup, {database}_export, {database}_deploy, {database}_read, {database}_write, {database}_admin;
 DROP ROLE IF EXISTS {database};
 
 -- step: visitor_login | postgres | transaction
--- A login for one piece of the platform's work in one database. {kind} is `deploy`, `dump` or `backup`. VALID UNTIL,
--- because it outlives nothing.
+-- A login for one piece of the platform's work in one database. {kind} is `deploy`, `dump`, `backup` or `export`. VALID
+-- UNTIL, because it outlives nothing.
 -- deploy: for deployments, seeds and restores. Logs in unprivileged, acts as tenantry_owner, and the guard
 --   lets it pass by its session_user.
 -- dump: for logical copies. Reads everything, also what the admin took away from readers and what row
@@ -174,15 +174,16 @@ DROP ROLE IF EXISTS {database};
 --   from it.
 -- backup: the same as dump, under another name, so that a branch and a backup of one database do not end
 --   each other's.
+-- export: the same once more, for a dump that goes to whoever the database belongs to.
 DO $$
 DECLARE
   login CONSTANT text := '{database}_{kind}';
-  is_dump CONSTANT boolean := '{kind}' IN ('dump', 'backup');
+  is_dump CONSTANT boolean := '{kind}' IN ('dump', 'backup', 'export');
   acts_as CONSTANT text := CASE WHEN is_dump THEN 'pg_read_all_data' ELSE 'tenantry_owner' END;
   as_group text := '';
   as_wall text := '';
 BEGIN
-  IF '{kind}' NOT IN ('deploy', 'dump', 'backup') THEN
+  IF '{kind}' NOT IN ('deploy', 'dump', 'backup', 'export') THEN
     RAISE 'there is no visitor {kind}';
   END IF;
   IF pg_catalog.current_setting('server_version_num')::int >= 160000 THEN
@@ -213,6 +214,27 @@ BEGIN
     REVOKE ALL ON DATABASE {database} FROM {database}_{kind};
     DROP ROLE {database}_{kind};
   END IF;
+END $$;
+
+-- step: export_sessions | postgres | transaction
+-- The session of one dump, by the name that only it has. Repeat until it returns no row.
+SELECT pid, pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+WHERE usename = '{login}' AND application_name = '{name}';
+
+-- step: forget_exports | postgres | transaction
+-- Logins of dumps that nobody uses: this one, or with no {login} all. One that is about to be used by another process fails there, and that dump with it.
+DO $$
+DECLARE
+  login name;
+BEGIN
+  FOR login IN SELECT rolname FROM pg_catalog.pg_roles r WHERE r.rolname ~ '^x_[a-z][a-z0-9]{11}_export$'
+      AND '{login}' IN ('', r.rolname)
+      AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.usename = r.rolname) LOOP
+    IF EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = pg_catalog.left(login, -7)) THEN
+      EXECUTE pg_catalog.format('REVOKE ALL ON DATABASE %I FROM %I', pg_catalog.left(login, -7), login);
+    END IF;
+    EXECUTE pg_catalog.format('DROP ROLE %I', login);
+  END LOOP;
 END $$;
 
 -- step: user | postgres | transaction

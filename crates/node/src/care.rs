@@ -296,7 +296,7 @@ async fn is_reader(client: &Client, role: Option<&str>) -> bool {
         return false;
     };
     let sql = format!(
-        "SELECT 1 FROM pg_authid WHERE oid = {role} AND rolname ~ '^x_[a-z][a-z0-9]{{11}}_(backup|dump)$'"
+        "SELECT 1 FROM pg_authid WHERE oid = {role} AND rolname ~ '^x_[a-z][a-z0-9]{{11}}_(backup|dump|export)$'"
     );
     simple(client, &sql)
         .await

@@ -238,15 +238,17 @@ impl Node {
     pub async fn finish_dump(&self, dump: Dump) -> Result<Manifest, NodeError> {
         let Dump {
             reader,
-            child,
+            mut child,
             mut manifest,
             tables,
         } = dump;
-        ended(child).await.map_err(|words| NodeError::Program {
-            step: STEP,
-            program: "pg_dump",
-            words,
-        })?;
+        ended(&mut child)
+            .await
+            .map_err(|words| NodeError::Program {
+                step: STEP,
+                program: "pg_dump",
+                words,
+            })?;
         let now = self.positions(&reader).await?;
         for (before, now) in manifest.sequences.iter_mut().zip(&now) {
             if before != now {

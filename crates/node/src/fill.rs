@@ -112,17 +112,19 @@ impl Node {
     async fn complete(
         &self,
         pid: &Pid,
-        child: Child,
+        mut child: Child,
         manifest: &Manifest,
         users: &[(Role, UserId)],
         within: Duration,
     ) -> Result<(), NodeError> {
         let source = source(manifest)?;
-        ended(child).await.map_err(|words| NodeError::Program {
-            step: STEP,
-            program: "pg_restore",
-            words,
-        })?;
+        ended(&mut child)
+            .await
+            .map_err(|words| NodeError::Program {
+                step: STEP,
+                program: "pg_restore",
+                words,
+            })?;
         let copy = self.visit(STEP, &pid.database()).await?;
         let own = [("database", &*pid.database())];
         let sent = copy.batch_execute(&BRANCH.fill("fill_done", &own)).await;

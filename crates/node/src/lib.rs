@@ -13,6 +13,7 @@ pub mod check;
 pub mod doctor;
 mod dump;
 mod error;
+pub mod export;
 mod fill;
 pub mod find;
 mod handle;

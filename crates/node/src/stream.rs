@@ -220,10 +220,10 @@ impl Node {
         };
         let mut restore = self.restore_program(programs, pid);
         restore.stdin(Stdio::from(between));
-        let restore = restore
+        let mut restore = restore
             .spawn()
             .map_err(|error| failed("pg_restore", error.to_string()))?;
-        let (dumped, restored) = tokio::join!(ended(dump), ended(restore));
+        let (dumped, restored) = tokio::join!(ended(&mut dump), ended(&mut restore));
         // When one fails, the other one only says that its pipe broke.
         let first = match (dumped, restored) {
             (Ok(()), Ok(())) => return Ok(()),
@@ -310,7 +310,7 @@ pub(crate) fn is_public(object: &Object) -> bool {
 }
 
 /// What a program says when it fails.
-pub(crate) async fn ended(mut child: Child) -> Result<(), String> {
+pub(crate) async fn ended(child: &mut Child) -> Result<(), String> {
     let words = child.stderr.take();
     let (status, words) = tokio::join!(child.wait(), last_words(words));
     match status {

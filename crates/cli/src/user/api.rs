@@ -3,6 +3,8 @@
 //! Owns: credentials of a request (given by `TENANTRY_API_KEY`, or an anonymous project that is
 //! registered at first use), whose certificate is trusted, trying again, and reading errors.
 
+mod download;
+
 use std::{
     fs,
     path::{Path, PathBuf},

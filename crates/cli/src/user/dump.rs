@@ -1,19 +1,20 @@
 //! `tenantry db dump`: a database as a file that other PostgreSQL servers can take.
 //!
-//! Owns: what pg_dump is told, and that its file is there as a whole or not at all. Nothing of the dump
-//! passes through this process, so its size does not matter to it.
+//! Owns: what pg_dump is told, and that its file is there as a whole or not at all. What a pg_dump here writes does not
+//! pass through this process; where row security hides rows from the admin, the server writes the dump, and its pieces do.
+//! Either way its size does not matter.
 
 use std::{
     ffi::OsString,
     fs,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
 
 use anyhow::Context as _;
 use clap::Args;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::{
@@ -87,6 +88,9 @@ pub(super) async fn dump(context: &Context, args: DumpArgs) -> Result<(), Failur
             "give -o FILE, or send standard output somewhere",
         ));
     }
+    if matches!(args.role, RoleArg::Admin) && !args.ddl_only && hides_rows(context, &db).await? {
+        return by_server(context, &db, &args, file).await;
+    }
     let major = server_major(context, &db).await?;
     let program = programs::find("pg_dump", Wanted::From(major), args.pg_bin.as_deref()).await?;
     let address = enter(context, &db, args.role.into()).await?;
@@ -113,14 +117,77 @@ pub(super) async fn dump(context: &Context, args: DumpArgs) -> Result<(), Failur
         .stdin(Stdio::null())
         .kill_on_drop(true);
     match file {
-        None => {
-            let became = "nothing of what was written can be used";
-            run(&mut pg_dump, asked_to_end()?, became).await
-        }
+        None => run(&mut pg_dump, asked_to_end()?, &unusable(file)).await,
         Some(file) => {
             let bytes = to_file(&mut pg_dump, file, context.quiet).await?;
             said(context, &db, file, args.format, bytes)
         }
+    }
+}
+
+/// Whether there are tables with rows that their owner does not see (`FORCE ROW LEVEL SECURITY`, or another owner): a
+/// pg_dump that logs in as the admin refuses those.
+async fn hides_rows(context: &Context, db: &str) -> Result<bool, Failure> {
+    let query =
+        "SELECT EXISTS (SELECT FROM pg_class WHERE relkind = 'r' AND row_security_active(oid))";
+    let path = database::path(db, "/sql")?;
+    let answer = context.api.post(&path, &json!({ "query": query })).await?;
+    let hides = match &answer["rows"][0][0] {
+        Value::Bool(hides) => Some(*hides),
+        other => other.as_str().map(|text| text == "t" || text == "true"),
+    };
+    Ok(hides.context("the database does not say whether row security hides rows")?)
+}
+
+/// Has the server write the dump, which sees all rows.
+async fn by_server(
+    context: &Context,
+    db: &str,
+    args: &DumpArgs,
+    file: Option<&Path>,
+) -> Result<(), Failure> {
+    let asked = asked_to_end()?;
+    let body = json!({
+        "format": args.format.name(),
+        "data_only": args.data_only,
+        "schemas": args.schema,
+    });
+    let path = database::path(db, "/dump-file")?;
+    let work = async {
+        let mut download = context.api.download(&path, &body).await?;
+        let Some(file) = file else {
+            let mut out = io::stdout().lock();
+            while let Some(piece) = download.next().await? {
+                out.write_all(&piece)?;
+            }
+            out.flush()?;
+            return Ok::<_, Failure>(None);
+        };
+        let mut beside = Beside::new(file)?;
+        let shown = beside.path().to_owned();
+        let progress = Progress::show("dumped", context.quiet, None, move || {
+            fs::metadata(&shown).map_or(0, |file| file.len())
+        });
+        while let Some(piece) = download.next().await? {
+            beside.file().write_all(&piece)?;
+        }
+        drop(progress);
+        Ok(Some((file, beside.keep()?)))
+    };
+    let done = tokio::select! {
+        done = work => done?,
+        () = asked => return Err(Failure::new(Exit::Failed, "broken off", unusable(file))),
+    };
+    match done {
+        None => Ok(()),
+        Some((file, bytes)) => said(context, db, file, args.format, bytes),
+    }
+}
+
+fn unusable(file: Option<&Path>) -> String {
+    match file {
+        None => "nothing of what was written can be used".to_owned(),
+        Some(file) => format!("{} is as it was", file.display()),
     }
 }
 
@@ -172,7 +239,7 @@ async fn to_file(pg_dump: &mut Command, file: &Path, quiet: bool) -> Result<u64,
     let progress = Progress::show("dumped", quiet, None, move || {
         fs::metadata(&path).map_or(0, |file| file.len())
     });
-    let ran = run(pg_dump, asked, &format!("{} is as it was", file.display())).await;
+    let ran = run(pg_dump, asked, &unusable(Some(file))).await;
     drop(progress);
     ran?;
     beside.keep()

@@ -177,6 +177,9 @@ codes! {
     /// In `error_code` of a restore: PostgreSQL could not be read or filled.
     BackupFailed = "backup_failed", CONFLICT, "the backup could not be restored",
         "see `error` for the reason; what was to be replaced is as it was";
+    /// `pg_dump` said no.
+    DumpFailed = "dump_failed", CONFLICT, "the database could not be dumped",
+        "the message says why; nothing was changed, and what was sent of the dump is worth nothing";
     /// Before what is kept, or after now.
     MomentUnknown = "moment_unknown", CONFLICT, "what databases were at moments that are past is not kept here",
         "restore a backup; the operator of a server that Tenantry runs can have moments kept (point-in-time)";

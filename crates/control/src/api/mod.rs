@@ -34,7 +34,7 @@ use crate::{
     catalog::{Catalog, changes::Changes},
     counted::Counted,
     credential::{self, used::Used},
-    insight, limits,
+    dump, insight, limits,
     placement::passes::Passes,
     process::Process,
     project, routes, sql, statement_log, tenant, user,
@@ -72,6 +72,7 @@ pub(crate) struct App {
     pub(crate) issuers: sql::Issuers,
     pub(crate) sources: branch::copy::Sources,
     pub(crate) backups: backup::Backups,
+    pub(crate) dumps: dump::Dumps,
     pub(crate) alerts: alert::Alerts,
     pub(crate) diff_permits: tokio::sync::Semaphore,
     pub(crate) draining: AtomicBool,
@@ -185,6 +186,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         .routes(routes!(statement_log::http::list))
         .routes(routes!(statement_log::http::stats))
         .routes(routes!(insight::explain::explain))
+        .routes(routes!(dump::dump))
         .routes(routes!(branch::http::create))
         .routes(routes!(branch::http::list))
         .routes(routes!(branch::http::reset))

@@ -40,6 +40,13 @@ const CHANGES: &[(&str, &str, &str, &str)] = &[
         "delete",
         "database",
     ),
+    // It takes all of it away.
+    (
+        "POST",
+        "/customer/databases/{database}/dump-file",
+        "dump",
+        "database",
+    ),
     (
         "POST",
         "/customer/databases/{database}/undelete",

@@ -157,8 +157,14 @@ impl Answer {
     pub async fn read(response: reqwest::Response) -> Self {
         let status = response.status();
         let headers = response.headers().clone();
+        let is_file = headers
+            .get("content-type")
+            .is_some_and(|kind| kind == "application/octet-stream");
         let text = response.text().await.unwrap();
-        let body = serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text:?}"));
+        let body = match is_file {
+            true => Value::String(text),
+            false => serde_json::from_str(&text).unwrap_or_else(|_| panic!("not JSON: {text:?}")),
+        };
         Self {
             status,
             headers,

@@ -140,9 +140,9 @@ impl Node {
 /// `open_blueprint` in `sql/tenant.sql`).
 fn may(database: &str, grantee: &str, privilege: &str) -> bool {
     match grantee.strip_prefix(database) {
-        Some("_admin" | "_write" | "_read" | "_deploy" | "_dump" | "_backup" | "_fill") => {
-            privilege == "CONNECT"
-        }
+        Some(
+            "_admin" | "_write" | "_read" | "_deploy" | "_dump" | "_backup" | "_export" | "_fill",
+        ) => privilege == "CONNECT",
         Some(suffix) if user_of(suffix).is_some() => privilege == "CONNECT",
         _ => match grantee {
             "tenantry_admin" | "tenantry_owner" => ["CREATE", "TEMPORARY"].contains(&privilege),
@@ -308,15 +308,15 @@ impl Roles {
         }
     }
 
-    /// Roles of our form whose tenant is not there at all: `_deploy`, `_dump`, `_backup` and `_fill` alone, or a suffix
-    /// that we never use.
+    /// Roles of our form whose tenant is not there at all: `_deploy`, `_dump`, `_backup`, `_export` and `_fill` alone, or a
+    /// suffix that we never use.
     pub(super) fn check_strays(&self, seen: &[Physical], findings: &mut Vec<Finding>) {
         for role in &self.roles {
             let Some((pid, suffix)) = split(&role.name) else {
                 continue;
             };
             let known = [
-                "", "_admin", "_write", "_read", "_deploy", "_dump", "_backup", "_fill",
+                "", "_admin", "_write", "_read", "_deploy", "_dump", "_backup", "_export", "_fill",
             ]
             .contains(&suffix)
                 || user_of(suffix).is_some();
@@ -407,7 +407,7 @@ impl MemberRow {
                 is_wall && self.is_ours(false)
                     || self.role == Group::Owner.as_str() && self.is_ours(true)
             }
-            "_dump" | "_backup" => {
+            "_dump" | "_backup" | "_export" => {
                 is_wall && self.is_ours(false) || self.role == "pg_read_all_data" && !self.admin
             }
             "_fill" => {
