@@ -21,15 +21,20 @@ async fn stack(dir: &Scratch, every: Duration) -> Stack {
     .await
 }
 
+async fn backup(stack: &Stack, token: &str, name: &str) -> Value {
+    let path = format!("/customer/databases/{name}/backups?wait=60");
+    let made = stack.post(&path, token, json!({})).await.ok();
+    assert_eq!(made["state"], "ready", "{made}");
+    made
+}
+
 /// A database with something in it, and its backup.
 async fn backed_up(stack: &Stack, token: &str, name: &str) -> (Value, Value) {
     let database = stack.create(token, name).await;
     let client = stack.login(&database).await.unwrap();
     let sql = "CREATE TABLE t AS SELECT v, repeat('x', v) AS x FROM generate_series(1, 500) v; SELECT lo_create(42)";
     client.batch_execute(sql).await.unwrap();
-    let path = format!("/customer/databases/{name}/backups?wait=60");
-    let made = stack.post(&path, token, json!({})).await.ok();
-    assert_eq!(made["state"], "ready", "{made}");
+    let made = backup(stack, token, name).await;
     (database, made)
 }
 
@@ -105,10 +110,20 @@ async fn a_backup_is_restored_where_nobody_can_reach_it_and_timed() {
     assert_eq!(fleet["last_drill"]["id"], drill["id"], "{fleet}");
     assert_eq!(fleet["last_drill"]["dropped"], true, "{fleet}");
 
-    // What is being read is not deleted; a second drill waits.
+    // The newest good one is drilled: one that is known to be damaged only where there is no other.
     let catalog = stack.catalog().await;
-    let sql = "UPDATE drill SET state = 'running'";
-    catalog.execute(sql, &[]).await.unwrap();
+    let newer = backup(&stack, &token, "main").await;
+    let damaged = "UPDATE backup SET verify_error = 'backup_damaged' WHERE id = $1";
+    let changed = catalog.execute(damaged, &[&text(&newer["id"])]).await;
+    assert_eq!(changed.unwrap(), 1);
+    let drill = stack.post(path, OPERATOR, json!({})).await.ok();
+    assert_eq!(drill["backup_id"], made["id"], "{drill}");
+    assert_gone(&stack).await;
+
+    // What is being read is not deleted; a second drill waits.
+    let sql = "UPDATE drill SET state = 'running' WHERE id = $1";
+    let changed = catalog.execute(sql, &[&text(&drill["id"])]).await;
+    assert_eq!(changed.unwrap(), 1);
     let backup = format!("/customer/backups/{}", text(&made["id"]));
     stack
         .delete(&backup, &token)
@@ -206,6 +221,15 @@ async fn drills_by_schedule_take_turns_and_several_processes_make_one() {
         (three.len(), &three[0]["database_id"]),
         (3, &first["id"]),
         "{three:?}"
+    );
+    // One that somebody asked for is none by schedule: that one comes at its time.
+    let asked = "UPDATE drill SET by_schedule = false";
+    catalog.execute(asked, &[]).await.unwrap();
+    let four = passed(4).await;
+    assert_eq!(
+        (four.len(), &four[0]["by_schedule"]),
+        (4, &json!(true)),
+        "{four:?}"
     );
     for other in [other, third] {
         other.stop(Duration::from_secs(10)).await.leave().await;
