@@ -122,14 +122,15 @@ def cpu_s(pid):
 
 
 def tree_cpu_s(pid):
-    """CPU seconds of a process, its children, and the children it has reaped (ticks of 10 ms)."""
-    tick = os.sysconf("SC_CLK_TCK")
-    total = 0
-    for each in [pid, *children(pid)]:
+    """CPU seconds of a process, its descendants, and those that these have reaped (ticks of 10 ms)."""
+    total, left = 0, [pid]
+    while left:
+        each = left.pop()
         with contextlib.suppress(OSError):
             fields = open(f"/proc/{each}/stat").read().rsplit(")", 1)[1].split()
-            total += sum(int(field) for field in (fields[11:15] if each == pid else fields[11:13]))
-    return total / tick
+            total += sum(int(field) for field in fields[11:15])
+            left += children(each)
+    return total / os.sysconf("SC_CLK_TCK")
 
 
 def children(pid):

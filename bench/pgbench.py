@@ -1,4 +1,4 @@
-"""`pgbench -S` through a proxy, and what that costs the proxy.
+"""`pgbench -S`, or another of its scripts, through a proxy, and what that costs the proxy.
 
 Owns: running several at once, and counting CPU and transactions over the same stretch of time. Does not own: what is
 compared with what.
@@ -12,7 +12,7 @@ import time
 from harness import cpu_s, environment, pg_tool
 
 
-def measure(pid, logins, mode, clients, tls, seconds_max, groups):
+def measure(pid, logins, mode, clients, tls, seconds_max, groups, script="-S", cpu=cpu_s):
     """CPU µs per transaction and transactions/s between the progress lines that all of `groups` pgbenches printed."""
     reports = collections.defaultdict(list)   # of each pgbench: (when, CPU of the proxy, transactions so far)
 
@@ -26,14 +26,14 @@ def measure(pid, logins, mode, clients, tls, seconds_max, groups):
             seconds, tps = float(found.group(1)), float(found.group(2))
             last = reports[number][-1][3] if reports[number] else 0.0
             done += tps * (seconds - last)
-            reports[number].append((time.monotonic(), cpu_s(pid), done, seconds))
+            reports[number].append((time.monotonic(), cpu(pid), done, seconds))
 
     rest = collections.defaultdict(list)
     processes, readers = [], []
     try:
         for number in range(groups):
             process = subprocess.Popen(
-                [pg_tool("pgbench"), "-n", "-S", "-c", str(clients // groups), "-j", "1", "-T", str(seconds_max + 1), "-P", "1", "-M", mode],
+                [pg_tool("pgbench"), "-n", script, "-c", str(clients // groups), "-j", "1", "-T", str(seconds_max + 1), "-P", "1", "-M", mode],
                 env=environment(logins[number], tls), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             processes.append(process)
             readers.append(threading.Thread(target=read, args=(number, process.stderr)))
