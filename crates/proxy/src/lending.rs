@@ -832,7 +832,12 @@ impl Lending {
 
     /// Other settings are wanted from now on.
     pub(crate) fn want(&mut self, wanted: Rc<State>) {
-        self.is_mixed |= !Rc::ptr_eq(wanted.parsing(), self.wanted.parsing());
+        let is_other = !Rc::ptr_eq(wanted.parsing(), self.wanted.parsing());
+        self.is_mixed |= is_other;
+        if is_other {
+            // Only what is read under the settings of then was made.
+            self.readied = (0, 0, 0);
+        }
         self.wanted = wanted;
         let is_mixed = self.elsewhere().next().is_some();
         self.is_mixed = is_mixed;

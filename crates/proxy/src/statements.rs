@@ -414,6 +414,14 @@ impl Has {
         self.stale.retain(|own| **own != *name);
     }
 
+    /// Notes that it is, or will be, as a new one. That counts as a loss: whoever remembers what it had was here before.
+    pub(crate) fn is_reset(&mut self) {
+        *self = Self {
+            losses: self.losses + 1,
+            ..Self::default()
+        };
+    }
+
     /// Notes that it has no named ones any more.
     pub(crate) fn clear(&mut self) {
         self.losses += 1;

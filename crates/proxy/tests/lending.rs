@@ -554,3 +554,42 @@ async fn sql_meets_a_name_that_a_failed_pipeline_did_not_come_to_close() {
         }
     });
 }
+
+/// Where definitions may change settings, what a pipeline names is made before it. What a session has readied on a server
+/// connection is gone behind a reset.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_readied_is_made_again_behind_a_reset() {
+    let stack = Stack::start(|config| {
+        config.lending = LendingRule::NeverTheSameTwice;
+        config.require_tls = false;
+    })
+    .await;
+    let tenant = tenant(&stack);
+    stack.postgres.sql(
+        &tenant.pid.database(),
+        "CREATE FUNCTION public.sets() RETURNS void LANGUAGE plpgsql
+         AS $$ BEGIN PERFORM set_config('TimeZone', 'UTC', false); END $$",
+    );
+    // Each loan is of the same one, and what the other session may have left on it is reset.
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.limits.server_connections_max = 1;
+    });
+    tokio::task::block_in_place(|| {
+        let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+        let mut other = Pair::new(&stack, &tenant, "transaction", &[]);
+        parse(&mut pair, "one", "SELECT v FROM s1.t");
+        for time in 0..4 {
+            other.query("DO $$ BEGIN SET work_mem TO '1MB'; END $$");
+            let mut bytes = Vec::new();
+            build::parse(b"", b"SELECT v FROM s2.t", &[], &mut bytes);
+            for name in [&b""[..], b"one"] {
+                build::bind_nothing(b"", name, &mut bytes);
+                build::execute(b"", 0, &mut bytes);
+            }
+            build::sync(&mut bytes);
+            pair.flight(format!("pipeline {time}"), &bytes, 1);
+        }
+    });
+    let snapshot = stack.proxy().snapshot().await;
+    assert_eq!((snapshot.mismatches, snapshot.panics), (0, 0));
+}

@@ -323,7 +323,7 @@ impl Server {
         if let Some(lease) = &self.lease {
             self.has = lease.states().nothing().clone();
         }
-        self.statements = Has::default();
+        self.statements.is_reset();
     }
 
     /// Ends it and waits until the server process is gone, so that the budget counts what is
