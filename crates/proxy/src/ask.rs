@@ -157,15 +157,18 @@ const HAS_TEMPORARY: &str = "pg_catalog.pg_my_temp_schema() OPERATOR(pg_catalog.
     OR EXISTS (SELECT FROM pg_catalog.pg_operator \
         WHERE oprnamespace OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()))";
 
-/// Has one more schema be last in the `search_path` to the end of the transaction, where there are temporary objects.
-/// Everything is found where it was.
+/// Has one more schema be last in the `search_path` to the end of the transaction. Everything is found where it was.
+pub(crate) fn longer_path() -> String {
+    "SELECT pg_catalog.set_config('search_path', \
+         CASE WHEN own.path OPERATOR(pg_catalog.=) '' THEN 'information_schema' \
+             ELSE own.path OPERATOR(pg_catalog.||) ', information_schema' END, true) \
+     FROM (SELECT pg_catalog.current_setting('search_path') path) own"
+        .to_owned()
+}
+
+/// The same, where there are temporary objects.
 pub(crate) fn longer_path_if_temporary() -> String {
-    format!(
-        "SELECT pg_catalog.set_config('search_path', \
-             CASE WHEN own.path OPERATOR(pg_catalog.=) '' THEN 'information_schema' \
-                 ELSE own.path OPERATOR(pg_catalog.||) ', information_schema' END, true) \
-         FROM (SELECT pg_catalog.current_setting('search_path') path) own WHERE {HAS_TEMPORARY}"
-    )
+    format!("{} WHERE {HAS_TEMPORARY}", longer_path())
 }
 
 /// One row for each kind of thing held. `user`: the login.

@@ -515,7 +515,10 @@ async fn learn_state(
     let wanted = states.of(has.iter().chain(missing).cloned());
     server.has = has.clone();
     lending.found = held.pins;
-    lending.may_have_made_temporary |= held.pins.contains(Pin::Temporary);
+    if held.pins.contains(Pin::Temporary) {
+        lending.may_have_made_temporary = true;
+        lending.prepared.has_temporary();
+    }
     lending.is_unlearned = false;
     lending.effects = Effects::NONE;
     if wanted.get("client_encoding").is_some() && !wanted.is_ascii() {

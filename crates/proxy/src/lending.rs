@@ -22,7 +22,7 @@ use crate::{
     pool::Tenant,
     prepared::Prepared,
     server::{Parameters, Server, set_role},
-    state::{Form, State, States, TEXT_SEARCH, Until},
+    state::{Form, State, States, TEXT_SEARCH, Until, is_part_of_constants},
     statements::{Statement, Told},
 };
 
@@ -164,6 +164,8 @@ pub(crate) struct Cycle {
     pub(crate) misses_unnamed: bool,
     /// `search_path` may be another one to the end of its transaction.
     pub(crate) moves_path: bool,
+    /// Constants may be read otherwise to the end of its transaction.
+    pub(crate) moves_constants: bool,
     /// It has what may have made the first temporary objects.
     pub(crate) meets_temporary: bool,
     /// Defines something.
@@ -207,6 +209,18 @@ pub(crate) enum Anew {
     Said,
     /// The client does not know yet which of its parameters changed: PostgreSQL tells when it is ready.
     Untold,
+    /// To be said in the transaction, before more of the client's than what has no part in it.
+    Later(Box<Later>),
+}
+
+/// What leads back by a query: behind one, a transaction can no longer become another kind of transaction.
+#[derive(Debug)]
+pub(crate) struct Later {
+    pub(crate) queries: Vec<String>,
+    /// Its statement that is such a thing, where statements are not kept otherwise.
+    pub(crate) statement: Option<Box<[u8]>>,
+    /// Its portal that runs such a thing.
+    pub(crate) portal: Option<Box<[u8]>>,
 }
 
 /// Something that must be over before the client's next message is looked at.
@@ -586,6 +600,37 @@ impl Lending {
         }
     }
 
+    /// Of what leads back, keeps what is a query for later, where a transaction may still become another kind of
+    /// transaction. Returns the rest.
+    pub(crate) fn puts_off(&mut self, statements: Vec<String>, server: &Server) -> Vec<String> {
+        let is_query = |statement: &String| statement.starts_with("SELECT ");
+        if server.status != TransactionStatus::InTransaction
+            || !statements.iter().any(is_query)
+            || !matches!(self.anew, Anew::No)
+        {
+            return statements;
+        }
+        let (queries, others) = statements.into_iter().partition(is_query);
+        self.anew = Anew::Later(Box::new(Later {
+            queries,
+            statement: None,
+            portal: None,
+        }));
+        others
+    }
+
+    /// What the client is told in the meantime: as if it had been said.
+    #[cold]
+    pub(crate) fn tell_ahead(&mut self, now: &Parameters, out: &mut Vec<u8>) {
+        const PATH: &str = "search_path";
+        let mut now = now.clone();
+        let path = now.iter_mut().find(|(name, _)| **name == *PATH.as_bytes());
+        if let (Some((_, value)), Some(own)) = (path, self.base.get(PATH)) {
+            *value = own.as_bytes().into();
+        }
+        self.tell(&Rc::new(now), out);
+    }
+
     /// To be said behind the next Sync, beside what is already.
     pub(crate) fn say_behind_sync(&mut self, statements: Vec<String>) {
         let all = self.follow.get_or_insert_default();
@@ -771,7 +816,8 @@ impl Lending {
     pub(crate) fn has_outdated(&self) -> bool {
         let may_have = Effects::TEMP.with(Effects::RUNS);
         self.prepared.has_before_temporary()
-            && (self.found.contains(Pin::Temporary)
+            && (self.prepared.has_had_temporary()
+                || self.found.contains(Pin::Temporary)
                 || (self.effects | self.cycle.effects).intersects(may_have))
     }
 
@@ -784,6 +830,50 @@ impl Lending {
         !Rc::ptr_eq(own, wanted) && own.get(PATH) != wanted.get(PATH)
             || self.cycle.moves_path
             || self.may_be_another()
+    }
+
+    /// A statement is used where PostgreSQL has a reason to analyse it anew. Its constants are as they were read then
+    /// until the next reason: where they were read alike before, it can be made so anywhere, as long as the session
+    /// reads constants like that ([`Self::keeps_constants`]); otherwise, on this server connection alone.
+    #[cold]
+    pub(crate) fn uses_elsewhere(&mut self, name: &[u8], statement: &Statement) {
+        if self.mode != PoolMode::Auto || self.has_own_names || !statement.has_constants() {
+            return;
+        }
+        let own = &statement.parsing;
+        if !self.cycle.moves_constants && own.reads_constants_as(self.wanted.parsing()) {
+            self.prepared.used_elsewhere(name);
+        } else {
+            self.sticky.add(Pin::Statement);
+        }
+    }
+
+    /// Whether a text behind which constants may be read otherwise takes away what is known of those of its statements.
+    #[inline]
+    pub(crate) fn keeps_constants(
+        &self,
+        effects: Effects,
+        exact: Option<&Exact>,
+        text: &[u8],
+    ) -> bool {
+        self.prepared.has_elsewhere() && moves_constants(effects, exact, text)
+    }
+
+    /// Whether PostgreSQL analyses one anew when it is used next, since there are temporary objects by now, and reads its
+    /// constants otherwise than when it was prepared.
+    #[inline]
+    pub(crate) fn is_outdated(&self, name: &[u8]) -> bool {
+        self.has_outdated() && self.is_read_otherwise(name)
+    }
+
+    #[cold]
+    fn is_read_otherwise(&self, name: &[u8]) -> bool {
+        self.mode == PoolMode::Auto
+            && self.prepared.is_before_temporary(name)
+            && self.prepared.get(name).is_some_and(|own| {
+                let wanted = self.wanted.parsing();
+                own.has_constants() && !own.parsing.reads_constants_as(wanted)
+            })
     }
 
     /// The client sends a text that may make temporary objects, if this says so.
@@ -903,6 +993,7 @@ impl Lending {
                 self.is_unlearned = false;
                 self.has_own_names = false;
                 self.sticky.remove(Pin::Prepare);
+                self.sticky.remove(Pin::Statement);
                 self.sticky.remove(Pin::Settings);
                 self.sticky.remove(Pin::Sequence);
                 server.has_numbers = false;
@@ -921,6 +1012,9 @@ impl Lending {
             // Its statements were dealt with when it was answered.
             Exact::DiscardPlans => {}
             Exact::Deallocate(_) | Exact::DeallocateAll => {
+                if *exact == Exact::DeallocateAll {
+                    self.sticky.remove(Pin::Statement);
+                }
                 // SQL PREPARE may have let go.
                 if !self.found.is_empty() || self.effects.intersects(Effects::PREPARE) {
                     self.effects |= Effects::PREPARE;
@@ -944,6 +1038,36 @@ pub(crate) fn moves_path(effects: Effects, text: &[u8]) -> bool {
     effects.intersects(Effects::RUNS.with(Effects::UNNAMED))
         || says(b"search_path")
         || says(b"schema")
+}
+
+/// Whether constants may be read otherwise behind a text that changes settings.
+pub(crate) fn moves_constants(effects: Effects, exact: Option<&Exact>, text: &[u8]) -> bool {
+    if effects.intersects(Effects::RUNS.with(Effects::UNNAMED)) {
+        return true;
+    }
+    match exact {
+        Some(Exact::Set(list)) => list.iter().any(|(name, _)| is_part_of_constants(name)),
+        Some(Exact::Reset(name) | Exact::ResetLocal(name)) => is_part_of_constants(name),
+        Some(Exact::ResetAll) => true,
+        Some(_) => false,
+        None => set_name(text).is_none_or(|name| is_part_of_constants(&name)),
+    }
+}
+
+/// The name in a text that is `SET LOCAL name` or the like, and nothing else.
+fn set_name(text: &[u8]) -> Option<String> {
+    let text = str::from_utf8(text).ok()?.trim();
+    let text = text.strip_suffix(';').unwrap_or(text);
+    let ends = |c: char| c.is_ascii_whitespace() || c == '=';
+    let mut words = text.split(ends).filter(|word| !word.is_empty());
+    let mut next = || words.next().map(str::to_ascii_lowercase);
+    if next()? != "set" || text.contains(';') {
+        return None;
+    }
+    match next()?.as_str() {
+        "local" | "session" => next(),
+        name => Some(name.to_owned()),
+    }
 }
 
 /// What is known about a tenant's database.
@@ -1044,6 +1168,24 @@ mod tests {
         ] {
             assert_eq!(mentions_reset(text.as_bytes()), mentions, "{text}");
         }
+    }
+
+    #[test]
+    fn who_sets_what_has_no_part_in_constants_moves_none() {
+        for (text, name) in [
+            ("SET LOCAL search_path TO s1", Some("search_path")),
+            ("set session App.User='5';", Some("app.user")),
+            ("SET timezone=3", Some("timezone")),
+            ("SET LOCAL a TO 1; SET LOCAL TimeZone TO 3", None),
+            ("SELECT set_config('a.b', '', true)", None),
+            ("SET", None),
+        ] {
+            assert_eq!(set_name(text.as_bytes()).as_deref(), name, "{text}");
+        }
+        let moves = |text: &str| moves_constants(Effects::SETTINGS, None, text.as_bytes());
+        assert!(!moves("SET LOCAL SCHEMA 's1'") && !moves("SET LOCAL app.user TO '5'"));
+        assert!(!moves("SET LOCAL statement_timeout = 5") && moves("SET LOCAL TIME ZONE 'UTC'"));
+        assert!(moves("DO $$ BEGIN END $$"));
     }
 
     #[test]

@@ -40,6 +40,13 @@ pub(crate) struct Prepared {
     before_temporary: Option<Box<Names>>,
     /// There may have been some.
     has_met_temporary: bool,
+    /// There were some for certain.
+    has_had_temporary: bool,
+    /// One of them discards plans, or did.
+    has_discarding: bool,
+    /// Of them, those with constants that were used where PostgreSQL had a reason to analyse them anew, under settings
+    /// that read constants as they were, and not used elsewhere since.
+    elsewhere: Option<Box<Names>>,
     /// How often a name was given.
     pub(crate) gains: u64,
     pub(crate) unnamed: Unnamed,
@@ -63,6 +70,13 @@ pub(crate) type Named = (Box<[u8]>, Rc<Statement>);
 struct Names(HashSet<Box<[u8]>>);
 
 impl Names {
+    fn add(names: &mut Option<Box<Self>>, name: &[u8]) {
+        let own = names.get_or_insert_with(|| Box::new(Self(HashSet::new())));
+        if !own.0.contains(name) {
+            own.0.insert(name.into());
+        }
+    }
+
     fn of<'a>(names: impl Iterator<Item = &'a Box<[u8]>>) -> Option<Box<Self>> {
         let names: HashSet<_> = names.cloned().collect();
         (!names.is_empty()).then(|| Box::new(Self(names)))
@@ -337,6 +351,8 @@ impl Prepared {
     fn insert(&mut self, name: Box<[u8]>, statement: Rc<Statement>) {
         self.gains += 1;
         self.is_used(&name);
+        self.used_at_home(&name);
+        self.has_discarding |= statement.exact == Some(Exact::DiscardPlans);
         if let Some(was) = self.names.insert(name, statement) {
             self.private -= usize::from(was.is_private);
         }
@@ -352,6 +368,12 @@ impl Prepared {
     #[cold]
     pub(crate) fn discard_plans(&mut self) {
         self.discarded = Names::of(self.names.keys());
+    }
+
+    /// Whether something that is prepared may discard plans.
+    #[inline]
+    pub(crate) fn has_discarding(&self) -> bool {
+        self.has_discarding || self.source.exact == Some(Exact::DiscardPlans)
     }
 
     /// Whether the plan of this one was discarded and it was not used since.
@@ -374,7 +396,18 @@ impl Prepared {
     #[cold]
     pub(crate) fn met_no_temporary(&mut self) {
         self.has_met_temporary = false;
+        self.has_had_temporary = false;
         self.before_temporary = None;
+    }
+
+    /// The session has temporary objects.
+    pub(crate) fn has_temporary(&mut self) {
+        self.has_had_temporary |= self.before_temporary.is_some();
+    }
+
+    /// Whether it had some for certain, also if they are gone by now: their schema stays.
+    pub(crate) fn has_had_temporary(&self) -> bool {
+        self.has_had_temporary
     }
 
     /// Whether there may be some that were prepared before there may have been temporary objects.
@@ -388,6 +421,40 @@ impl Prepared {
         let names = self.before_temporary.take();
         let names = names.into_iter().flat_map(|names| names.0);
         names.filter(|name| self.names.contains_key(name)).collect()
+    }
+
+    /// Whether this one was prepared before there may have been temporary objects, and not used since.
+    pub(crate) fn is_before_temporary(&self, name: &[u8]) -> bool {
+        let names = self.before_temporary.as_ref();
+        names.is_some_and(|names| names.0.contains(name))
+    }
+
+    /// The client uses one where PostgreSQL has a reason to analyse it anew.
+    #[cold]
+    pub(crate) fn used_elsewhere(&mut self, name: &[u8]) {
+        Names::add(&mut self.elsewhere, name);
+    }
+
+    /// The client uses one where PostgreSQL had analysed it when it was prepared: it does so once more, to the same end.
+    #[inline]
+    pub(crate) fn used_at_home(&mut self, name: &[u8]) {
+        if self.elsewhere.is_some() {
+            Names::remove(&mut self.elsewhere, name);
+        }
+    }
+
+    /// Whether there are some that PostgreSQL has analysed anew since they were prepared.
+    #[inline]
+    pub(crate) fn has_elsewhere(&self) -> bool {
+        self.elsewhere.is_some()
+    }
+
+    /// Takes them, with what they mean.
+    pub(crate) fn take_elsewhere(&mut self) -> Vec<Named> {
+        let names = self.elsewhere.take();
+        let names = names.into_iter().flat_map(|names| names.0);
+        let named = names.filter_map(|name| Some((self.names.get(&name)?.clone(), name)));
+        named.map(|(own, name)| (name, own)).collect()
     }
 
     /// Whether it makes a difference which statement is used.
@@ -622,6 +689,7 @@ impl Prepared {
                 self.names.clear();
                 self.discarded = None;
                 self.before_temporary = None;
+                self.elsewhere = None;
                 self.private = 0;
             }
         }

@@ -205,6 +205,16 @@ impl State {
         self.parsing.as_ref().unwrap_or(self)
     }
 
+    /// Whether the constants of a text are read alike under both, whichever schemas it finds its names in.
+    pub(crate) fn reads_constants_as(&self, other: &Self) -> bool {
+        let beside = |state: &Self| {
+            let settings = state.settings.iter();
+            let has_part = |(name, _): &&Setting| is_part_of_constants(name);
+            settings.filter(has_part).cloned().collect::<Vec<_>>()
+        };
+        std::ptr::eq(self, other) || beside(self) == beside(other)
+    }
+
     /// Whether a text is the same words under both.
     pub(crate) fn reads_texts_as(&self, other: &Self) -> bool {
         let decides = [
@@ -494,6 +504,11 @@ const CHECKED_ALONE: [&str; 12] = [
     "xmlbinary",
     "xmloption",
 ];
+
+/// Whether a setting may have a part in how a constant is read: not where names are looked up.
+pub(crate) fn is_part_of_constants(name: &str) -> bool {
+    decides_parsing(name) && !matches!(name, "search_path" | "role" | "schema")
+}
 
 /// Whether a setting has a part in how a statement is parsed.
 pub(crate) fn decides_parsing(name: &str) -> bool {

@@ -103,6 +103,25 @@ impl Statement {
         self.quiet.set(self.quiet.get() | told as u8 | less);
     }
 
+    /// Whether it may have constants that are read under settings: those have quotes around them.
+    pub(crate) fn has_constants(&self) -> bool {
+        let mut pairs = self.query.windows(2);
+        self.query.contains(&b'\'')
+            || pairs.any(|pair| pair[0] == b'$' && !pair[1].is_ascii_digit())
+    }
+
+    /// How many parameters it has, as far as its text says.
+    pub(crate) fn parameters(&self) -> u16 {
+        let behind = self.query.split(|byte| *byte == b'$').skip(1);
+        let numbers = behind.map(|rest| {
+            let digits = rest.iter().take_while(|byte| byte.is_ascii_digit());
+            digits.fold(0_u16, |all, digit| {
+                all.saturating_mul(10).saturating_add((digit - b'0').into())
+            })
+        });
+        numbers.max().unwrap_or(0)
+    }
+
     fn bytes(&self) -> usize {
         EACH_BYTES + self.query.len() + self.types.len()
     }

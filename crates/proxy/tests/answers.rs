@@ -387,7 +387,14 @@ async fn a_discarded_plan_is_made_of_what_was_read_before() {
             ),
             ("SELECT 1", &["BEGIN", "SET LOCAL TimeZone TO 'Asia/Tokyo'"]),
         ] {
-            for discard in ["behind", "between", "in a pipeline", "by its name"] {
+            for discard in [
+                "behind",
+                "between",
+                "in a pipeline",
+                "by its name",
+                "in the middle",
+                "in the middle, by its name",
+            ] {
                 let mut pair = Pair::new(&stack, &tenant, "auto", &[("search_path", "s1")]);
                 pair.query(before);
                 parse(&mut pair, "discard", "DISCARD PLANS");
@@ -405,6 +412,22 @@ async fn a_discarded_plan_is_made_of_what_was_read_before() {
                 match discard {
                     "in a pipeline" => run(&mut pair, "DISCARD PLANS"),
                     "by its name" => run_prepared(&mut pair, "discard"),
+                    "in the middle" | "in the middle, by its name" => {
+                        let mut bytes = Vec::new();
+                        build::parse(b"", b"SELECT 1", &[], &mut bytes);
+                        build::bind_nothing(b"", b"", &mut bytes);
+                        build::execute(b"", 0, &mut bytes);
+                        let name = if discard == "in the middle" {
+                            build::parse(b"", b"DISCARD PLANS", &[], &mut bytes);
+                            &b""[..]
+                        } else {
+                            b"discard"
+                        };
+                        build::bind_nothing(b"", name, &mut bytes);
+                        build::execute(b"", 0, &mut bytes);
+                        build::sync(&mut bytes);
+                        pair.flight(discard.to_owned(), &bytes, 1);
+                    }
                     _ => drop(pair.query("DISCARD PLANS")),
                 }
                 if discard != "behind" {
@@ -436,9 +459,15 @@ async fn a_discarded_plan_is_made_of_what_was_read_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_reset_a_transaction_may_still_become_another() {
     let (stack, tenant) = start().await;
-    let startup = [("search_path", "s2"), ("DateStyle", "SQL")];
     tokio::task::block_in_place(|| {
-        for mode in ["auto", "session"] {
+        for (mode, path) in [
+            ("auto", "s2"),
+            ("session", "s2"),
+            // Not as PostgreSQL writes it, so that no SET leads there.
+            ("auto", "s2,s1"),
+            ("session", "s2,s1"),
+        ] {
+            let startup = [("search_path", path), ("DateStyle", "SQL")];
             for begin in [
                 &["BEGIN; RESET search_path"][..],
                 &["BEGIN", "RESET search_path"],
@@ -451,6 +480,9 @@ async fn behind_a_reset_a_transaction_may_still_become_another() {
                 &["SET DateStyle TO ISO; SET LOCAL IntervalStyle TO iso_8601; ROLLBACK; BEGIN"],
                 &["BEGIN; SET LOCAL IntervalStyle TO iso_8601; ROLLBACK; BEGIN"],
             ] {
+                if path.contains(',') && begin[0].contains(';') {
+                    continue; // Among several statements of one query it is said at once.
+                }
                 for is_by_query in [true, false] {
                     let mut pair = Pair::new(&stack, &tenant, mode, &startup);
                     pair.query("SET search_path TO s1");
@@ -461,11 +493,37 @@ async fn behind_a_reset_a_transaction_may_still_become_another() {
                             run(&mut pair, sql);
                         }
                     }
-                    pair.query("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE");
+                    if is_by_query {
+                        pair.query("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE");
+                    } else {
+                        run(&mut pair, "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE");
+                    }
                     pair.query("SHOW transaction_isolation");
+                    pair.query("SHOW search_path");
                     pair.query("SELECT v FROM t");
                     pair.query("COMMIT");
                     pair.query("SELECT v FROM t");
+                    // What is put off is there for whatever comes next, and gone where the transaction is.
+                    for next in [
+                        "SHOW search_path",
+                        "SELECT v FROM t",
+                        "SET TRANSACTION ISOLATION LEVEL; SELECT v FROM t",
+                        "COMMIT",
+                        "ROLLBACK",
+                        "SET TRANSACTION ISOLATION LEVEL nonsense",
+                        "SAVEPOINT a; SELECT 1/0",
+                    ] {
+                        pair.query("SET search_path TO s1");
+                        begin.iter().for_each(|sql| drop(pair.query(sql)));
+                        if is_by_query {
+                            pair.query(next);
+                        } else if !next.contains(';') {
+                            run(&mut pair, next);
+                        }
+                        pair.query("ROLLBACK");
+                        pair.same_settings();
+                        run(&mut pair, "SELECT v FROM t");
+                    }
                 }
             }
         }
@@ -516,6 +574,10 @@ async fn temporary_objects_have_statements_analysed_as_the_role_of_then() {
                     parse(&mut pair, "used", "SELECT v FROM s1.t");
                     pair.query(begin);
                     pair.query(make);
+                    if make.contains("RESET") && begin.is_empty() {
+                        // They are gone by then; their schema is not.
+                        pair.query("DROP TABLE own; RESET extra_float_digits");
+                    }
                     parse(&mut pair, "behind", "SELECT v, 1 FROM s2.t");
                     run_prepared(&mut pair, "used");
                     if is_by_query {
@@ -718,6 +780,119 @@ async fn a_prepared_reset_that_was_handed_over_leads_back_at_once() {
                 pair.query("SET work_mem TO '4MB'");
                 run_prepared(&mut pair, "resets");
                 pair.query("SHOW work_mem");
+            }
+        }
+    });
+    end(&stack).await;
+}
+
+/// A statement that PostgreSQL analyses anew, under another `search_path` or since there are temporary objects, keeps its
+/// constants as they were read then, to the next such reason.
+#[tokio::test(flavor = "multi_thread")]
+async fn constants_stay_as_they_were_read_when_a_statement_was_analysed_anew() {
+    let (stack, tenant) = start().await;
+    stack.postgres.sql(
+        &tenant.pid.database(),
+        "CREATE TABLE public.never (at timestamptz CHECK (at IS NULL), a int);
+         GRANT ALL ON public.never TO tenantry_admin",
+    );
+    let refused = "INSERT INTO public.never VALUES ('2024-06-01 12:00', 5)";
+    let cases: [&[&str]; 11] = [
+        &[
+            "SET search_path TO s2",
+            "run",
+            "SET TimeZone TO 'Asia/Tokyo'",
+        ],
+        &[
+            "SET TimeZone TO 'Asia/Tokyo'",
+            "SET search_path TO s2",
+            "run",
+            "SET TimeZone TO 3",
+        ],
+        &[
+            "BEGIN; SET LOCAL search_path TO s2",
+            "run",
+            "COMMIT",
+            "SET TimeZone TO 'Asia/Tokyo'",
+            "run",
+            "SET TimeZone TO 3",
+        ],
+        &[
+            "SET search_path TO s2",
+            "BEGIN; SET LOCAL TimeZone TO 3",
+            "run",
+            "COMMIT",
+        ],
+        &[
+            "SET search_path TO s2",
+            "run",
+            "BEGIN; SET LOCAL TimeZone TO 3",
+            "run",
+            "COMMIT",
+        ],
+        &[
+            "SET search_path TO s2",
+            "run",
+            "BEGIN",
+            "SET TimeZone TO 3",
+            "ROLLBACK",
+        ],
+        &[
+            "SET search_path TO s2",
+            "run",
+            "DO $$ BEGIN SET TimeZone TO 3; END $$",
+        ],
+        &[
+            "SET search_path TO s2",
+            "run",
+            "SELECT set_config('TimeZone', '3', false)",
+        ],
+        &[
+            "SET search_path TO s2",
+            "run",
+            "SET search_path TO s1",
+            "run",
+            "SET TimeZone TO 3",
+        ],
+        &[
+            "SET TimeZone TO 3",
+            "CREATE TEMP TABLE own (a int)",
+            "run",
+            "SET TimeZone TO 4",
+        ],
+        &[
+            "CREATE TEMP TABLE own (a int)",
+            "SET TimeZone TO 3",
+            "run",
+            "SET TimeZone TO 4",
+        ],
+    ];
+    tokio::task::block_in_place(|| {
+        for (number, case) in cases.iter().enumerate() {
+            for sql in [
+                &format!("SELECT timestamptz '2024-06-01 12:00', {number}"),
+                refused,
+            ] {
+                // Twice, since server connections that had temporary objects have a schema for them.
+                for _ in 0..2 {
+                    let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+                    parse(&mut pair, "one", sql);
+                    parse(
+                        &mut pair,
+                        "two",
+                        "SELECT timestamptz '2024-06-01 12:00', $1::int",
+                    );
+                    for step in case.iter().copied().chain(["run", "SELECT 1", "run"]) {
+                        if step == "run" {
+                            run_prepared(&mut pair, "one");
+                        } else {
+                            pair.query(step);
+                        }
+                    }
+                    pair.query("EXECUTE two(7)");
+                    pair.query("DISCARD ALL");
+                    pair.same_settings();
+                }
             }
         }
     });

@@ -13,10 +13,10 @@ use wire::{
 
 use super::{
     LOOKED_INTO_MAX,
+    anew::{hand_over_outdated, note_use, ready_discard},
     up::{Outgoing, Pass},
 };
 use crate::{
-    ask,
     hazard::{Hazard, may_set_locally},
     lending::{Lending, Runs, mentions_authorization, mentions_reset},
     pins::Pin,
@@ -212,14 +212,12 @@ pub(super) enum Readiness {
 pub(super) fn ready_named(
     server: &mut Server,
     lending: &mut Lending,
-    statement: &Statement,
+    (name, statement): (&[u8], &Statement),
     at: usize,
     outgoing: &mut Outgoing<'_>,
     tenant: &Tenant,
 ) -> Readiness {
-    if !statement.is_private && lending.changes(statement) {
-        server.statements.change(statement.number);
-    }
+    note_use(server, lending, name, statement);
     // One that lives here alone is here.
     if server.statements.uses(statement.number) || statement.is_private {
         if server.statements.was_refused(statement.number) {
@@ -294,6 +292,11 @@ pub(super) fn begin(
         return Readiness::Ready;
     }
     lending.open_hazard = tenant.known().hazard;
+    if lending.prepared.has_names()
+        && let Readiness::Waits = ready_discard(server, lending, at, outgoing, tenant)
+    {
+        return Readiness::Waits;
+    }
     if lending.open_hazard == Hazard::None || server.status != TransactionStatus::Idle {
         return Readiness::Ready;
     }
@@ -583,22 +586,6 @@ pub(super) fn names_statements(reading: &Reading, text: &[u8]) -> bool {
         })
 }
 
-/// Whether a text discards plans. What PostgreSQL keeps of a statement then, how its text was read and what it returns,
-/// is nowhere but where the statement is.
-pub(super) fn discards_plans(reading: &Reading, text: &[u8]) -> bool {
-    const WORD: &[u8] = b"plans";
-    match reading.exact {
-        Some(Exact::DiscardPlans) => true,
-        Some(_) => false,
-        None => {
-            reading.effects.intersects(Effects::DISCARD)
-                && text
-                    .windows(WORD.len())
-                    .any(|piece| piece.eq_ignore_ascii_case(WORD))
-        }
-    }
-}
-
 /// A text whose SQL uses or changes statements by their names.
 pub(super) struct Naming<'a> {
     pub(super) text: &'a [u8],
@@ -698,41 +685,6 @@ pub(super) fn hand_over_names(
     }
     lending.has_own_names = true;
     lending.sticky.add(Pin::Prepare);
-}
-
-/// Hands over what was prepared before there were temporary objects, and not used since. PostgreSQL has a reason to
-/// analyse it anew when it is used next: their schema is in the `search_path` now. Where it is made only now,
-/// the server connection has such a schema already, so it is given another reason.
-#[cold]
-fn hand_over_outdated(
-    server: &mut Server,
-    lending: &mut Lending,
-    at: usize,
-    outgoing: &mut Outgoing<'_>,
-    tenant: &Tenant,
-) {
-    let names = lending.prepared.take_before_temporary();
-    let naming = Naming {
-        text: b"",
-        unsaid: &names,
-        takes_away: false,
-        is_between: false,
-    };
-    hand_over_names(server, lending, &naming, at, outgoing, tenant);
-    let out = outgoing.before(at);
-    let (mut there, back) = around(server);
-    there.push(ask::longer_path_if_temporary());
-    say_in_passing(server, &there, Tags::TURNED, out);
-    let tags = Tags::OURS.with(Tags::TURNED);
-    for name in &names {
-        build::describe(Kind::Statement, name, out);
-        server.queue.sent_as(Request::DescribeStatement, tags);
-    }
-    build::sync(out);
-    server.queue.sent_as(Request::Sync, Tags::OURS);
-    say_in_passing(server, &back, Tags::TURNED, out);
-    build::sync(out);
-    server.queue.sent_as(Request::Sync, Tags::OURS);
 }
 
 /// A savepoint that no client has.
@@ -839,7 +791,7 @@ fn around_settings(
 }
 
 /// What begins something that leaves nothing behind, and what ends it.
-fn around(server: &Server) -> (Vec<String>, Vec<String>) {
+pub(super) fn around(server: &Server) -> (Vec<String>, Vec<String>) {
     if server.status == TransactionStatus::Idle {
         let begin = "BEGIN ISOLATION LEVEL READ COMMITTED".to_owned();
         return (vec![begin], vec!["ROLLBACK".to_owned()]);
@@ -904,9 +856,7 @@ pub(super) fn execute_by_sql(
     let Some(written) = written else {
         return is_failed.then_some(statement.effects);
     };
-    if !statement.is_private && lending.changes(&statement) {
-        server.statements.change(statement.number);
-    }
+    note_use(server, lending, key, &statement);
     let is_there = server.statements.uses(statement.number) || statement.is_private;
     if !is_there && !is_failed {
         let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());

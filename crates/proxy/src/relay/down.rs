@@ -189,9 +189,20 @@ impl Session {
                             lending.told = server.parameters.clone();
                         }
                     } else if !answer.is_to_ours() {
-                        if let Anew::Untold = lending.anew {
-                            lending.anew = Anew::No;
-                            lending.tell(&server.parameters, incoming.before(at));
+                        match lending.anew {
+                            // Where the transaction failed, it is as it was before, and nothing is left to be said.
+                            Anew::Later(_) if server.status == TransactionStatus::Failed => {
+                                lending.anew = Anew::No;
+                                lending.tell(&server.parameters, incoming.before(at));
+                            }
+                            Anew::Untold => {
+                                lending.anew = Anew::No;
+                                lending.tell(&server.parameters, incoming.before(at));
+                            }
+                            Anew::Later(_) => {
+                                lending.tell_ahead(&server.parameters, incoming.before(at));
+                            }
+                            Anew::No | Anew::Due(_) | Anew::Said => {}
                         }
                         let is_over = server.status == TransactionStatus::Idle;
                         add(&counters.transactions, u64::from(is_over));

@@ -8,10 +8,12 @@
 //! headers are looked at. A side that does not read stops the other side from being read, never
 //! itself: each direction moves as long as it can.
 
+mod anew;
 mod around;
 mod down;
 mod full;
 mod insert;
+mod later;
 mod note;
 mod text;
 mod up;

@@ -14,17 +14,18 @@ use wire::{
 
 use super::{
     LOOKED_INTO_MAX,
+    anew::{discards_plans, hand_over_elsewhere, ready_outdated},
     around::{
         Body, Naming, Readiness, begin, body, changes_role, close_first, deallocates_all,
-        discards_plans, execute_by_sql, fail, free_names, hand_over_behind_failure,
-        hand_over_names, large_parse, may_need_follow_up, name_for_sql, names_statements, occupy,
-        ready_before, ready_before_role, say, sets_locally, unknown, write_parse,
+        execute_by_sql, fail, free_names, hand_over_behind_failure, hand_over_names, large_parse,
+        may_need_follow_up, name_for_sql, names_statements, occupy, ready_before,
+        ready_before_role, say, sets_locally, unknown, write_parse,
     },
     insert::{self, Inserted},
     up::{Outgoing, Pass, UNSETTLING},
 };
 use crate::{
-    lending::{Barrier, Changes, Lending, Runs, moves_path},
+    lending::{Barrier, Changes, Lending, Runs, moves_constants, moves_path},
     prepared::{self, Sent, Source, Unnamed},
     session::Session,
     statements::{Parsed, Unnamed as Theirs},
@@ -72,6 +73,8 @@ impl Session {
             let follow = reading.filter(|_| !is_enough).and_then(|reading| {
                 lending.follow_up(reading.effects, reading.exact.as_ref(), text, server)
             });
+            let follow = follow.map(|queries| lending.puts_off(queries, server));
+            let follow = follow.filter(|queries| !queries.is_empty());
             lending.is_open = false;
             if let Some(inserted) = inserted {
                 self.inserted = Some(inserted.put(text, head, at, outgoing));
@@ -139,6 +142,23 @@ impl Session {
                 return Pass::Waits;
             }
         }
+        let sets_locally = sets_locally(&reading, text, server, lending);
+        let changes_settings = sets_locally || effects.intersects(UNSETTLING);
+        if changes_settings
+            && !lending.is_open
+            && lending.keeps_constants(effects, reading.exact.as_ref(), text)
+            && let Readiness::Waits =
+                hand_over_elsewhere(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
+        if let Some(Exact::Execute(name)) = &reading.exact
+            && !lending.is_open
+            && lending.is_outdated(prepared::name(name.as_bytes()))
+            && let Readiness::Waits = ready_outdated(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
         if effects.intersects(HEEDED) || !reading.custom.is_empty() {
             effects = self.tenant.heed(effects, &reading.custom, text, lending);
         }
@@ -179,9 +199,16 @@ impl Session {
         let follow = (may_follow && !is_enough)
             .then(|| lending.follow_up(effects, reading.exact.as_ref(), text, server))
             .flatten();
-        let sets_locally = sets_locally(&reading, text, server, lending);
+        let follow = match &reading.exact {
+            Some(Exact::Reset(_) | Exact::ResetLocal(_) | Exact::ResetAll) => follow
+                .map(|queries| lending.puts_off(queries, server))
+                .filter(|queries| !queries.is_empty()),
+            _ => follow,
+        };
         if sets_locally || effects.intersects(UNSETTLING) {
+            let exact = reading.exact.as_ref();
             lending.cycle.moves_path |= moves_path(effects, text);
+            lending.cycle.moves_constants |= moves_constants(effects, exact, text);
         }
         lending.cycle.is_unsettled |= sets_locally;
         if changes_prepared {
@@ -293,6 +320,14 @@ impl Session {
         }
         let behind_name = &body[parsed.statement.len() + 1..];
         let sets_locally = sets_locally(&reading, parsed.query, server, lending);
+        if !was_open
+            && (sets_locally || effects.intersects(UNSETTLING))
+            && lending.keeps_constants(effects, reading.exact.as_ref(), parsed.query)
+            && let Readiness::Waits =
+                hand_over_elsewhere(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
         if !was_open
             && (sets_locally || effects.intersects(UNSETTLING))
             && let Readiness::Waits = ready_before(server, lending, at, outgoing, &self.tenant)

@@ -19,6 +19,7 @@ use wire::{
 
 use super::{
     Turn,
+    anew::{hand_over_elsewhere, ready_outdated},
     around::{
         Body, NAMES_MAX, NOBODYS, Naming, Readiness, begin, body, changes_role, first_two,
         free_names, hand_over_names, name_for_sql, ready_all, ready_before, ready_before_role,
@@ -30,7 +31,7 @@ use super::{
 use crate::{
     audited::cannot_note,
     error::Refusal,
-    lending::{Anew, Barrier, Runs, moves_path},
+    lending::{Anew, Barrier, Runs, moves_constants, moves_path},
     prepared::{self, Unnamed},
     session::{Ended, Session},
     stats::add,
@@ -275,6 +276,11 @@ impl Session {
             server.queue.sent(request);
             return Pass::On;
         }
+        if let Anew::Later(_) = self.lending.anew
+            && let Some(pass) = self.say_later(head, request, at, outgoing)
+        {
+            return pass;
+        }
         let reading = match self.look_at_growth(head, request, at, outgoing) {
             Ok(reading) => reading,
             Err(pass) => return pass,
@@ -348,12 +354,30 @@ impl Session {
         };
         let of = start + portal.len() + 1;
         let key = prepared::name(name);
+        if !was_open
+            && lending.is_outdated(key)
+            && let Readiness::Waits = ready_outdated(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
         lending.uses(key, &self.tenant);
         let (number, does) = lending.prepared.number_and_effects(key);
         if !was_open
             && lending.has_outdated()
             && changes_role(does, lending.prepared.text(key))
             && let Readiness::Waits = ready_before_role(server, lending, at, outgoing, &self.tenant)
+        {
+            return Pass::Waits;
+        }
+        if !was_open
+            && does.intersects(UNSETTLING)
+            && lending.keeps_constants(
+                does,
+                lending.prepared.exact(key),
+                lending.prepared.text(key),
+            )
+            && let Readiness::Waits =
+                hand_over_elsewhere(server, lending, at, outgoing, &self.tenant)
         {
             return Pass::Waits;
         }
@@ -405,6 +429,7 @@ impl Session {
                     &b"search_path"[..]
                 };
                 lending.cycle.moves_path |= moves_path(effects, text);
+                lending.cycle.moves_constants |= moves_constants(effects, exact.as_ref(), text);
             }
             lending.cycle.is_unsettled |= lending.prepared.source.sets_locally;
             lending.bind(portal, effects, exact);
@@ -426,9 +451,8 @@ impl Session {
             server.queue.sent(Request::Bind);
             return Pass::On;
         };
-        if let Readiness::Waits =
-            ready_named(server, lending, &statement, at, outgoing, &self.tenant)
-        {
+        let named = (key, &*statement);
+        if let Readiness::Waits = ready_named(server, lending, named, at, outgoing, &self.tenant) {
             return Pass::Waits;
         }
         let mut effects = statement.effects;
@@ -437,7 +461,9 @@ impl Session {
         }
         if effects.intersects(UNSETTLING) || statement.sets_locally {
             ready_all(server, lending, at, outgoing, &self.tenant);
-            lending.cycle.moves_path |= moves_path(effects, &statement.query);
+            let (exact, text) = (statement.exact.as_ref(), &statement.query);
+            lending.cycle.moves_path |= moves_path(effects, text);
+            lending.cycle.moves_constants |= moves_constants(effects, exact, text);
         }
         rename(&statement.name, of, name, head, at, outgoing);
         lending.cycle.is_unsettled |= statement.sets_locally;
@@ -461,6 +487,7 @@ impl Session {
             Body::Incomplete => return Pass::Incomplete,
             Body::TooLarge => b"",
         };
+        let was_open = lending.is_open;
         if let Readiness::Waits = begin(server, lending, at, outgoing, &self.tenant) {
             return Pass::Waits;
         }
@@ -487,6 +514,13 @@ impl Session {
         };
         let key = prepared::name(name);
         if request != Request::Close {
+            if !was_open
+                && lending.is_outdated(key)
+                && let Readiness::Waits =
+                    ready_outdated(server, lending, at, outgoing, &self.tenant)
+            {
+                return Pass::Waits;
+            }
             lending.uses(key, &self.tenant);
         }
         let number = lending.prepared.get(key).map(|statement| statement.number);
@@ -523,7 +557,8 @@ impl Session {
             }
         } else if let Some(statement) = lending.prepared.get(key).cloned() {
             let of = at + HEADER + 1;
-            match ready_named(server, lending, &statement, at, outgoing, &self.tenant) {
+            let named = (key, &*statement);
+            match ready_named(server, lending, named, at, outgoing, &self.tenant) {
                 Readiness::Ready => rename(&statement.name, of, name, head, at, outgoing),
                 Readiness::Waits => return Pass::Waits,
             }
@@ -575,6 +610,7 @@ impl Session {
                     name_for_sql(&exact, at, outgoing, server, lending);
                 }
                 behind = lending.follow_execute(&exact, server);
+                behind = lending.puts_off(behind, server);
                 if lending.is_awaited(&exact) {
                     lending.awaits(exact);
                 }

@@ -362,10 +362,21 @@ pub fn parse(statement: &[u8], query: &[u8], types: &[u32], out: &mut Vec<u8>) {
 
 /// Bind without parameters, all results as text.
 pub fn bind_nothing(portal: &[u8], statement: &[u8], out: &mut Vec<u8>) {
+    bind_nulls(portal, statement, 0, out);
+}
+
+/// Bind of so many parameters that are null, all results as text.
+pub fn bind_nulls(portal: &[u8], statement: &[u8], parameters: u16, out: &mut Vec<u8>) {
+    const NULL: [u8; 4] = (-1_i32).to_be_bytes();
     message(client::BIND, out, |out| {
         text(portal, out);
         text(statement, out);
-        out.extend_from_slice(&[0; 6]);
+        out.extend_from_slice(&[0; 2]);
+        out.extend_from_slice(&parameters.to_be_bytes());
+        for _ in 0..parameters {
+            out.extend_from_slice(&NULL);
+        }
+        out.extend_from_slice(&[0; 2]);
     });
 }
 
