@@ -221,7 +221,12 @@ impl Session {
                         } else if !server.queue.is_at_ours()
                             && !Rc::ptr_eq(&lending.told, &server.parameters)
                         {
-                            lending.tell(&server.parameters, incoming.before(at));
+                            match lending.anew {
+                                Anew::Later(_) => {
+                                    lending.tell_ahead(&server.parameters, incoming.before(at));
+                                }
+                                _ => lending.tell(&server.parameters, incoming.before(at)),
+                            }
                         }
                     }
                 }
