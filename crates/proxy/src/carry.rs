@@ -167,7 +167,7 @@ impl Session {
         // Asked, whatever is known.
         lending.effects |= Effects::LISTEN;
         let asked = async {
-            learn(server, lending, &tenant).await?;
+            learn(server, lending, &tenant, false).await?;
             channels(server).await
         };
         let limit = worker.config.limits.reset_time_max;

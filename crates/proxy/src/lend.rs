@@ -324,10 +324,10 @@ impl Session {
         // More was sent already, which goes to the same server connection.
         let goes_on = !self.parked.is_empty();
         match lending.rest(server, &self.tenant.states, &known) {
+            // As somebody else's server connection would, it needs what was prepared under other settings.
+            Verdict::Free if goes_on => Ok(lending.misses_statements(server).then_some(Turn::Ask)),
             Verdict::Free => {
-                if !goes_on {
-                    self.release(worker);
-                }
+                self.release(worker);
                 Ok(None)
             }
             Verdict::Kept => {
@@ -428,7 +428,8 @@ impl Session {
             handle.answer_recall();
             return Ok(());
         };
-        let asked = timeout(limit, learn(server, lending, &tenant));
+        let goes_on = !self.parked.is_empty();
+        let asked = timeout(limit, learn(server, lending, &tenant, goes_on));
         let asked = tokio::select! {
             asked = asked => asked,
             why = handle.ended() => return Err(Ended::Refused(why)),
@@ -465,16 +466,17 @@ impl Session {
     }
 }
 
-/// Finds out what the session has.
+/// Finds out what the session has. `goes_on`: it sent more already, for this server connection.
 pub(crate) async fn learn(
     server: &mut Server,
     lending: &mut Lending,
     tenant: &Rc<Tenant>,
+    goes_on: bool,
 ) -> Result<(), ExchangeError> {
     let known = tenant.examine(server).await?;
     lending.heed_blind(&known);
     let asked = learn_state(server, lending, tenant, &known).await;
-    if lending.misses_statements(server) && !lending.pins().is_empty() {
+    if lending.misses_statements(server) && (goes_on || !lending.pins().is_empty()) {
         if lending.prepared.unnamed == Unnamed::There {
             // This drops it, and those with a name are worth more.
             lending.prepared.unnamed = Unnamed::None;

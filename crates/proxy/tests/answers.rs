@@ -898,3 +898,52 @@ async fn constants_stay_as_they_were_read_when_a_statement_was_analysed_anew() {
     });
     end(&stack).await;
 }
+
+/// What a session prepared is found behind something of the same flight that changes how it is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_prepared_is_found_behind_a_change_of_settings_in_the_same_flight() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for change in [
+            "SET TimeZone TO 'Asia/Tokyo'",
+            "SET search_path TO s2",
+            "RESET ALL",
+            "SELECT set_config('DateStyle', 'German', false)",
+            "DO $$ BEGIN SET IntervalStyle TO 'iso_8601'; END $$",
+            "BEGIN; SET TimeZone TO 'Asia/Tokyo'; COMMIT",
+        ] {
+            for is_by_query in [true, false] {
+                if !is_by_query && change.starts_with("BEGIN") {
+                    continue; // Several statements.
+                }
+                let mut pair = Pair::new(&stack, &tenant, "auto", &[("search_path", "s1")]);
+                pair.query("SET TimeZone TO 'America/New_York'");
+                parse(
+                    &mut pair,
+                    "one",
+                    "SELECT v, timestamptz '2024-06-01 12:00' FROM t",
+                );
+                parse(&mut pair, "two", "SELECT interval '1 day'");
+                let mut bytes = Vec::new();
+                if is_by_query {
+                    build::query(change, &mut bytes);
+                } else {
+                    build::parse(b"", change.as_bytes(), &[], &mut bytes);
+                    build::bind_nothing(b"", b"", &mut bytes);
+                    build::execute(b"", 0, &mut bytes);
+                    build::sync(&mut bytes);
+                }
+                for name in [b"one", b"two"] {
+                    build::describe(Kind::Statement, name, &mut bytes);
+                    build::bind_nothing(b"", name, &mut bytes);
+                    build::execute(b"", 0, &mut bytes);
+                    build::sync(&mut bytes);
+                }
+                pair.flight(format!("{change}, by a query: {is_by_query}"), &bytes, 3);
+                run_prepared(&mut pair, "one");
+                pair.same_settings();
+            }
+        }
+    });
+    end(&stack).await;
+}
