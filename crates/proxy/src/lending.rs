@@ -507,7 +507,8 @@ impl Lending {
             None if effects
                 .intersects(Effects::SETTINGS.with(Effects::RUNS).with(Effects::CALLS))
                 && !self.base.is_empty()
-                && mentions_reset(text) =>
+                && mentions_reset(text)
+                && mentions_reset_inside(text, server.context) =>
             {
                 Some(self.base.if_missing())
             }
@@ -1095,6 +1096,13 @@ pub(crate) fn mentions_reset(text: &[u8]) -> bool {
         .any(|word| places(text, word).next().is_some())
         // Of a time zone. That of SET LOCAL leads back to what the session has.
         || places(text, b"local").any(|at| !is_behind_set(&text[..at]))
+}
+
+/// The same of its statements, without what stands around them: a comment resets nothing.
+#[cold]
+fn mentions_reset_inside(text: &[u8], context: Context) -> bool {
+    statement::split(text, context)
+        .is_none_or(|own| own.into_iter().any(|place| mentions_reset(&text[place])))
 }
 
 /// Where a text has a word, or a longer one with that in it.

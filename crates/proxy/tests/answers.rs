@@ -947,3 +947,23 @@ async fn what_is_prepared_is_found_behind_a_change_of_settings_in_the_same_fligh
     });
     end(&stack).await;
 }
+
+/// A word in a comment leads nothing back: what the session has emptied stays empty.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comment_about_a_reset_resets_nothing() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for mode in ["auto", "session"] {
+            for comment in ["-- DISCARD ALL\n", "/* reset */ ", ";; -- TO DEFAULT\n"] {
+                let mut pair = Pair::new(&stack, &tenant, mode, &[("app.one", "begun")]);
+                pair.query(&format!(
+                    "{comment}SELECT g, set_config('app.one', '', false) FROM generate_series(1, 2) g"
+                ));
+                pair.query("SHOW app.one");
+                pair.query(&format!("{comment}SELECT 1"));
+                pair.query("SHOW app.one");
+            }
+        }
+    });
+    end(&stack).await;
+}
