@@ -29,6 +29,8 @@ const EACH_BYTES: usize = 256;
 /// Statements that one server connection keeps. Each costs PostgreSQL some 10 to 100 kB; the one
 /// that was not used for longest goes.
 pub(crate) const PER_SERVER_MAX: usize = 200;
+/// Statements that a server connection may have, as far as is remembered; that is forgotten with each reset.
+const DOUBTED_MAX: usize = 5 * PER_SERVER_MAX;
 
 /// A statement as a client prepared it.
 #[derive(Debug)]
@@ -333,6 +335,8 @@ pub(crate) struct Has {
     changed: Vec<u64>,
     /// It may have statements that are not known of.
     pub(crate) is_unsure: bool,
+    /// By number, some of those that it may have for all that.
+    doubted: Vec<u64>,
     /// Whose unnamed statement it has: a number that is given to each Parse.
     pub(crate) unnamed: Unnamed,
 }
@@ -448,13 +452,16 @@ impl Has {
         self.refused.clear();
         self.changed.clear();
         self.stale.clear();
+        self.doubted.clear();
         self.is_unsure = false;
     }
 
     /// Notes that nobody knows which named ones it has.
     pub(crate) fn doubt(&mut self) {
         self.losses += 1;
-        self.used.clear();
+        let room = DOUBTED_MAX - self.doubted.len();
+        let all = self.used.drain().map(|(number, _)| number);
+        self.doubted.extend(all.take(room));
         self.refused.clear();
         self.changed.clear();
         self.is_unsure = true;
@@ -468,6 +475,27 @@ impl Has {
     #[inline]
     pub(crate) fn has_stale(&self) -> bool {
         !self.stale.is_empty()
+    }
+
+    /// Whether it may have any that has a name of ours.
+    #[inline]
+    pub(crate) fn may_have_some(&self) -> bool {
+        !(self.used.is_empty() && self.stale.is_empty() && self.doubted.is_empty())
+    }
+
+    /// Appends a Close for each that it may have under a name of ours; returns how many. Closing what is not there does nothing.
+    #[cold]
+    pub(crate) fn write_all_closes(&mut self, all: &Statements, out: &mut Vec<u8>) -> usize {
+        let own = self.used.keys().chain(&self.doubted);
+        let mut names: Vec<Box<[u8]>> = own.map(|number| all.name(*number).into()).collect();
+        names.append(&mut self.stale);
+        for name in &names {
+            build::close(Kind::Statement, name, out);
+        }
+        let is_unsure = self.is_unsure;
+        self.clear();
+        self.is_unsure = is_unsure;
+        names.len()
     }
 
     /// Appends a Close for each that is of no use; returns their names.

@@ -967,3 +967,71 @@ async fn a_comment_about_a_reset_resets_nothing() {
     });
     end(&stack).await;
 }
+
+/// A session is shown what it prepared itself, by its own names, on whichever server connection.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_prepared_is_shown_as_the_session_prepared_it() {
+    const SHOW: &str = "SELECT name, statement, parameter_types::text, from_sql \
+        FROM pg_prepared_statements ORDER BY name";
+    let (stack, tenant) = start().await;
+    stack.set_route(&tenant, Role::Admin, |route| {
+        route.limits.server_connections_max = 2;
+    });
+    let show = |pair: &mut Pair, how: usize| match how {
+        0 => drop(pair.query(SHOW)),
+        1 => run(pair, SHOW),
+        2 => drop(pair.query(&format!("SELECT 1; {SHOW}; SELECT 2"))),
+        3 => {
+            parse(pair, "show", SHOW);
+            run_prepared(pair, "show");
+        }
+        4 => {
+            // Both behind something else of the same pipeline.
+            let mut bytes = Vec::new();
+            for sql in ["SELECT 3", SHOW] {
+                build::parse(b"", sql.as_bytes(), &[], &mut bytes);
+                build::bind_nothing(b"", b"", &mut bytes);
+                build::execute(b"", 0, &mut bytes);
+            }
+            build::sync(&mut bytes);
+            pair.flight("in a pipeline".to_owned(), &bytes, 1);
+        }
+        _ => {
+            pair.query("BEGIN; SET LOCAL search_path TO s2");
+            pair.query(SHOW);
+            pair.query("COMMIT");
+        }
+    };
+    tokio::task::block_in_place(|| {
+        for mode in 0..6 {
+            // Others, on both.
+            let mut beside = Pair::new(&stack, &tenant, "auto", &[]);
+            for text in ["SELECT 'a secret of its own'", "SELECT v FROM s2.t"] {
+                parse(&mut beside, text, text);
+                beside.query("SELECT 1");
+            }
+            let mut pair = Pair::new(&stack, &tenant, "auto", &[("search_path", "s1")]);
+            show(&mut pair, mode);
+            parse(&mut pair, "one", "SELECT v, $1::int, $2::date FROM t");
+            parse(&mut pair, "Two", "SELECT timestamptz '2024-06-01 12:00'");
+            run_prepared(&mut pair, "Two");
+            show(&mut pair, mode);
+            parse(&mut pair, "three", "SELECT 3");
+            show(&mut pair, mode);
+            run_prepared(&mut pair, "Two");
+            pair.query("DEALLOCATE one");
+            pair.query("PREPARE four AS SELECT 4");
+            show(&mut pair, mode);
+            pair.query("DISCARD ALL; SELECT 1");
+            pair.query("ROLLBACK");
+            pair.query("DISCARD ALL");
+            pair.query("SET ROLE tenantry_admin");
+            show(&mut pair, mode);
+            // They are made again for whoever prepared them.
+            for text in ["SELECT 'a secret of its own'", "SELECT v FROM s2.t"] {
+                run_prepared(&mut beside, text);
+            }
+        }
+    });
+    end(&stack).await;
+}

@@ -70,6 +70,8 @@ impl Effects {
     /// write anew what is there. Functions and relations ([`Self::CALLS`], [`Self::TOUCHES`]) and what is run
     /// ([`Self::RUNS`]) can do it unseen.
     pub const GROWS: Self = Self(1 << 22);
+    /// Shows what the session has prepared: `pg_prepared_statements`. Views and functions can do it unseen.
+    pub const SHOWS_PREPARED: Self = Self(1 << 23);
     /// Not understood; may do anything. [`Self::RUNS`] and [`Self::UNNAMED`] are set with it.
     pub const UNKNOWN: Self = Self((1 << 21) | Self::RUNS.0 | Self::UNNAMED.0);
 
@@ -134,7 +136,7 @@ impl ops::BitOrAssign for Effects {
     }
 }
 
-const NAMES: [(Effects, &str); 23] = [
+const NAMES: [(Effects, &str); 24] = [
     (Effects::SETTINGS, "settings"),
     (Effects::UNNAMED, "unnamed"),
     (Effects::TEMP, "temp"),
@@ -157,6 +159,7 @@ const NAMES: [(Effects, &str); 23] = [
     (Effects::TRANSACTION, "transaction"),
     (Effects::COPY, "copy"),
     (Effects::GROWS, "grows"),
+    (Effects::SHOWS_PREPARED, "shows_prepared"),
     (Effects::UNKNOWN, "unknown"),
 ];
 

@@ -79,6 +79,7 @@ const SPECIAL: &[(&str, Effects)] = &[
     ("pg_logical_slot_get_changes", Effects::LOAD),
     ("pg_logical_slot_peek_binary_changes", Effects::LOAD),
     ("pg_logical_slot_peek_changes", Effects::LOAD),
+    ("pg_prepared_statement", Effects::SHOWS_PREPARED),
     ("pg_replication_origin_session_reset", Effects::LOAD),
     ("pg_replication_origin_session_setup", Effects::LOAD),
     ("pg_replication_origin_xact_reset", Effects::LOAD),

@@ -434,14 +434,23 @@ impl<'a> Scan<'a> {
         }
     }
 
+    /// A name that may be one of PostgreSQL's own that read or change the session.
+    fn relation(&mut self, lexeme: &Lexeme<'a>) {
+        if lexeme.is_name("pg_settings") {
+            self.statement.pg_settings = true;
+        } else if lexeme.is_name("pg_prepared_statements") {
+            self.effects |= Effects::SHOWS_PREPARED;
+        }
+    }
+
     /// Any token of a statement that is looked into.
     fn inside(&mut self, lexeme: Lexeme<'a>, word: Word) {
         match lexeme.token {
             Token::Word if word == Word::Name => {
-                self.statement.pg_settings |= lexeme.is_name("pg_settings");
+                self.relation(&lexeme);
             }
             Token::Word => self.word(word),
-            Token::Quoted => self.statement.pg_settings |= lexeme.is_name("pg_settings"),
+            Token::Quoted => self.relation(&lexeme),
             Token::Obscure => self.effects |= Effects::UNKNOWN,
             Token::Open => {
                 self.statement.parentheses += 1;

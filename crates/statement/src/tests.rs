@@ -199,6 +199,13 @@ fn relations_and_writes() {
     has_not("SELECT 1 FROM t FOR UPDATE", Effects::WRITES);
     has("SELECT currval('s')", Effects::READS_SEQUENCE);
     has("SELECT pg_catalog.lastval()", Effects::READS_SEQUENCE);
+    for text in [
+        "SELECT name FROM pg_prepared_statements",
+        "TABLE pg_catalog.\"pg_prepared_statements\"",
+        "SELECT 1; SELECT * FROM pg_prepared_statement()",
+    ] {
+        has(text, Effects::SHOWS_PREPARED);
+    }
 }
 
 #[test]

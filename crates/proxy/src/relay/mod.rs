@@ -15,6 +15,7 @@ mod full;
 mod insert;
 mod later;
 mod note;
+mod shown;
 mod text;
 mod up;
 

@@ -22,6 +22,7 @@ use super::{
         ready_before_role, say, sets_locally, unknown, write_parse,
     },
     insert::{self, Inserted},
+    shown::ready_shown,
     up::{Outgoing, Pass, UNSETTLING},
 };
 use crate::{
@@ -110,6 +111,18 @@ impl Session {
             && !server.queue.has_none()
             || drops_unnamed && lending.prepared.is_pending(b"", None)
             || is_name_pending(reading.exact.as_ref(), lending)
+        {
+            return Pass::Waits;
+        }
+        if !lending.is_open
+            && let Readiness::Waits = ready_shown(
+                server,
+                lending,
+                (effects, false),
+                at,
+                outgoing,
+                &self.tenant,
+            )
         {
             return Pass::Waits;
         }
@@ -341,6 +354,16 @@ impl Session {
             && changes_role(effects, parsed.query)
             && let Readiness::Waits = ready_before_role(server, lending, at, outgoing, &self.tenant)
         {
+            return Pass::Waits;
+        }
+        if let Readiness::Waits = ready_shown(
+            server,
+            lending,
+            (effects, was_open),
+            at,
+            outgoing,
+            &self.tenant,
+        ) {
             return Pass::Waits;
         }
         // While nothing is between, all of them can be made.

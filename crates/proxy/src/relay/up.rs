@@ -26,6 +26,7 @@ use super::{
         ready_named, ready_unnamed, rename, say_apart, say_behind_sync, say_in_passing,
     },
     note::Flight,
+    shown::ready_shown,
     text::{HEEDED, is_name_pending},
 };
 use crate::{
@@ -407,6 +408,16 @@ impl Session {
             };
             hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
             lending.cycle.effects |= Effects::DISCARD;
+        }
+        if let Readiness::Waits = ready_shown(
+            server,
+            lending,
+            (does, was_open),
+            at,
+            outgoing,
+            &self.tenant,
+        ) {
+            return Pass::Waits;
         }
         if name.is_empty() {
             let readiness = ready_unnamed(server, lending, at, outgoing, &self.tenant);
