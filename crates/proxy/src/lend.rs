@@ -476,7 +476,10 @@ pub(crate) async fn learn(
     let known = tenant.examine(server).await?;
     lending.heed_blind(&known);
     let asked = learn_state(server, lending, tenant, &known).await;
-    if lending.misses_statements(server) && (goes_on || !lending.pins().is_empty()) {
+    // What follows may use the unnamed statement, which this would drop.
+    let needs_unnamed = goes_on && lending.prepared.unnamed == Unnamed::There;
+    let stays = goes_on || !lending.pins().is_empty();
+    if lending.misses_statements(server) && stays && !needs_unnamed {
         if lending.prepared.unnamed == Unnamed::There {
             // This drops it, and those with a name are worth more.
             lending.prepared.unnamed = Unnamed::None;
