@@ -289,6 +289,16 @@ fn tenant(stack: &Stack) -> Tenant {
          GRANT USAGE ON SCHEMA s1, s2, \"S3\" TO tenantry_admin;
          GRANT SELECT ON ALL TABLES IN SCHEMA s1, s2, \"S3\" TO tenantry_admin",
     );
+    // The first temporary table of a server process makes a schema, for which every session of the database analyses
+    // all it has prepared anew: constants would depend on whether that came before or behind a `SET` of another lane.
+    stack.postgres.sql(
+        &tenant.pid.database(),
+        "SET allow_system_table_mods = on;
+         DO $$ BEGIN FOR number IN 0..99 LOOP
+             EXECUTE format('CREATE SCHEMA pg_temp_%s', number);
+             EXECUTE format('CREATE SCHEMA pg_toast_temp_%s', number);
+         END LOOP; END $$",
+    );
     tenant
 }
 
