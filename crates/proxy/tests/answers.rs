@@ -601,6 +601,36 @@ async fn temporary_objects_have_statements_analysed_as_the_role_of_then() {
     end(&stack).await;
 }
 
+/// What cannot be planned is no reason for a failed transaction where it is analysed anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_cannot_be_planned_is_analysed_anew_and_nothing_stays_of_it() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for begin in ["", "BEGIN"] {
+            for next in [
+                "SELECT 1; DEALLOCATE none",
+                "SET DateStyle TO 'SQL'",
+                "DISCARD ALL",
+            ] {
+                let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+                parse(
+                    &mut pair,
+                    "fails",
+                    "SELECT timestamptz '2024-06-01 12:00', 1/0",
+                );
+                pair.query("CREATE TEMP TABLE own (a int)");
+                pair.query(begin);
+                pair.query(next);
+                pair.query("SELECT 2");
+                pair.query("ROLLBACK");
+                pair.query("DISCARD ALL");
+                pair.query("SELECT 3");
+            }
+        }
+    });
+    end(&stack).await;
+}
+
 /// Whoever a session is behind a change of its role may not see what its statements name. They are there before it also
 /// where another session has the server connection on which they were prepared.
 #[tokio::test(flavor = "multi_thread")]

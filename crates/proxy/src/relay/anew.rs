@@ -212,7 +212,8 @@ fn analyse(
     there.extend(reason);
     say_in_passing(server, &there, Tags::TURNED, out);
     let tags = Tags::OURS.with(Tags::TURNED);
-    let portal = server.passing_name();
+    // One of its own: where planning fails, it is there to the end of the transaction.
+    let portal = [&server.passing_name()[..], b"p"].concat();
     for (name, parameters) in names {
         build::describe(Kind::Statement, name, out);
         build::bind_nulls(&portal, name, *parameters, out);
