@@ -1,8 +1,9 @@
 //! Sessions that never get the same server connection twice running, beside direct connections that
 //! are sent the same: every answer and every setting is the same.
 //!
-//! The scripts are random. A failure prints its seed; `TENANTRY_TEST_SEED` runs that one alone. Which
-//! seeds are drawn is decided by `TENANTRY_SEED`, if there is one.
+//! The scripts are random. A failure prints its seed; `TENANTRY_TEST_SEED` runs that one alone, and with
+//! `TENANTRY_TEST_SHRINK` set leaves out whatever the failure does not need. Which seeds are drawn is decided by
+//! `TENANTRY_SEED`, if there is one.
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
@@ -144,44 +145,27 @@ fn setting(rng: &mut StdRng) -> String {
     }
 }
 
-fn step(pair: &mut Pair, rng: &mut StdRng, holds: bool) {
-    let name = |rng: &mut StdRng| format!("s{}", rng.random_range(1..4));
-    match rng.random_range(0..24) {
-        0..=4 => {
-            let sql = setting(rng);
-            pair.query(&sql);
-        }
-        5..=7 => {
-            let sql = pick(rng, &PROBES);
-            pair.query(sql);
-        }
-        8..=10 => {
-            let sql = pick(rng, &TRANSACTIONS);
-            pair.query(sql);
-        }
-        11 => {
-            pair.query(pick(
-                rng,
-                &["SELECT 1/0", "SELEC", "", ";;", "SELECT 1; SELECT 2"],
-            ));
-        }
-        12 if holds => {
-            let sql = pick(rng, &HOLDING);
-            pair.query(sql);
-        }
-        13 => {
-            let name = name(rng);
-            let sql = match rng.random_range(0..6) {
-                0 => "DEALLOCATE ALL".to_owned(),
-                1 => "DISCARD PLANS".to_owned(),
-                2 if holds => format!("EXECUTE {name}"),
-                3 if holds => format!("PREPARE {name} AS SELECT 3"),
-                _ => format!("DEALLOCATE {name}"),
-            };
-            pair.query(&sql);
-        }
-        14 => {
-            pair.query("DISCARD ALL");
+/// What is sent at once, in pieces that can be left out: what a piece is, its bytes, and how many answers that say ready it has.
+#[derive(Clone, Debug)]
+struct Flight(Vec<(String, Vec<u8>, usize)>);
+
+impl Flight {
+    fn query(sql: &str) -> Self {
+        let mut bytes = Vec::new();
+        build::query(sql, &mut bytes);
+        Self(vec![(sql.to_owned(), bytes, 1)])
+    }
+
+    fn send(&self, pair: &mut Pair) {
+        let what: Vec<_> = self.0.iter().map(|(what, ..)| what.as_str()).collect();
+        let bytes: Vec<_> = self
+            .0
+            .iter()
+            .flat_map(|(_, bytes, _)| bytes.clone())
+            .collect();
+        let readies = self.0.iter().map(|(.., readies)| readies).sum();
+        pair.flight(what.join(" "), &bytes, readies);
+        if what == ["DISCARD ALL"] {
             // To a direct client the group is nothing, and DISCARD ALL ends it.
             let mut bytes = Vec::new();
             build::query("SET ROLE tenantry_admin", &mut bytes);
@@ -189,19 +173,53 @@ fn step(pair: &mut Pair, rng: &mut StdRng, holds: bool) {
             pair.direct.until(b'Z');
             pair.query("SELECT current_user");
         }
-        _ => pipeline(pair, rng, &name),
     }
 }
 
+fn step(rng: &mut StdRng, holds: bool) -> Flight {
+    let name = |rng: &mut StdRng| format!("s{}", rng.random_range(1..4));
+    let sql = match rng.random_range(0..24) {
+        0..=4 => setting(rng),
+        5..=7 => pick(rng, &PROBES).to_owned(),
+        8..=10 => pick(rng, &TRANSACTIONS).to_owned(),
+        11 => pick(
+            rng,
+            &["SELECT 1/0", "SELEC", "", ";;", "SELECT 1; SELECT 2"],
+        )
+        .to_owned(),
+        12 if holds => pick(rng, &HOLDING).to_owned(),
+        13 => {
+            let name = name(rng);
+            match rng.random_range(0..6) {
+                0 => "DEALLOCATE ALL".to_owned(),
+                1 => "DISCARD PLANS".to_owned(),
+                2 if holds => format!("EXECUTE {name}"),
+                3 if holds => format!("PREPARE {name} AS SELECT 3"),
+                _ => format!("DEALLOCATE {name}"),
+            }
+        }
+        14 => "DISCARD ALL".to_owned(),
+        _ => return pipeline(rng, &name),
+    };
+    Flight::query(&sql)
+}
+
 /// A few extended-query messages in one flight, sensible or not.
-fn pipeline(pair: &mut Pair, rng: &mut StdRng, name: &impl Fn(&mut StdRng) -> String) {
-    let (mut bytes, mut what, mut readies) = (Vec::new(), String::from("pipeline:"), 0);
+fn pipeline(rng: &mut StdRng, name: &impl Fn(&mut StdRng) -> String) -> Flight {
+    let mut pieces = Vec::new();
+    let mut add = |what: String, bytes: Vec<u8>, readies| pieces.push((what, bytes, readies));
+    let sync = || {
+        let mut bytes = Vec::new();
+        build::sync(&mut bytes);
+        bytes
+    };
     for _ in 0..rng.random_range(1..5) {
         let named = rng.random_range(0..3) > 0;
         let name = if named { name(rng) } else { String::new() };
         let statement = name.as_bytes();
         for _ in 0..rng.random_range(1..4) {
-            match rng.random_range(0..10) {
+            let mut bytes = Vec::new();
+            let what = match rng.random_range(0..10) {
                 0..=2 => {
                     // Describe of one without result works in a transaction that failed, if it is
                     // there. Where it would have to be made, it cannot be; so none is asked for.
@@ -212,45 +230,42 @@ fn pipeline(pair: &mut Pair, rng: &mut StdRng, name: &impl Fn(&mut StdRng) -> St
                         2 => pick(rng, &["SELEC", "SELECT 1/0", "DEALLOCATE ALL", ""]).to_owned(),
                         _ => pick(rng, &PROBES).to_owned(),
                     };
-                    what += &format!(" P[{name}|{sql}]");
                     build::parse(statement, sql.as_bytes(), &[], &mut bytes);
+                    format!("P[{name}|{sql}]")
                 }
                 3 if name != "s3" => {
-                    what += &format!(" D[{name}]");
                     build::describe(Kind::Statement, statement, &mut bytes);
+                    format!("D[{name}]")
                 }
                 4 => {
-                    what += &format!(" C[{name}]");
                     build::close(Kind::Statement, statement, &mut bytes);
+                    format!("C[{name}]")
                 }
                 5..=8 => {
-                    what += &format!(" B[{name}] E");
                     build::bind_nothing(b"", statement, &mut bytes);
                     build::describe(Kind::Portal, b"", &mut bytes);
                     build::execute(b"", 0, &mut bytes);
+                    format!("B[{name}] E")
                 }
                 _ => {
-                    what += " H";
                     build::flush(&mut bytes);
+                    "H".to_owned()
                 }
-            }
+            };
+            add(what, bytes, 0);
         }
         if rng.random_range(0..2) == 0 {
-            what += " S";
-            build::sync(&mut bytes);
-            readies += 1;
+            add("S".to_owned(), sync(), 1);
         }
     }
-    what += " S";
-    build::sync(&mut bytes);
-    readies += 1;
+    add("S".to_owned(), sync(), 1);
     if rng.random_range(0..4) == 0 {
         let sql = pick(rng, &PROBES);
-        what += &format!(" Q[{sql}]");
+        let mut bytes = Vec::new();
         build::query(sql, &mut bytes);
-        readies += 1;
+        add(format!("Q[{sql}]"), bytes, 1);
     }
-    pair.flight(what, &bytes, readies);
+    Flight(pieces)
 }
 
 fn script(stack: &Stack, tenant: &Tenant, mode: &str, seed: u64, holds: bool) {
@@ -264,17 +279,67 @@ fn script(stack: &Stack, tenant: &Tenant, mode: &str, seed: u64, holds: bool) {
             ("search_path", "s2"),
         ],
     };
-    let mut pair = Pair::new(stack, tenant, mode, startup);
-    pair.log
-        .push(format!("seed {seed}, mode {mode}, {startup:?}"));
-    for _ in 0..STEPS {
-        step(&mut pair, &mut rng, holds);
+    let flights: Vec<_> = (0..STEPS).map(|_| step(&mut rng, holds)).collect();
+    let play = |flights: &[Flight]| {
+        let mut pair = Pair::new(stack, tenant, mode, startup);
+        pair.log
+            .push(format!("seed {seed}, mode {mode}, {startup:?}"));
+        for flight in flights {
+            flight.send(&mut pair);
+        }
+        pair.query("ROLLBACK");
+        pair.same_settings();
+        for sql in PROBES {
+            pair.query(sql);
+        }
+    };
+    if std::env::var_os("TENANTRY_TEST_SHRINK").is_some() {
+        shrink(flights, |flights| play(flights));
+    } else {
+        play(&flights);
     }
-    pair.query("ROLLBACK");
-    pair.same_settings();
-    for sql in PROBES {
-        pair.query(sql);
+}
+
+/// Leaves out whatever a failure does not need, and fails with the rest: flights by halves, then pieces of them.
+fn shrink(mut flights: Vec<Flight>, play: impl Fn(&[Flight])) {
+    let fails = |flights: &[Flight]| {
+        let play = std::panic::AssertUnwindSafe(|| play(flights));
+        std::panic::catch_unwind(play).is_err()
+    };
+    if !fails(&flights) {
+        return;
     }
+    let mut size = flights.len() / 2;
+    while size > 0 {
+        let mut at = 0;
+        while at < flights.len() {
+            let mut fewer = flights.clone();
+            fewer.drain(at..(at + size).min(flights.len()));
+            if fails(&fewer) {
+                flights = fewer;
+            } else {
+                at += size;
+            }
+        }
+        size /= 2;
+    }
+    for number in 0..flights.len() {
+        let mut at = 0;
+        while at < flights[number].0.len() {
+            let mut fewer = flights.clone();
+            let (what, ..) = fewer[number].0.remove(at);
+            let behind = fewer[number].0.get(at);
+            // Without its last Sync no answer would come.
+            let is_needed = what == "S" && behind.is_none_or(|(what, ..)| what.starts_with("Q["));
+            if !is_needed && fails(&fewer) {
+                flights = fewer;
+            } else {
+                at += 1;
+            }
+        }
+    }
+    eprintln!("\nshrunk, it fails with:");
+    play(&flights);
 }
 
 /// A tenant with tables of the same name in three schemas.
