@@ -631,6 +631,66 @@ async fn a_statement_that_cannot_be_planned_is_analysed_anew_and_nothing_stays_o
     end(&stack).await;
 }
 
+/// What a flight names behind a change of settings was prepared before it, on another server connection: also without a name.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_unnamed_statement_is_found_behind_a_change_of_settings() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for sql in [
+            "SET lock_timeout TO '5s'",
+            "SELECT set_config('lock_timeout', '5s', false)",
+            "SET ROLE tenantry_admin",
+        ] {
+            let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+            let mut other = Pair::new(&stack, &tenant, "auto", &[]);
+            let mut bytes = Vec::new();
+            build::parse(b"sets", sql.as_bytes(), &[], &mut bytes);
+            build::parse(b"", b"SELECT 'unnamed'", &[], &mut bytes);
+            build::sync(&mut bytes);
+            pair.flight(format!("sets: {sql}, unnamed"), &bytes, 1);
+            other.query("BEGIN");
+            let mut bytes = Vec::new();
+            for name in [&b"sets"[..], b""] {
+                build::bind_nothing(b"", name, &mut bytes);
+                build::execute(b"", 0, &mut bytes);
+            }
+            build::sync(&mut bytes);
+            pair.flight("sets, unnamed".to_owned(), &bytes, 1);
+            other.query("COMMIT");
+        }
+    });
+    end(&stack).await;
+}
+
+/// EXECUTE of a statement that came by the protocol leads back to what the session began with, as the statement itself does.
+#[tokio::test(flavor = "multi_thread")]
+async fn execute_of_a_prepared_reset_leads_back_to_what_the_session_began_with() {
+    let (stack, tenant) = start().await;
+    let startup = [("DateStyle", "SQL"), ("search_path", "s2")];
+    tokio::task::block_in_place(|| {
+        for sql in [
+            "RESET ALL",
+            "RESET DateStyle",
+            "SET LOCAL DateStyle TO DEFAULT",
+        ] {
+            for begin in ["", "BEGIN"] {
+                for hands_over in ["", "SELECT 1; DEALLOCATE none"] {
+                    let mut pair = Pair::new(&stack, &tenant, "auto", &startup);
+                    parse(&mut pair, "resets", sql);
+                    pair.query(hands_over);
+                    pair.query("SET DateStyle TO 'German'");
+                    pair.query(begin);
+                    pair.query("EXECUTE resets");
+                    pair.query("SELECT '01/02/2003'::date, current_setting('search_path')");
+                    pair.query("COMMIT");
+                    pair.same_settings();
+                }
+            }
+        }
+    });
+    end(&stack).await;
+}
+
 /// Whoever a session is behind a change of its role may not see what its statements name. They are there before it also
 /// where another session has the server connection on which they were prepared.
 #[tokio::test(flavor = "multi_thread")]

@@ -310,16 +310,7 @@ pub(super) fn begin(
     } else {
         Vec::new()
     };
-    let is_parse =
-        outgoing.bytes.get(at) == Some(&b'P') && outgoing.bytes.get(at + HEADER) == Some(&0);
-    let unnamed = match lending.prepared.unnamed {
-        Unnamed::Kept(serial) if server.statements.unnamed != Theirs::Of(serial) => {
-            let wanted = lending.wanted.parsing();
-            let is_wanted = !is_parse && lending.prepared.is_unnamed_as_under(wanted);
-            is_wanted.then_some(serial)
-        }
-        _ => None,
-    };
+    let unnamed = missing_unnamed(server, lending, outgoing.bytes, at);
     if !server.queue.are_ours() && (unnamed.is_some() || !named.is_empty()) {
         return Readiness::Waits;
     }
@@ -327,17 +318,7 @@ pub(super) fn begin(
         return Readiness::Ready;
     }
     make_before(named, server, lending, at, outgoing, tenant);
-    let tags = Tags::OURS.with(Tags::NOTED).with(Tags::TURNED);
-    if let Some(serial) = unnamed {
-        let out = outgoing.before(at);
-        write_parse(b"", &lending.prepared.source.body, out);
-        build::sync(out);
-        lending
-            .prepared
-            .remade(Theirs::Of(serial), &mut server.statements);
-        server.queue.sent_as(Request::Parse, tags);
-        server.queue.sent_as(Request::Sync, Tags::OURS);
-    }
+    make_unnamed_before(unnamed, server, lending, at, outgoing);
     lending.prepared.segment();
     lending.readied = (
         server.number,
@@ -371,6 +352,41 @@ fn make_before(
         lending.prepared.made(statement.number);
         server.queue.sent_as(Request::Parse, tags);
         server.queue.sent_as(Request::Sync, Tags::OURS);
+    }
+}
+
+/// The same with the unnamed statement.
+fn make_unnamed_before(
+    serial: Option<u64>,
+    server: &mut Server,
+    lending: &mut Lending,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+) {
+    let Some(serial) = serial else {
+        return;
+    };
+    let out = outgoing.before(at);
+    write_parse(b"", &lending.prepared.source.body, out);
+    build::sync(out);
+    lending
+        .prepared
+        .remade(Theirs::Of(serial), &mut server.statements);
+    let tags = Tags::OURS.with(Tags::NOTED).with(Tags::TURNED);
+    server.queue.sent_as(Request::Parse, tags);
+    server.queue.sent_as(Request::Sync, Tags::OURS);
+}
+
+/// The client's unnamed statement, if it can be made now, is not there, and is not made anew by the message at `at`.
+fn missing_unnamed(server: &Server, lending: &Lending, bytes: &[u8], at: usize) -> Option<u64> {
+    let is_parse = bytes.get(at) == Some(&b'P') && bytes.get(at + HEADER) == Some(&0);
+    match lending.prepared.unnamed {
+        Unnamed::Kept(serial) if server.statements.unnamed != Theirs::Of(serial) => {
+            let wanted = lending.wanted.parsing();
+            let is_wanted = !is_parse && lending.prepared.is_unnamed_as_under(wanted);
+            is_wanted.then_some(serial)
+        }
+        _ => None,
     }
 }
 
@@ -465,13 +481,15 @@ pub(super) fn ready_before(
         return Readiness::Ready;
     }
     let named = missing(server, lending, outgoing.bytes, at);
-    if named.is_empty() {
+    let unnamed = missing_unnamed(server, lending, outgoing.bytes, at);
+    if named.is_empty() && unnamed.is_none() {
         return Readiness::Ready;
     }
     if !server.queue.are_ours() {
         return Readiness::Waits;
     }
     make_before(named, server, lending, at, outgoing, tenant);
+    make_unnamed_before(unnamed, server, lending, at, outgoing);
     lending.prepared.segment();
     Readiness::Ready
 }

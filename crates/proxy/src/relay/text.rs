@@ -109,7 +109,7 @@ impl Session {
             is_read && reading.statements == Statements::Several && insert::may_need(text, lending);
         if (changes_prepared || uses_prepared || hands_over || may_insert)
             && !server.queue.has_none()
-            || drops_unnamed && lending.prepared.is_pending(b"", None)
+            || lending.prepared.is_pending(b"", None)
             || is_name_pending(reading.exact.as_ref(), lending)
         {
             return Pass::Waits;
@@ -205,14 +205,25 @@ impl Session {
                 hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
             }
         }
+        // EXECUTE does what came by the protocol under that name, or was handed over under it.
+        let executed = match &reading.exact {
+            Some(Exact::Execute(name)) => {
+                let key = prepared::name(name.as_bytes());
+                let own = lending.prepared.exact(key).cloned();
+                own.or_else(|| lending.handed_over(key))
+            }
+            _ => None,
+        };
         let takes_away = Effects::SETTINGS.with(Effects::DISCARD).with(Effects::ROLE);
-        let may_follow =
-            effects.intersects(takes_away) || matches!(reading.exact, Some(Exact::ResetLocal(_)));
+        let may_follow = effects.intersects(takes_away)
+            || executed.is_some()
+            || matches!(reading.exact, Some(Exact::ResetLocal(_)));
         let is_enough = may_insert && insert::is_enough(text, server.context, lending);
+        let done = executed.as_ref().or(reading.exact.as_ref());
         let follow = (may_follow && !is_enough)
-            .then(|| lending.follow_up(effects, reading.exact.as_ref(), text, server))
+            .then(|| lending.follow_up(effects, done, text, server))
             .flatten();
-        let follow = match &reading.exact {
+        let follow = match done {
             Some(Exact::Reset(_) | Exact::ResetLocal(_) | Exact::ResetAll) => follow
                 .map(|queries| lending.puts_off(queries, server))
                 .filter(|queries| !queries.is_empty()),
