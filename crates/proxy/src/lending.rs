@@ -877,6 +877,28 @@ impl Lending {
             })
     }
 
+    /// A text that changes settings is about to run: takes note of what may be otherwise behind it.
+    pub(crate) fn moves(&mut self, effects: Effects, exact: Option<&Exact>, text: &[u8]) {
+        self.cycle.moves_path |= moves_path(effects, text) && !self.stays_on_path(exact);
+        self.cycle.moves_constants |= moves_constants(effects, exact, text);
+    }
+
+    /// Whether it leads to the `search_path` that is in force. PostgreSQL then analyses nothing anew.
+    fn stays_on_path(&self, exact: Option<&Exact>) -> bool {
+        const PATH: &str = "search_path";
+        let now = self.wanted.get(PATH);
+        match exact {
+            Some(Exact::Set(list)) => {
+                let mut others = list.iter().filter(|(name, _)| name == PATH);
+                others.all(|(_, value)| now == Some(value))
+            }
+            Some(Exact::Reset(name) | Exact::ResetLocal(name)) => {
+                name != PATH || now == self.base.get(PATH)
+            }
+            _ => false,
+        }
+    }
+
     /// The client sends a text that may make temporary objects, if this says so.
     #[inline]
     pub(crate) fn may_meet_temporary(&mut self, effects: Effects, text: &[u8]) {
@@ -1031,7 +1053,7 @@ impl Lending {
 }
 
 /// Whether a text that changes settings may change `search_path`.
-pub(crate) fn moves_path(effects: Effects, text: &[u8]) -> bool {
+fn moves_path(effects: Effects, text: &[u8]) -> bool {
     let says = |word: &[u8]| {
         let mut pieces = text.windows(word.len());
         pieces.any(|piece| piece.eq_ignore_ascii_case(word))
@@ -1042,7 +1064,7 @@ pub(crate) fn moves_path(effects: Effects, text: &[u8]) -> bool {
 }
 
 /// Whether constants may be read otherwise behind a text that changes settings.
-pub(crate) fn moves_constants(effects: Effects, exact: Option<&Exact>, text: &[u8]) -> bool {
+fn moves_constants(effects: Effects, exact: Option<&Exact>, text: &[u8]) -> bool {
     if effects.intersects(Effects::RUNS.with(Effects::UNNAMED)) {
         return true;
     }

@@ -662,6 +662,40 @@ async fn the_unnamed_statement_is_found_behind_a_change_of_settings() {
     end(&stack).await;
 }
 
+/// A `search_path` that is set to what it is, is no reason to analyse anything anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn constants_stay_where_the_search_path_is_set_to_what_it_is() {
+    let (stack, tenant) = start().await;
+    let startup = [("DateStyle", "SQL"), ("search_path", "s2")];
+    tokio::task::block_in_place(|| {
+        for (number, sql) in [
+            "SET search_path TO DEFAULT",
+            "SET search_path TO s2",
+            "RESET search_path",
+            "SET LOCAL search_path TO DEFAULT",
+            "SET search_path TO s1",
+        ]
+        .iter()
+        .enumerate()
+        {
+            let mut pair = Pair::new(&stack, &tenant, "auto", &startup);
+            parse(
+                &mut pair,
+                "one",
+                &format!("SELECT '01/02/2003'::date, {number}"),
+            );
+            pair.query("BEGIN");
+            pair.query(sql);
+            run_prepared(&mut pair, "one");
+            pair.query("COMMIT");
+            pair.query("SET DateStyle TO 'German'");
+            run_prepared(&mut pair, "one");
+            run_prepared(&mut pair, "one");
+        }
+    });
+    end(&stack).await;
+}
+
 /// EXECUTE of a statement that came by the protocol leads back to what the session began with, as the statement itself does.
 #[tokio::test(flavor = "multi_thread")]
 async fn execute_of_a_prepared_reset_leads_back_to_what_the_session_began_with() {

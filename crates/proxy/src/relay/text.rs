@@ -26,7 +26,7 @@ use super::{
     up::{Outgoing, Pass, UNSETTLING},
 };
 use crate::{
-    lending::{Barrier, Changes, Lending, Runs, moves_constants, moves_path},
+    lending::{Barrier, Changes, Lending, Runs},
     prepared::{self, Sent, Source, Unnamed},
     session::Session,
     statements::{Parsed, Unnamed as Theirs},
@@ -230,9 +230,7 @@ impl Session {
             _ => follow,
         };
         if sets_locally || effects.intersects(UNSETTLING) {
-            let exact = reading.exact.as_ref();
-            lending.cycle.moves_path |= moves_path(effects, text);
-            lending.cycle.moves_constants |= moves_constants(effects, exact, text);
+            lending.moves(effects, reading.exact.as_ref(), text);
         }
         lending.cycle.is_unsettled |= sets_locally;
         if changes_prepared {

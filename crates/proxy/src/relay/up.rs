@@ -32,7 +32,7 @@ use super::{
 use crate::{
     audited::cannot_note,
     error::Refusal,
-    lending::{Anew, Barrier, Runs, moves_constants, moves_path},
+    lending::{Anew, Barrier, Runs},
     prepared::{self, Unnamed},
     session::{Ended, Session},
     stats::add,
@@ -434,13 +434,13 @@ impl Session {
                 ready_all(server, lending, at, outgoing, &self.tenant);
                 // An unnamed one that is not kept may say anything.
                 let is_kept = matches!(lending.prepared.unnamed, Unnamed::Kept(_));
-                let text = if is_kept {
-                    &lending.prepared.source.body
+                if is_kept {
+                    let text = std::mem::take(&mut lending.prepared.source.body);
+                    lending.moves(effects, exact.as_ref(), &text);
+                    lending.prepared.source.body = text;
                 } else {
-                    &b"search_path"[..]
-                };
-                lending.cycle.moves_path |= moves_path(effects, text);
-                lending.cycle.moves_constants |= moves_constants(effects, exact.as_ref(), text);
+                    lending.moves(effects, exact.as_ref(), b"search_path");
+                }
             }
             lending.cycle.is_unsettled |= lending.prepared.source.sets_locally;
             lending.bind(portal, effects, exact);
@@ -472,9 +472,7 @@ impl Session {
         }
         if effects.intersects(UNSETTLING) || statement.sets_locally {
             ready_all(server, lending, at, outgoing, &self.tenant);
-            let (exact, text) = (statement.exact.as_ref(), &statement.query);
-            lending.cycle.moves_path |= moves_path(effects, text);
-            lending.cycle.moves_constants |= moves_constants(effects, exact, text);
+            lending.moves(effects, statement.exact.as_ref(), &statement.query);
         }
         rename(&statement.name, of, name, head, at, outgoing);
         lending.cycle.is_unsettled |= statement.sets_locally;
