@@ -15,6 +15,7 @@ use statement::Effects;
 use crate::{
     ask,
     server::{ExchangeError, Row, Server},
+    words::{mentions, places},
 };
 
 /// Functions that are looked at. A database with more is taken for one that may do anything: the
@@ -204,7 +205,7 @@ fn reach(functions: &[Function], mut blind: HashSet<usize>) -> Blind {
     while let Some(callee) = new.pop() {
         let name = functions[callee].name.as_bytes();
         for (at, function) in functions.iter().enumerate() {
-            if !blind.contains(&at) && places(&function.source, name).next().is_some() {
+            if !blind.contains(&at) && mentions(&function.source, name) {
                 blind.insert(at);
                 new.push(at);
             }
@@ -248,11 +249,15 @@ async fn rows(
 /// Whether a text may change settings that decide how statements are parsed until the end of its
 /// transaction: it says `set_config` or `SET LOCAL`, and not a name with a dot behind it.
 pub(crate) fn may_set_locally(text: &[u8]) -> bool {
-    places(text, b"set_config").any(|rest| {
-        let name = rest.trim_ascii_start().strip_prefix(b"(");
+    const SET_CONFIG: &[u8] = b"set_config";
+    const LOCAL: &[u8] = b"local";
+    let behind = |at: usize, word: &[u8]| &text[at + word.len()..];
+    places(text, SET_CONFIG).any(|at| {
+        let name = behind(at, SET_CONFIG).trim_ascii_start().strip_prefix(b"(");
         let name = name.and_then(|rest| rest.trim_ascii_start().strip_prefix(b"'"));
         !name.is_some_and(is_custom)
-    }) || places(text, b"local").any(|rest| {
+    }) || places(text, LOCAL).any(|at| {
+        let rest = behind(at, LOCAL);
         // What stands before it may be a comment, so it is not looked at.
         let follows = rest
             .first()
@@ -264,15 +269,7 @@ pub(crate) fn may_set_locally(text: &[u8]) -> bool {
 /// Whether a text may name this function.
 pub(crate) fn says(text: &[u8], name: &str) -> bool {
     // Escapes can stand for any name.
-    places(text, name.as_bytes()).next().is_some() || places(text, b"u&\"").next().is_some()
-}
-
-/// What is behind each place where a text says a word.
-fn places<'a>(text: &'a [u8], word: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
-    text.windows(word.len())
-        .enumerate()
-        .filter(move |(_, piece)| piece.eq_ignore_ascii_case(word))
-        .map(move |(at, _)| &text[at + word.len()..])
+    mentions(text, name.as_bytes()) || mentions(text, b"u&\"")
 }
 
 /// Whether a text begins with a name that has a dot in it.

@@ -24,6 +24,7 @@ use crate::{
     server::{Parameters, Server, set_role},
     state::{Form, State, States, TEXT_SEARCH, Until, is_part_of_constants},
     statements::{Statement, Told},
+    words::{mentions, places},
 };
 
 /// Statements prepared under other settings than the session has now that are prepared again with
@@ -528,12 +529,9 @@ impl Lending {
     /// Names that were handed over may mean something else behind a text that says PREPARE.
     #[inline]
     pub(crate) fn doubt_handed_over(&mut self, text: &[u8]) {
-        const WORD: &[u8] = b"prepare";
         if let Some(leading) = &mut self.leading
             && !leading.prepared.0.is_empty()
-            && text
-                .windows(WORD.len())
-                .any(|piece| piece.eq_ignore_ascii_case(WORD))
+            && mentions(text, b"prepare")
         {
             leading.prepared.0.clear();
         }
@@ -910,10 +908,7 @@ impl Lending {
 
     #[cold]
     fn meets_temporary(&mut self, text: &[u8]) {
-        let says_so = |text: &[u8]| {
-            let mut pieces = text.windows(b"temp".len());
-            pieces.any(|piece| piece.eq_ignore_ascii_case(b"temp"))
-        };
+        let says_so = |text: &[u8]| mentions(text, b"temp");
         let path = self.wanted.get("search_path").unwrap_or_default();
         if says_so(text) || says_so(path.as_bytes()) {
             self.may_have_made_temporary = true;
@@ -1054,13 +1049,9 @@ impl Lending {
 
 /// Whether a text that changes settings may change `search_path`.
 fn moves_path(effects: Effects, text: &[u8]) -> bool {
-    let says = |word: &[u8]| {
-        let mut pieces = text.windows(word.len());
-        pieces.any(|piece| piece.eq_ignore_ascii_case(word))
-    };
     effects.intersects(Effects::RUNS.with(Effects::UNNAMED))
-        || says(b"search_path")
-        || says(b"schema")
+        || mentions(text, b"search_path")
+        || mentions(text, b"schema")
 }
 
 /// Whether constants may be read otherwise behind a text that changes settings.
@@ -1113,9 +1104,7 @@ pub(crate) struct Known {
 /// Whether a text may lead settings back to what a server connection logged in with.
 pub(crate) fn mentions_reset(text: &[u8]) -> bool {
     const WORDS: [&[u8]; 3] = [b"reset", b"default", b"discard"];
-    WORDS
-        .iter()
-        .any(|word| places(text, word).next().is_some())
+    WORDS.iter().any(|word| mentions(text, word))
         // Of a time zone. That of SET LOCAL leads back to what the session has.
         || places(text, b"local").any(|at| !is_behind_set(&text[..at]))
 }
@@ -1125,12 +1114,6 @@ pub(crate) fn mentions_reset(text: &[u8]) -> bool {
 fn mentions_reset_inside(text: &[u8], context: Context) -> bool {
     statement::split(text, context)
         .is_none_or(|own| own.into_iter().any(|place| mentions_reset(&text[place])))
-}
-
-/// Where a text has a word, or a longer one with that in it.
-fn places<'a>(text: &'a [u8], word: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
-    let pieces = text.windows(word.len()).enumerate();
-    pieces.filter_map(|(at, piece)| piece.eq_ignore_ascii_case(word).then_some(at))
 }
 
 /// Whether a text ends with the word SET and blanks.

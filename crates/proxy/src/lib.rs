@@ -46,6 +46,7 @@ mod statements;
 mod stats;
 mod stream;
 mod waiting;
+mod words;
 mod worker;
 
 use std::{

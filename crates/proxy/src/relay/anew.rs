@@ -15,7 +15,10 @@ use super::{
     around::{Naming, Readiness, around, first_two, hand_over_names, say_in_passing},
     up::Outgoing,
 };
-use crate::{ask, lending::Lending, pool::Tenant, prepared, server::Server, statements::Statement};
+use crate::{
+    ask, lending::Lending, pool::Tenant, prepared, server::Server, statements::Statement,
+    words::mentions,
+};
 
 /// Takes note of where a named statement is used.
 #[inline]
@@ -42,14 +45,8 @@ pub(super) fn discards_plans(reading: &Reading, text: &[u8]) -> bool {
     match reading.exact {
         Some(Exact::DiscardPlans) => true,
         Some(_) => false,
-        None => reading.effects.intersects(Effects::DISCARD) && says_plans(text),
+        None => reading.effects.intersects(Effects::DISCARD) && mentions(text, b"plans"),
     }
-}
-
-fn says_plans(text: &[u8]) -> bool {
-    const WORD: &[u8] = b"plans";
-    let mut pieces = text.windows(WORD.len());
-    pieces.any(|piece| piece.eq_ignore_ascii_case(WORD))
 }
 
 /// Before the first message of a pipeline: where plans are discarded in the middle of it, what was prepared under other
@@ -71,13 +68,7 @@ pub(super) fn ready_discard(
     if !server.queue.has_none() {
         return Readiness::Waits;
     }
-    let naming = Naming {
-        text: b"",
-        unsaid: &[],
-        takes_away: true,
-        is_between: false,
-    };
-    hand_over_names(server, lending, &naming, at, outgoing, tenant);
+    hand_over_names(server, lending, &Naming::all(false), at, outgoing, tenant);
     Readiness::Ready
 }
 
@@ -96,7 +87,7 @@ fn discards_plans_next(bytes: &[u8], mut at: usize, server: &Server, lending: &L
         let discards = match head.kind {
             b'P' => parse::parse(body).is_ok_and(|parsed| {
                 let text = parsed.query;
-                says_plans(text)
+                mentions(text, b"plans")
                     && discards_plans(&statement::read(text, lending.context(server)), text)
             }),
             b'B' if lending.prepared.has_discarding() => {
@@ -150,13 +141,7 @@ pub(super) fn hand_over_outdated(
         (name.clone(), own.map_or(0, |own| own.parameters()))
     });
     let named: Vec<_> = parameters.collect();
-    let naming = Naming {
-        text: b"",
-        unsaid: &names,
-        takes_away: false,
-        is_between: false,
-    };
-    hand_over_names(server, lending, &naming, at, outgoing, tenant);
+    hand_over_names(server, lending, &Naming::of(&names), at, outgoing, tenant);
     let reason = if lending.prepared.has_had_temporary() {
         ask::longer_path()
     } else {
@@ -183,13 +168,7 @@ pub(super) fn hand_over_elsewhere(
     }
     let named = lending.prepared.take_elsewhere();
     let names: Vec<_> = named.iter().map(|(name, _)| name.clone()).collect();
-    let naming = Naming {
-        text: b"",
-        unsaid: &names,
-        takes_away: false,
-        is_between: false,
-    };
-    hand_over_names(server, lending, &naming, at, outgoing, tenant);
+    hand_over_names(server, lending, &Naming::of(&names), at, outgoing, tenant);
     for (name, statement) in named {
         // What came back is analysed once more when it is used next, under the settings of then.
         let is_back = !lending.changes(&statement);

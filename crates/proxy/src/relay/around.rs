@@ -24,6 +24,7 @@ use crate::{
     prepared::{self, Sent, Source, Unnamed},
     server::Server,
     statements::{Statement, Unnamed as Theirs},
+    words::mentions,
 };
 
 /// Longest names of a portal and a statement together that are looked for.
@@ -598,10 +599,7 @@ pub(super) fn names_statements(reading: &Reading, text: &[u8]) -> bool {
     reading.exact.is_none()
         && !is_block
         && reading.effects.intersects(named)
-        && WORDS.iter().any(|word| {
-            let mut pieces = text.windows(word.len());
-            pieces.any(|piece| piece.eq_ignore_ascii_case(word))
-        })
+        && WORDS.iter().any(|word| mentions(text, word))
 }
 
 /// A text whose SQL uses or changes statements by their names.
@@ -615,23 +613,37 @@ pub(super) struct Naming<'a> {
     pub(super) is_between: bool,
 }
 
-impl Naming<'_> {
+impl<'a> Naming<'a> {
+    /// Where it is not a text that uses or takes away all of them.
+    pub(super) fn all(is_between: bool) -> Self {
+        Self {
+            text: b"",
+            unsaid: &[],
+            takes_away: true,
+            is_between,
+        }
+    }
+
+    /// Where it is not a text that uses these, between two flights.
+    pub(super) fn of(names: &'a [Box<[u8]>]) -> Self {
+        Self {
+            text: b"",
+            unsaid: names,
+            takes_away: false,
+            is_between: false,
+        }
+    }
+
     /// Whether it may write a name (`U&"\0061"`) as something else than what it is.
     fn has_escapes(&self) -> bool {
-        let mut pairs = self.text.windows(2);
-        pairs.any(|pair| pair.eq_ignore_ascii_case(b"u&"))
+        mentions(self.text, b"u&")
     }
 
     /// Whether it may name this one, by what it is.
     fn may_name(&self, name: &[u8]) -> bool {
         // Otherwise a name can be written in more ways than one.
         let is_plain = name.is_ascii() && !name.contains(&b'"');
-        !is_plain
-            || self.unsaid.iter().any(|own| **own == *name)
-            || self
-                .text
-                .windows(name.len().max(1))
-                .any(|piece| piece.eq_ignore_ascii_case(name))
+        !is_plain || self.unsaid.iter().any(|own| **own == *name) || mentions(self.text, name)
     }
 }
 
@@ -966,11 +978,7 @@ pub(super) fn sets_locally(
 
 /// Whether a text may change the role, also to the end of its transaction.
 pub(super) fn changes_role(effects: Effects, text: &[u8]) -> bool {
-    let says = |word: &[u8]| {
-        let mut pieces = text.windows(word.len());
-        pieces.any(|piece| piece.eq_ignore_ascii_case(word))
-    };
-    effects.intersects(Effects::ROLE) || says(b"role") && may_set_locally(text)
+    effects.intersects(Effects::ROLE) || mentions(text, b"role") && may_set_locally(text)
 }
 
 /// Whether a text says DEALLOCATE ALL.

@@ -60,12 +60,13 @@ fn show_own(
         server.queue.sent_as(Request::Sync, Tags::OURS);
     }
     if lending.prepared.has_names() {
-        let naming = Naming {
-            text: b"",
-            unsaid: &[],
-            takes_away: true,
-            is_between,
-        };
-        hand_over_names(server, lending, &naming, at, outgoing, tenant);
+        hand_over_names(
+            server,
+            lending,
+            &Naming::all(is_between),
+            at,
+            outgoing,
+            tenant,
+        );
     }
 }

@@ -400,13 +400,14 @@ impl Session {
             if !server.queue.has_none() {
                 return Pass::Waits;
             }
-            let naming = Naming {
-                text: b"",
-                unsaid: &[],
-                takes_away: true,
-                is_between: was_open,
-            };
-            hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
+            hand_over_names(
+                server,
+                lending,
+                &Naming::all(was_open),
+                at,
+                outgoing,
+                &self.tenant,
+            );
             lending.cycle.effects |= Effects::DISCARD;
         }
         if let Readiness::Waits = ready_shown(
