@@ -84,14 +84,15 @@ TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 TLS.check_hostname, TLS.verify_mode = False, ssl.CERT_NONE
 
 
-def dial(address, timeout, tls=True):
-    """A socket to a server (a path) or to the proxy (host and port), there encrypted unless said otherwise."""
+def dial(address, timeout, tls=True, source=None):
+    """A socket to a server (a path) or to the proxy (host and port), there encrypted unless said otherwise; from another
+    address of this machine if one is named."""
     if isinstance(address, str):
         plain = socket.socket(socket.AF_UNIX)
         plain.settimeout(timeout)
         plain.connect(address)
         return plain
-    plain = socket.create_connection(address, timeout)
+    plain = socket.create_connection(address, timeout, source and (source, 0))
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if not tls:
         return plain

@@ -1,16 +1,15 @@
 //! Connections as they come in.
 //!
-//! Owns: accepting, the number of clients of the process, spreading connections over the workers,
-//! and catching what goes wrong in one of them. Does not own: what a client says (`login`).
+//! Owns: accepting, spreading connections over the workers, and catching what goes wrong in one of them.
+//! Does not own: how many there may be (`entrance`), and what a client says (`login`).
 
 use std::{
-    collections::VecDeque,
     io,
     net::{IpAddr, SocketAddr, TcpListener as StdListener, TcpStream as StdTcp},
     os::unix::net::UnixStream as StdUnix,
     panic::AssertUnwindSafe,
     rc::Rc,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::atomic::Ordering,
     time::Duration,
 };
 
@@ -19,27 +18,23 @@ use model::route::{Candidate, Visit};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, mpsc},
+    sync::mpsc,
     time::{Instant, sleep},
 };
 
 use crate::{
-    address,
     config::Config,
+    entrance::{self, ROOM_PAUSE, Slot},
     login,
     stream::Stream,
-    worker::{Inbox, Shared, Worker},
+    worker::{Inbox, Worker},
 };
 
 /// Connections the kernel keeps for us while we are busy. Larger than any burst one worker takes
 /// in a few milliseconds.
 const BACKLOG: i32 = 1024;
-/// Clients above `clients_max` that are let as far as being told so. Others are just closed.
-const TURNED_AWAY_MAX: usize = 64;
 /// Pause after accepting failed although nobody could be pushed out: file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Time for who is pushed out to give back its file descriptor.
-const ROOM_PAUSE: Duration = Duration::from_millis(1);
 /// Failures of accepting are logged no more often.
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
 /// A client that is silent that long is asked whether it is still there, so that one whose network
@@ -123,124 +118,6 @@ enum AcceptedSocket {
     Unix(StdUnix),
 }
 
-/// Connections that have not logged in yet, oldest first. When the process is full, the oldest makes
-/// room: whoever only holds connections open keeps nobody out who logs in.
-#[derive(Debug, Default)]
-pub(crate) struct Entrance(Mutex<VecDeque<(u64, Arc<Notify>)>>);
-
-impl Entrance {
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<Notify>)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn join(&self, number: u64) -> Arc<Notify> {
-        let pushed = Arc::new(Notify::new());
-        let mut waiting = self.waiting();
-        // Numbers are given out just before, by several threads.
-        let place = waiting.partition_point(|(other, _)| *other < number);
-        waiting.insert(place, (number, pushed.clone()));
-        pushed
-    }
-
-    fn leave(&self, number: u64) {
-        let mut waiting = self.waiting();
-        if let Ok(place) = waiting.binary_search_by_key(&number, |(other, _)| *other) {
-            waiting.remove(place);
-        }
-    }
-
-    /// Whether there was one to push out.
-    fn push_out(&self) -> bool {
-        let oldest = self.waiting().pop_front();
-        if let Some((_, pushed)) = &oldest {
-            pushed.notify_one();
-        }
-        oldest.is_some()
-    }
-}
-
-/// A place among the clients of the process; free again when dropped.
-#[derive(Debug)]
-pub(crate) struct Slot {
-    shared: Arc<Shared>,
-    /// More clients than allowed, all logged in: this one is only told so.
-    pub(crate) is_too_many: bool,
-    number: u64,
-    /// `None` for the platform itself and for a load balancer, until it has said for whom it speaks.
-    pub(crate) from: Option<address::Connection>,
-    /// `None` once it has logged in, and when it has no place to give up.
-    pushed: Option<Arc<Notify>>,
-}
-
-impl Slot {
-    /// `None` when there is no use in even telling.
-    fn take(shared: &Arc<Shared>, config: &Config, peer: Peer) -> Option<Self> {
-        let clients_max = config.limits.clients_max;
-        let from = match peer {
-            Peer::Tcp(from) if !peer.speaks_for_others(config) => {
-                let connected = shared.addresses.connected(from.ip(), TURNED_AWAY_MAX);
-                Some(connected.ok()?)
-            }
-            Peer::Http(from) => {
-                let connected = shared.addresses.connected(from.ip(), TURNED_AWAY_MAX);
-                Some(connected.ok()?)
-            }
-            Peer::Tcp(_) | Peer::Door => None,
-        };
-        let before = shared.clients.fetch_add(1, Ordering::Relaxed);
-        let mut slot = Self {
-            shared: shared.clone(),
-            is_too_many: false,
-            number: shared.connections.fetch_add(1, Ordering::Relaxed),
-            from,
-            pushed: None,
-        };
-        // Dropping the slot takes the count back.
-        if before >= clients_max + TURNED_AWAY_MAX {
-            shared.entrance.push_out();
-            return None;
-        }
-        slot.is_too_many = before >= clients_max && !shared.entrance.push_out();
-        if !slot.is_too_many {
-            slot.pushed = Some(shared.entrance.join(slot.number));
-        }
-        Some(slot)
-    }
-
-    /// A load balancer said for whom it speaks.
-    ///
-    /// # Errors
-    ///
-    /// See [`address::Addresses::connected`].
-    pub(crate) fn speaks_for(&mut self, client: SocketAddr) -> Result<(), address::FarTooMany> {
-        let addresses = &self.shared.addresses;
-        self.from = Some(addresses.connected(client.ip(), TURNED_AWAY_MAX)?);
-        Ok(())
-    }
-
-    /// The client has logged in: from now on its place is its own.
-    pub(crate) fn entered(&mut self) {
-        if self.pushed.take().is_some() {
-            self.shared.entrance.leave(self.number);
-        }
-    }
-
-    /// Returns when the place is needed for another one; never once the client has entered.
-    pub(crate) async fn pushed_out(&self) {
-        match &self.pushed {
-            Some(pushed) => pushed.notified().await,
-            None => std::future::pending().await,
-        }
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.entered();
-        self.shared.clients.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// A socket that listens, set up as the connections that come from it shall be: Linux hands these
 /// settings down, and a login is spared three calls.
 ///
@@ -286,6 +163,7 @@ pub(crate) async fn listen(worker: Rc<Worker>, listener: TcpListener) {
         };
         // In line with those that are logging in: they come to their end before more come in.
         worker.pace.step().await;
+        entrance::wait_for_room(&worker.shared, worker.config.limits.clients_max).await;
         let Some(slot) = Slot::take(&worker.shared, &worker.config, Peer::Tcp(peer)) else {
             tracing::debug!(%peer, "far too many clients");
             continue;

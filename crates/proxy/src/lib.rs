@@ -1,6 +1,6 @@
 //! The data plane: one file per moment of a connection's life.
 //!
-//! A client comes in (`accept`) if its address may (`address`), speaks (`login`, `stream`) at a pace that leaves queries alone (`pace`), moves to its tenant's home worker
+//! A client comes in (`accept`) if there is room (`entrance`) and its address may (`address`), speaks (`login`, `stream`) at a pace that leaves queries alone (`pace`), moves to its tenant's home worker
 //! (`worker`), gets its settings and greeting (`session`, `settings`, `learn`), a server connection (`pool`,
 //! `budget`, `server`), is relayed (`relay`), cancels (`cancel`), waits while its tenant is held (`hold`, `carry`), and leaves or is ended (`session`, `handle`,
 //! `route`, `drain`, `parting`). What it may do comes from the control plane through `model::route`.
@@ -15,6 +15,7 @@ mod carry;
 mod config;
 mod console;
 mod drain;
+mod entrance;
 mod errand;
 mod error;
 mod handle;
@@ -132,7 +133,7 @@ pub async fn start(config: Config, routes: RouteClient) -> Result<Proxy, StartEr
         clients_max: config.limits.clients_max,
         consoles: console::Places::default(),
         connections: AtomicU64::new(0),
-        entrance: crate::accept::Entrance::default(),
+        entrance: crate::entrance::Entrance::default(),
         idle: (0..config.workers).map(|_| AtomicUsize::new(0)).collect(),
         mismatches: AtomicU64::new(0),
         panics: AtomicU64::new(0),

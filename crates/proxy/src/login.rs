@@ -23,8 +23,9 @@ use wire::{
 };
 
 use crate::{
-    accept::{self, Peer, Slot},
+    accept::{self, Peer},
     cancel, console,
+    entrance::Slot,
     error::{Refusal, write_fatal},
     journal,
     session::{self, Arrived},
@@ -209,6 +210,7 @@ impl Login<'_> {
         if let Some(from) = &slot.from {
             from.may_try(&asked.startup.user)?;
         }
+        slot.is_named();
         let name: LoginName = asked.startup.user.parse().map_err(Refusal::LoginName)?;
         // Asked for before the proof comes, and for every login: the time it takes tells nothing.
         let first = self.worker.routes.get(self.worker, &name).await;
@@ -239,6 +241,7 @@ impl Login<'_> {
         if let Some(from) = &slot.from {
             from.may_go_on(&asked.startup.user)?;
         }
+        slot.is_named();
         let proved = self.exchange(asked).await?;
         let keys = self.worker.config.operator.as_slice();
         match proved.evaluate(keys) {

@@ -27,7 +27,8 @@ use wire::{
 };
 
 use crate::{
-    accept::{self, Peer, Slot},
+    accept::{self, Peer},
+    entrance::Slot,
     error::{Refusal, write_error, write_fatal},
     handle::Handle,
     insight::Watch,

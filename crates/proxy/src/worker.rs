@@ -30,6 +30,7 @@ use crate::{
     cancel::{self, Keys},
     config::Config,
     console, drain,
+    entrance::Entrance,
     errand::Errand,
     handle::Handle,
     hold,
@@ -66,7 +67,7 @@ pub(crate) struct Shared {
     pub(crate) consoles: console::Places,
     /// Connections accepted since the start.
     pub(crate) connections: AtomicU64,
-    pub(crate) entrance: accept::Entrance,
+    pub(crate) entrance: Entrance,
     /// Idle server connections, per worker.
     pub(crate) idle: Vec<AtomicUsize>,
     pub(crate) mismatches: AtomicU64,

@@ -168,6 +168,41 @@ async fn an_address_has_a_limit_of_connections_and_one_of_attempts() {
     });
 }
 
+/// A flood of connections pushes out connections of the flood. Who came before it and takes its time, and
+/// who comes behind it, logs in.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_from_one_address_makes_room_itself() {
+    const MAX: usize = 6;
+    let stack = Stack::start(|config| config.limits.clients_max = MAX).await;
+    let tenant = stack.tenant();
+    let user = user(&tenant);
+    let is_closed = |stream: &TcpStream| !matches!(stream.peek(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
+    let early = raw::tcp(stack.port);
+    kit::wait_until("it is counted", || snapshot(&stack).clients == 1);
+    let mut flood = Vec::new();
+    let mut pour = || {
+        for _ in 0..10 * MAX {
+            let stream = raw::tcp_from([127, 0, 0, 2], stack.port);
+            stream.set_nonblocking(true).unwrap();
+            flood.push(stream);
+        }
+        kit::wait_until("the flood makes room for itself", || {
+            flood.iter().filter(|stream| !is_closed(stream)).count() < MAX
+        });
+    };
+    pour();
+    let (first, seen) = try_on(early, &stack, &user, &tenant.password);
+    assert_eq!(code_of(&seen), "");
+    let late = raw::tcp(stack.port);
+    kit::wait_until("it is counted", || snapshot(&stack).clients == MAX);
+    pour();
+    let (second, seen) = try_on(late, &stack, &user, &tenant.password);
+    assert_eq!(code_of(&seen), "");
+    for mut raw in [first, second] {
+        assert_eq!(raw::value(&raw.query("SELECT 'here'")), "here");
+    }
+}
+
 /// A header as a load balancer sends it, with an extension that nobody knows.
 fn header(command: u8, from: [u8; 4]) -> Vec<u8> {
     let addresses = [

@@ -30,7 +30,8 @@ use wire::{
 };
 
 use crate::{
-    accept::{Peer, Slot},
+    accept::Peer,
+    entrance::Slot,
     error::{Refusal, write_fatal},
     journal,
     stream::Stream,

@@ -38,6 +38,16 @@ pub fn tcp(port: u16) -> TcpStream {
     stream
 }
 
+/// From another address of this machine.
+pub fn tcp_from(from: [u8; 4], port: u16) -> TcpStream {
+    use socket2::{Domain, Socket, Type};
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let address = |ip: [u8; 4], port| std::net::SocketAddr::from((ip, port)).into();
+    socket.bind(&address(from, 0)).unwrap();
+    socket.connect(&address([127, 0, 0, 1], port)).unwrap();
+    socket.into()
+}
+
 fn tls_config(certificate: &str, alpn: Option<&str>) -> Arc<ClientConfig> {
     let mut roots = rustls::RootCertStore::empty();
     let pem = certificate.as_bytes();
