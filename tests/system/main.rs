@@ -7,7 +7,6 @@ mod audit;
 mod branch;
 mod catalog;
 mod command_line;
-mod crash;
 mod credentials;
 mod files;
 mod flows;

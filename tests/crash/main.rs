@@ -7,6 +7,8 @@
 //!
 //! One stack serves many cases, so every case also shows that the ones before left nothing.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
 mod backups;
 mod case;
 mod point;
