@@ -17,12 +17,12 @@ use wire::{
 use crate::{
     ask,
     config::LendingRule,
+    elsewhere::make_elsewhere,
     error::Refusal,
     knowledge::Defining,
     lending::{Anew, Barrier, Changes, Known, Lending, Numbers, Verdict},
     pins::{Pin, Pins},
     pool::{Tenant, Want},
-    prepared::Unnamed,
     relay::Turn,
     server::{ExchangeError, Last, Said, Server, set_role},
     session::{Ended, NoServer, Session},
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Tries of a statement of ours that a short time limit of the last session may end.
-const TRIES_MAX: usize = 5;
+pub(crate) const TRIES_MAX: usize = 5;
 
 /// Names of prepared statements of one session. Each takes some 100 bytes of ours, and some 10 kB of the server
 /// process where it is used: programs have hundreds, and who has so many has forgotten to close them.
@@ -476,14 +476,11 @@ pub(crate) async fn learn(
     let known = tenant.examine(server).await?;
     lending.heed_blind(&known);
     let asked = learn_state(server, lending, tenant, &known).await;
-    // What follows may use the unnamed statement, which this would drop.
-    let needs_unnamed = goes_on && lending.prepared.unnamed == Unnamed::There;
+    if matches!(asked, Err(ExchangeError::Broken)) {
+        return asked;
+    }
     let stays = goes_on || !lending.pins().is_empty();
-    if lending.misses_statements(server) && stays && !needs_unnamed {
-        if lending.prepared.unnamed == Unnamed::There {
-            // This drops it, and those with a name are worth more.
-            lending.prepared.unnamed = Unnamed::None;
-        }
+    if stays && lending.misses_statements(server) {
         make_elsewhere(server, lending, tenant).await?;
     }
     asked
@@ -555,47 +552,7 @@ async fn make_ready(
     }
     server.has = lending.wanted.clone();
     server.has_numbers = false;
-    make_elsewhere(server, lending, tenant).await
-}
-
-/// Makes the statements that were prepared under other settings than are wanted, under those.
-async fn make_elsewhere(
-    server: &mut Server,
-    lending: &Lending,
-    tenant: &Tenant,
-) -> Result<(), ExchangeError> {
-    let elsewhere: Vec<_> = lending
-        .elsewhere()
-        .filter(|statement| !server.statements.contains(statement.number))
-        .cloned()
-        .collect();
-    for statement in elsewhere {
-        let there = lending
-            .wanted
-            .with_parsing_of(&statement.parsing, &tenant.states);
-        let (to, back) = (lending.wanted.change(&there), there.change(&lending.wanted));
-        for query in &to.queries {
-            run(server, query).await?;
-        }
-        let mut bytes = Vec::new();
-        build::close(wire::message::Kind::Statement, &statement.name, &mut bytes);
-        statement.write_parse(&statement.name, &mut bytes);
-        build::sync(&mut bytes);
-        let requests = [Request::Close, Request::Parse, Request::Sync];
-        server.statements.is_closed(&statement.name);
-        match server.exchange(&bytes, &requests).await {
-            Ok(()) => server.statements.add(statement.number, &tenant.statements),
-            // What it names may be gone. Whoever binds it hears so, and it is tried again behind that.
-            Err(ExchangeError::Said(_)) => {
-                let all = &tenant.statements;
-                server.statements.refuse(statement.number, all);
-            }
-            Err(ExchangeError::Broken) => return Err(ExchangeError::Broken),
-        }
-        for query in &back.queries {
-            run(server, query).await?;
-        }
-    }
+    make_elsewhere(server, lending, tenant).await?;
     for listen in &lending.listens {
         run(server, listen).await?;
     }
@@ -608,11 +565,16 @@ async fn run(server: &mut Server, query: &str) -> Result<(), ExchangeError> {
     for tries in 1.. {
         match server.exchange(&bytes, &[Request::Query]).await {
             // A time limit that this very statement is to lift.
-            Err(ExchangeError::Said(said)) if said.code == "57014" && tries < TRIES_MAX => {}
+            Err(ExchangeError::Said(said)) if is_cancelled(&said) && tries < TRIES_MAX => {}
             result => return result,
         }
     }
     Ok(())
+}
+
+/// Whether a time limit ended it, or the client did.
+pub(crate) fn is_cancelled(said: &Said) -> bool {
+    said.code == "57014"
 }
 
 impl Lending {

@@ -15,6 +15,7 @@ mod carry;
 mod config;
 mod console;
 mod drain;
+mod elsewhere;
 mod entrance;
 mod errand;
 mod error;

@@ -191,15 +191,6 @@ impl State {
         self.bytes + EACH_BYTES + name.len() + value.len() <= BYTES_MAX
     }
 
-    /// These settings, but parsing as under `parsing`.
-    pub(crate) fn with_parsing_of(&self, parsing: &State, states: &States) -> Rc<State> {
-        let beside = self
-            .settings
-            .iter()
-            .filter(|(name, _)| !decides_parsing(name));
-        states.of(beside.chain(&parsing.settings).cloned())
-    }
-
     /// Of these, what decides how a statement is parsed.
     pub(crate) fn parsing(self: &Rc<Self>) -> &Rc<Self> {
         self.parsing.as_ref().unwrap_or(self)

@@ -12,12 +12,12 @@ use wire::{
 };
 
 use super::{
-    around::{Naming, Readiness, around, first_two, hand_over_names, say_in_passing},
+    around::{Naming, Readiness, first_two, hand_over_names, say_in_passing},
     up::Outgoing,
 };
 use crate::{
-    ask, lending::Lending, pool::Tenant, prepared, server::Server, statements::Statement,
-    words::mentions,
+    ask, elsewhere::around, lending::Lending, pool::Tenant, prepared, server::Server,
+    statements::Statement, words::mentions,
 };
 
 /// Takes note of where a named statement is used.

@@ -17,6 +17,7 @@ use super::{
     up::{Outgoing, Pass},
 };
 use crate::{
+    elsewhere::around_settings,
     hazard::{Hazard, may_set_locally},
     lending::{Lending, Runs, mentions_authorization, mentions_reset},
     pins::Pin,
@@ -516,9 +517,6 @@ pub(super) fn ready_all(
     }
 }
 
-/// A savepoint in which a statement is prepared under other settings than are in force.
-const MADE_IN: &str = "_tenantry_prepare";
-
 fn make_named(
     server: &mut Server,
     lending: &mut Lending,
@@ -796,38 +794,6 @@ impl WayOut {
             _ => None,
         }
     }
-}
-
-/// What is said before a statement is made as it was when the client made it, and behind that: what is
-/// prepared stays prepared, and settings and role are as they were. `is_now`: they are as they were then.
-fn around_settings(
-    server: &Server,
-    lending: &Lending,
-    statement: &Statement,
-    is_now: bool,
-) -> (Vec<String>, Vec<String>) {
-    let (mut there, back) = around(server);
-    if is_now {
-        return (there, back);
-    }
-    if lending.may_be_another_locally() {
-        // What another role prepared is nowhere but where it was prepared.
-        let group = server.login.server.group;
-        there.push(format!("SET LOCAL ROLE {}", group.as_str()));
-    }
-    there.push("RESET ALL".to_owned());
-    there.extend(statement.parsing.one_by_one());
-    (there, back)
-}
-
-/// What begins something that leaves nothing behind, and what ends it.
-pub(super) fn around(server: &Server) -> (Vec<String>, Vec<String>) {
-    if server.status == TransactionStatus::Idle {
-        let begin = "BEGIN ISOLATION LEVEL READ COMMITTED".to_owned();
-        return (vec![begin], vec!["ROLLBACK".to_owned()]);
-    }
-    let back = ["ROLLBACK TO", "RELEASE"].map(|how| format!("{how} SAVEPOINT {MADE_IN}"));
-    (vec![format!("SAVEPOINT {MADE_IN}")], back.into())
 }
 
 /// SQL that names a statement which came by the protocol meets one of its own name.
