@@ -161,12 +161,18 @@ pub(crate) struct Slot {
     /// More clients than allowed, all logged in: this one is only told so.
     pub(crate) is_too_many: bool,
     number: u64,
-    /// Where it stands in the entrance.
-    origin: Option<IpAddr>,
     /// `None` for the platform itself and for a load balancer, until it has said for whom it speaks.
     pub(crate) from: Option<address::Connection>,
     /// `None` once it has logged in, and when it has no place to give up.
-    pushed: Option<Arc<Notify>>,
+    waits: Option<Box<Waits>>,
+}
+
+/// A place that may be given up. Apart, since a client that has logged in is to be small.
+#[derive(Debug)]
+struct Waits {
+    /// Where it stands in the entrance.
+    origin: Option<IpAddr>,
+    pushed: Arc<Notify>,
 }
 
 impl Slot {
@@ -189,9 +195,8 @@ impl Slot {
             shared: shared.clone(),
             is_too_many: false,
             number: shared.connections.fetch_add(1, Ordering::Relaxed),
-            origin: peer.ip().map(model::origin),
             from,
-            pushed: None,
+            waits: None,
         };
         let staying = before.saturating_sub(shared.entrance.leaving.load(Ordering::Relaxed));
         let has_room = staying < clients_max || shared.entrance.push_out();
@@ -201,7 +206,9 @@ impl Slot {
         }
         slot.is_too_many = !has_room;
         if has_room {
-            slot.pushed = Some(shared.entrance.join(slot.origin, slot.number));
+            let origin = peer.ip().map(model::origin);
+            let pushed = shared.entrance.join(origin, slot.number);
+            slot.waits = Some(Box::new(Waits { origin, pushed }));
         }
         Some(slot)
     }
@@ -214,33 +221,32 @@ impl Slot {
     pub(crate) fn speaks_for(&mut self, client: SocketAddr) -> Result<(), address::FarTooMany> {
         let addresses = &self.shared.addresses;
         self.from = Some(addresses.connected(client.ip(), TURNED_AWAY_MAX)?);
-        let origin = Some(model::origin(client.ip()));
-        if self.pushed.is_some() {
-            let entrance = &self.shared.entrance;
-            entrance.moves((self.origin, origin), self.number);
+        if let Some(waits) = &mut self.waits {
+            let to = Some(model::origin(client.ip()));
+            let from = std::mem::replace(&mut waits.origin, to);
+            self.shared.entrance.moves((from, to), self.number);
         }
-        self.origin = origin;
         Ok(())
     }
 
     /// The client has said who it is, and may try that: others make room before it does.
     pub(crate) fn is_named(&self) {
-        if self.pushed.is_some() {
-            self.shared.entrance.is_named(self.origin, self.number);
+        if let Some(waits) = &self.waits {
+            self.shared.entrance.is_named(waits.origin, self.number);
         }
     }
 
     /// The client has logged in: from now on its place is its own.
     pub(crate) fn entered(&mut self) {
-        if self.pushed.take().is_some() {
-            self.shared.entrance.leave(self.origin, self.number);
+        if let Some(waits) = self.waits.take() {
+            self.shared.entrance.leave(waits.origin, self.number);
         }
     }
 
     /// Returns when the place is needed for another one; never once the client has entered.
     pub(crate) async fn pushed_out(&self) {
-        match &self.pushed {
-            Some(pushed) => pushed.notified().await,
+        match &self.waits {
+            Some(waits) => waits.pushed.notified().await,
             None => std::future::pending().await,
         }
     }
