@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use model::{Pid, Secret};
 use serde::{Deserialize, Serialize};
-use tokio::process::{Child, ChildStdout};
+use tokio::process::ChildStdout;
 use tokio_postgres::Client;
 
 use crate::{
     Node, NodeError, Object,
     handle::CONNECT_MAX,
     steps::TENANT,
-    stream::{DUMP_LOCK_WAIT_MAX, ended, login},
+    stream::{DUMP_LOCK_WAIT_MAX, Running, login},
 };
 
 const STEP: &str = "back up";
@@ -110,7 +110,7 @@ impl From<&Object> for Made {
 #[derive(Debug)]
 pub struct Dump {
     reader: Client,
-    child: Child,
+    program: Running,
     manifest: Manifest,
     tables: Vec<Table>,
 }
@@ -217,14 +217,14 @@ impl Node {
                 DUMP_LOCK_WAIT_MAX.as_millis()
             ))
             .stdout(std::process::Stdio::piped());
-        let child = dump.spawn().map_err(|error| NodeError::Program {
+        let program = Running::begin(&mut dump).map_err(|error| NodeError::Program {
             step: STEP,
             program: "pg_dump",
             words: error.to_string(),
         })?;
         Ok(Dump {
             reader,
-            child,
+            program,
             manifest,
             tables,
         })
@@ -238,17 +238,15 @@ impl Node {
     pub async fn finish_dump(&self, dump: Dump) -> Result<Manifest, NodeError> {
         let Dump {
             reader,
-            mut child,
+            mut program,
             mut manifest,
             tables,
         } = dump;
-        ended(&mut child)
-            .await
-            .map_err(|words| NodeError::Program {
-                step: STEP,
-                program: "pg_dump",
-                words,
-            })?;
+        program.ended().await.map_err(|words| NodeError::Program {
+            step: STEP,
+            program: "pg_dump",
+            words,
+        })?;
         let now = self.positions(&reader).await?;
         for (before, now) in manifest.sequences.iter_mut().zip(&now) {
             if before != now {
@@ -435,7 +433,7 @@ impl Node {
 impl Dump {
     /// What `pg_dump` writes; once.
     pub fn output(&mut self) -> Option<ChildStdout> {
-        self.child.stdout.take()
+        self.program.child.stdout.take()
     }
 }
 

@@ -12,13 +12,13 @@ use std::time::Duration;
 
 use model::Pid;
 use rand::RngExt as _;
-use tokio::process::{Child, ChildStdout};
+use tokio::process::ChildStdout;
 
 use crate::{
     DUMPED_TABLES_MAX, Node, NodeError,
     dump::no_programs,
     steps::TENANT,
-    stream::{DUMP_LOCK_WAIT_MAX, ended, login},
+    stream::{DUMP_LOCK_WAIT_MAX, Running, login},
 };
 
 const STEP: &str = "write a dump";
@@ -60,7 +60,7 @@ pub struct Wanted {
 /// A dump that is being written.
 #[derive(Debug)]
 pub struct Export {
-    child: Child,
+    program: Running,
     name: String,
 }
 
@@ -122,12 +122,12 @@ impl Node {
             ))
             .env("PGAPPNAME", &name)
             .stdout(std::process::Stdio::piped());
-        let child = command.spawn().map_err(|error| NodeError::Program {
+        let program = Running::begin(&mut command).map_err(|error| NodeError::Program {
             step: STEP,
             program: "pg_dump",
             words: error.to_string(),
         })?;
-        Ok(Export { child, name })
+        Ok(Export { program, name })
     }
 
     async fn few_tables(&self, pid: &Pid) -> Result<(), NodeError> {
@@ -151,7 +151,9 @@ impl Node {
     ///
     /// [`NodeError::Program`] with the words of `pg_dump`.
     pub async fn finish_export(&self, export: &mut Export) -> Result<(), NodeError> {
-        ended(&mut export.child)
+        export
+            .program
+            .ended()
             .await
             .map_err(|words| NodeError::Program {
                 step: STEP,
@@ -171,7 +173,7 @@ impl Node {
             None => None,
             Some(mut export) => {
                 // Already ended, or to end now: whoever wanted it is gone.
-                let _ = export.child.kill().await;
+                let _ = export.program.child.kill().await;
                 Some(export.name)
             }
         };
@@ -209,6 +211,6 @@ impl Node {
 impl Export {
     /// What `pg_dump` writes; once.
     pub fn output(&mut self) -> Option<ChildStdout> {
-        self.child.stdout.take()
+        self.program.child.stdout.take()
     }
 }

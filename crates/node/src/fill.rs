@@ -7,13 +7,13 @@
 use std::{collections::BTreeSet, process::Stdio, time::Duration};
 
 use model::{Pid, Role, UserId};
-use tokio::process::{Child, ChildStdin};
+use tokio::process::ChildStdin;
 
 use crate::{
     Content, Manifest, Node, NodeError, Object, Template,
     dump::{Last, no_programs},
     steps::BRANCH,
-    stream::{ended, is_public, login, same},
+    stream::{Running, is_public, login, same},
     user::user_of,
 };
 
@@ -22,7 +22,7 @@ const STEP: &str = "restore a backup";
 /// A database that is being filled.
 #[derive(Debug)]
 pub struct Fill {
-    child: Child,
+    program: Running,
     /// Roles made for the time being.
     stand_ins: Vec<String>,
 }
@@ -30,7 +30,7 @@ pub struct Fill {
 impl Fill {
     /// What `pg_restore` reads; once. To be shut down at the end.
     pub fn input(&mut self) -> Option<ChildStdin> {
-        self.child.stdin.take()
+        self.program.child.stdin.take()
     }
 }
 
@@ -74,12 +74,12 @@ impl Node {
         }
         let mut restore = self.restore_program(&programs, pid);
         restore.stdin(Stdio::piped());
-        let child = restore.spawn().map_err(|error| NodeError::Program {
+        let program = Running::begin(&mut restore).map_err(|error| NodeError::Program {
             step: STEP,
             program: "pg_restore",
             words: error.to_string(),
         })?;
-        Ok(Fill { child, stand_ins })
+        Ok(Fill { program, stand_ins })
     }
 
     /// Makes what was filled complete: waits for `pg_restore`, makes out to the logins of `pid` what names
@@ -98,8 +98,8 @@ impl Node {
         users: &[(Role, UserId)],
         within: Duration,
     ) -> Result<(), NodeError> {
-        let Fill { child, stand_ins } = fill;
-        let filled = self.complete(pid, child, manifest, users, within).await;
+        let Fill { program, stand_ins } = fill;
+        let filled = self.complete(pid, program, manifest, users, within).await;
         self.undo_stand_ins(&stand_ins).await;
         filled?;
         let name = pid.database();
@@ -112,19 +112,17 @@ impl Node {
     async fn complete(
         &self,
         pid: &Pid,
-        mut child: Child,
+        mut program: Running,
         manifest: &Manifest,
         users: &[(Role, UserId)],
         within: Duration,
     ) -> Result<(), NodeError> {
         let source = source(manifest)?;
-        ended(&mut child)
-            .await
-            .map_err(|words| NodeError::Program {
-                step: STEP,
-                program: "pg_restore",
-                words,
-            })?;
+        program.ended().await.map_err(|words| NodeError::Program {
+            step: STEP,
+            program: "pg_restore",
+            words,
+        })?;
         let copy = self.visit(STEP, &pid.database()).await?;
         let own = [("database", &*pid.database())];
         let sent = copy.batch_execute(&BRANCH.fill("fill_done", &own)).await;
@@ -157,7 +155,7 @@ impl Node {
 
     /// Ends a fill that came to nothing.
     pub async fn abandon_fill(&self, mut fill: Fill) {
-        let _ = fill.child.kill().await;
+        let _ = fill.program.child.kill().await;
         self.undo_stand_ins(&fill.stand_ins).await;
     }
 

@@ -8,12 +8,13 @@
 //! `_fill`, which has the rights of the groups in that one database. While the role `_fill` exists, the copy
 //! is not complete, whatever else is there.
 
-use std::{process::Stdio, time::Duration};
+use std::{io, process::Stdio, time::Duration};
 
 use model::{Pid, Secret};
 use tokio::{
     io::AsyncReadExt,
     process::{Child, ChildStderr, Command},
+    task::JoinHandle,
     time::Instant,
 };
 use tokio_postgres::config::Host;
@@ -211,19 +212,21 @@ impl Node {
         if content == Content::SchemaOnly {
             dump.arg("--schema-only");
         }
-        let mut dump = dump
-            .spawn()
-            .map_err(|error| failed("pg_dump", error.to_string()))?;
-        let between = dump.stdout.take().map(|stdout| stdout.into_owned_fd());
+        let mut dump =
+            Running::begin(&mut dump).map_err(|error| failed("pg_dump", error.to_string()))?;
+        let between = dump
+            .child
+            .stdout
+            .take()
+            .map(|stdout| stdout.into_owned_fd());
         let Some(Ok(between)) = between else {
             return Err(failed("pg_dump", "its output cannot be read".to_owned()));
         };
         let mut restore = self.restore_program(programs, pid);
         restore.stdin(Stdio::from(between));
-        let mut restore = restore
-            .spawn()
+        let mut restore = Running::begin(&mut restore)
             .map_err(|error| failed("pg_restore", error.to_string()))?;
-        let (dumped, restored) = tokio::join!(ended(&mut dump), ended(&mut restore));
+        let (dumped, restored) = tokio::join!(dump.ended(), restore.ended());
         // When one fails, the other one only says that its pipe broke.
         let first = match (dumped, restored) {
             (Ok(()), Ok(())) => return Ok(()),
@@ -309,14 +312,29 @@ pub(crate) fn is_public(object: &Object) -> bool {
     object.kind == "schema" && object.name == "public"
 }
 
-/// What a program says when it fails.
-pub(crate) async fn ended(child: &mut Child) -> Result<(), String> {
-    let words = child.stderr.take();
-    let (status, words) = tokio::join!(child.wait(), last_words(words));
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => Err(words),
-        Err(error) => Err(error.to_string()),
+/// A program of the server's that runs. What it says is read as it comes: more of it than a pipe holds would keep
+/// the program from going on, while we wait for its output.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) child: Child,
+    words: JoinHandle<String>,
+}
+
+impl Running {
+    pub(crate) fn begin(command: &mut Command) -> io::Result<Self> {
+        let mut child = command.spawn()?;
+        let words = tokio::spawn(last_words(child.stderr.take()));
+        Ok(Self { child, words })
+    }
+
+    /// Waits for its end; what it says when it fails. Once.
+    pub(crate) async fn ended(&mut self) -> Result<(), String> {
+        let status = self.child.wait().await;
+        match status {
+            Ok(status) if status.success() => Ok(()),
+            Ok(_) => Err((&mut self.words).await.unwrap_or_default()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -381,4 +399,27 @@ pub(crate) fn same(wanted: &[Object], got: &[Object], content: Content) -> Resul
         step: STEP,
         what: format!("the copy differs from its source in: {}", kinds.join(", ")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe holds 64 kB.
+    #[tokio::test]
+    async fn a_program_that_says_much_goes_on_and_its_reason_is_kept() {
+        let mut command = Command::new("sh");
+        let script = "head -c 300000 /dev/zero | tr '\\0' x >&2; echo >&2; echo output; echo 'sh: error: why' >&2; exit 1";
+        command
+            .args(["-c", script])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let mut program = Running::begin(&mut command).unwrap();
+        let mut output = String::new();
+        let mut stdout = program.child.stdout.take().unwrap();
+        stdout.read_to_string(&mut output).await.unwrap();
+        assert_eq!(output, "output\n");
+        assert_eq!(program.ended().await, Err("sh: error: why".to_owned()));
+    }
 }
