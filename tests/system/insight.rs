@@ -163,6 +163,10 @@ fn explain(stack: &Stack, address: &str) {
         .cli(&["db", "inspect", "other", "queries", "--json"])
         .json();
     let statements = shown.as_array().unwrap();
+    let table = stack.cli(&["db", "inspect", "other", "queries"]);
+    let table = table.ok();
+    let id = statements[0]["id"].as_str().unwrap();
+    assert!(table.starts_with("ID ") && table.contains(id), "{table}");
     let plan = |begin: &str| {
         let found = statements
             .iter()

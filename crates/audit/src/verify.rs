@@ -82,6 +82,9 @@ pub struct Report {
     pub heads: u64,
     /// Heads known from elsewhere that were found in the files.
     pub known: u64,
+    /// Problems that are nothing but this: others know of lines that are not there. So it is also with a copy that
+    /// is older than what they know, or has not all chains.
+    pub lacking: u64,
     /// Of each chain the last line, and how many lines no signature covers yet.
     pub ends: BTreeMap<Stream, (Link, u64)>,
     /// What is wrong; the first hundred.
@@ -440,6 +443,7 @@ impl<'a> Chain<'a> {
     /// A chain of which there is no file.
     fn nothing(&mut self, dir: &Path, stream: Stream) {
         if self.known.iter().any(|known| known.stream == stream) {
+            self.report.lacking += 1;
             let what = format!("there is no file of {stream}, and the catalog knows some");
             self.report.problem(dir, None, what);
         }
@@ -472,6 +476,7 @@ impl<'a> Chain<'a> {
             }
             let text = Head::signed(&known.chain, stream, known.segment, &known.link);
             let what = if self.with.public.has_signed(&text, &known.signature) {
+                self.report.lacking += 1;
                 format!(
                     "line {} (file number {}) was signed, the catalog knows it, and it is not there: the end was cut off, or the file was replaced",
                     known.link.seq, known.segment

@@ -180,6 +180,7 @@ async fn a_cut_tail_is_found_by_the_head_that_is_kept_elsewhere() {
             "{left}: {}",
             told(&report)
         );
+        assert_eq!(report.lacking, report.problems_count, "{left}");
     }
     // Also when the chain has gone on since.
     put(&path, &whole[..3]);
@@ -191,6 +192,8 @@ async fn a_cut_tail_is_found_by_the_head_that_is_kept_elsewhere() {
         told(&report)
     );
     assert_eq!(report.known, 1);
+    // A line that does not fit is more than a line that is not there.
+    assert!(report.lacking < report.problems_count, "{}", told(&report));
 }
 
 #[tokio::test]

@@ -36,6 +36,10 @@ use crate::{
 /// Of a statement's text: more than the proxy looks at, so that what is longer is known to be.
 const TEXT_BYTES_MAX: usize = 1 << 20;
 
+/// Behind problems that a copy has when it is nothing but old, or a part.
+const OF_A_COPY: &str = "hint: this is all that is wrong, and it is so with a copy that was made before those lines were \
+    written, or of some of the chains only: export again, all that it has, or check what is there by itself with --offline";
+
 /// What can be done with the audit log.
 #[derive(Debug, Subcommand)]
 pub(crate) enum AuditCommand {
@@ -162,6 +166,9 @@ async fn verify(args: &VerifyArgs, global: &Global) -> Result<(), Failure> {
         )
     })?;
     tell(&report, known.as_ref().err(), global)?;
+    if args.path.is_some() && report.lacking > 0 && report.lacking == report.problems_count {
+        eprintln!("{OF_A_COPY}");
+    }
     match report.is_whole() {
         true => Ok(()),
         false => Err(Failure::Told(Exit::Failed)),

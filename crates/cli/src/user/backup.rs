@@ -9,17 +9,19 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use self::drill::DrillArgs;
+use self::{drill::DrillArgs, schedule::ScheduleArgs};
 use crate::{
     exit::{Exit, Failure},
     output::{self, Format, Rows},
     user::{
         Context, LOOK_EVERY, WAIT_S,
         database::{self, Shown, field, path},
+        progress::Progress,
     },
 };
 
 mod drill;
+mod schedule;
 
 /// How long a backup or a restore is waited for: as long as the server gives a backup, and its queue.
 const WAIT_MAX: Duration = Duration::from_secs(12 * 3600);
@@ -77,28 +79,6 @@ pub(crate) struct ListBackupsArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ScheduleArgs {
-    /// Name or id.
-    pub(crate) db: Option<String>,
-    /// Between two backups, such as 6h; an hour at least.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) every: Option<String>,
-    /// Good backups that are kept, 1 to 100; 0 is any number.
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) keep: Option<u32>,
-    /// How long they are kept, such as 30d, or forever.
-    #[arg(long, value_name = "TIME")]
-    pub(crate) keep_for: Option<String>,
-    /// Make none.
-    #[arg(long, conflicts_with = "every")]
-    pub(crate) off: bool,
-    /// As the installation has it: forget what was said of this database.
-    #[arg(long, conflicts_with_all = ["every", "keep", "keep_for", "off"])]
-    pub(crate) default: bool,
-}
-
-/// One backup.
-#[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
     /// Its id.
     pub(crate) backup: String,
@@ -155,7 +135,7 @@ pub(super) async fn run(context: &Context, command: BackupCommand) -> Result<(),
         BackupCommand::Create(args) => create(context, args).await,
         BackupCommand::Moments(args) => moments(context, args).await,
         BackupCommand::List(args) => list(context, args).await,
-        BackupCommand::Schedule(args) => schedule(context, args).await,
+        BackupCommand::Schedule(args) => schedule::schedule(context, args).await,
         BackupCommand::Verify(args) => verify(context, args).await,
         BackupCommand::Drill(args) => drill::drill(context, args).await,
         BackupCommand::Drills => drill::list(context).await,
@@ -219,6 +199,11 @@ pub(super) async fn of_moment(context: &Context, db: &str, at: &str) -> Result<V
 async fn make(context: &Context, db: &str, body: &Value, wait: bool) -> Result<Value, Failure> {
     let wait_s = if wait { WAIT_S } else { 0 };
     let asked = path(db, &format!("/backups?wait={wait_s}"))?;
+    let what = match body["at"].is_null() {
+        true => "backing up",
+        false => "recovering that moment, and backing it up",
+    };
+    let _progress = Progress::wait(what, context.quiet || !wait);
     let mut backup = context.api.post(&asked, body).await?;
     if !wait {
         return Ok(backup);
@@ -298,7 +283,17 @@ fn show(context: &Context, backups: &[Value]) -> Result<(), Failure> {
         "rows",
         "last_error",
     ];
-    table(context, &COLUMNS, backups)
+    let backups: Vec<Value> = backups.iter().map(with_what_is_wrong).collect();
+    table(context, &COLUMNS, &backups)
+}
+
+/// A table has one place for what is wrong: that a backup could not be made, or that it was read since and is not whole.
+fn with_what_is_wrong(backup: &Value) -> Value {
+    let mut backup = backup.clone();
+    if backup["last_error"].is_null() {
+        backup["last_error"] = backup["verify_error"].take();
+    }
+    backup
 }
 
 fn table(context: &Context, columns: &[&str], all: &[Value]) -> Result<(), Failure> {
@@ -319,58 +314,16 @@ fn table(context: &Context, columns: &[&str], all: &[Value]) -> Result<(), Failu
     .print(context.format)
 }
 
-async fn schedule(context: &Context, args: ScheduleArgs) -> Result<(), Failure> {
-    let asked = path(&context.database(args.db.as_deref())?, "/backup-schedule")?;
-    let every = match args.off {
-        true => Some("never".to_owned()),
-        false => args.every,
-    };
-    let changes = [
-        ("every", every.map(Value::from)),
-        ("keep", args.keep.map(Value::from)),
-        ("keep_for", args.keep_for.map(Value::from)),
-    ];
-    let is_change = args.default || changes.iter().any(|(_, value)| value.is_some());
-    let mut seen = match args.default {
-        true => json!({ "own": {} }),
-        false => context.api.get(&asked).await?,
-    };
-    if is_change {
-        let mut own = seen["own"].take();
-        for (name, value) in changes {
-            if let Some(value) = value {
-                own[name] = value;
-            }
-        }
-        seen = context.api.put(&asked, &own).await?;
-    }
-    if context.format == Format::Json {
-        return output::json(&seen);
-    }
-    const SHOWN: [&str; 6] = ["every", "window", "keep", "keep_for", "last_at", "next_at"];
-    let rows = SHOWN.map(|name| {
-        let value = match &seen[name] {
-            Value::Null => None,
-            Value::String(text) => Some(text.clone()),
-            other => Some(other.to_string()),
-        };
-        vec![Some(name.to_owned()), value]
-    });
-    Rows {
-        columns: vec!["setting".to_owned(), "value".to_owned()],
-        rows: rows.to_vec(),
-    }
-    .print(context.format)
-}
-
 async fn verify(context: &Context, args: BackupArgs) -> Result<(), Failure> {
     let asked = url("backups", &args.backup, &format!("/verify?wait={WAIT_S}"))?;
+    let progress = Progress::wait("reading the backup", context.quiet);
     let mut backup = context.api.post(&asked, &json!({})).await?;
     let until = Instant::now() + WAIT_MAX;
     while backup["verifying"] == true && Instant::now() < until {
         sleep(LOOK_EVERY).await;
         backup = context.api.get(&url("backups", &args.backup, "")?).await?;
     }
+    drop(progress);
     match (&backup["verifying"], field(&backup, "verify_error")) {
         (Value::Bool(true), _) => Err(Failure::new(
             Exit::Unavailable,
@@ -389,9 +342,12 @@ async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failu
         None => {
             let backup = context.api.get(&url("backups", &args.backup, "")?).await?;
             let question = format!(
-                "Replace the data of database {} by that of {}?",
+                "Replace the data of {} ({}) by what it was at {}?",
+                field(&backup, "database_name"),
                 field(&backup, "database_id"),
-                field(&backup, "created_at")
+                backup["moment"]
+                    .as_str()
+                    .unwrap_or_else(|| field(&backup, "created_at"))
             );
             confirm(args.yes, "restoring in place", &question)?;
             args.backup.clone()
@@ -399,7 +355,7 @@ async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failu
         Some(at) => {
             if args.name.is_none() {
                 let question = format!(
-                    "Replace the data of database {} by that of {at}?",
+                    "Replace the data of {} by what it was at {at}?",
                     args.backup
                 );
                 confirm(args.yes, "restoring in place", &question)?;
@@ -443,6 +399,7 @@ pub(super) async fn restored(
 ) -> Result<Value, Failure> {
     let wait_s = if wait { WAIT_S } else { 0 };
     let asked = url("backups", backup, &format!("/restore?wait={wait_s}"))?;
+    let _progress = Progress::wait("restoring", context.quiet || !wait);
     let mut restore = context.api.post(&asked, body).await?;
     if body["name"].is_string() {
         database::keep(context, &restore["database"])?;
@@ -508,5 +465,21 @@ async fn erase(context: &Context, args: EraseArgs) -> Result<(), Failure> {
             "{} backups cannot be opened any more\n",
             erased["backups"]
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_says_of_a_backup_that_was_made_and_is_not_whole() {
+        let wrong = |last: Value, verified: Value| {
+            let backup = json!({ "last_error": last, "verify_error": verified });
+            with_what_is_wrong(&backup)["last_error"].take()
+        };
+        assert_eq!(wrong(Value::Null, json!("damaged")), "damaged");
+        assert_eq!(wrong(json!("not made"), Value::Null), "not made");
+        assert_eq!(wrong(Value::Null, Value::Null), Value::Null);
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     user::{
         Context, LOOK_EVERY, WAIT_S, backup,
         database::{self, Shown, field, path, refuse_failed},
+        progress::Progress,
     },
 };
 
@@ -128,12 +129,14 @@ async fn create(context: &Context, args: BranchArgs) -> Result<(), Failure> {
     }
     let wait = if args.wait { WAIT_S } else { 0 };
     let url = path(&db, &format!("/branch?wait={wait}"))?;
+    let progress = Progress::wait("making the branch", context.quiet || !args.wait);
     let made = context.api.post(&url, &body).await?;
     database::keep(context, &made)?;
     let branch = match args.wait {
         true => settled(context, made, args.timeout).await?,
         false => made,
     };
+    drop(progress);
     database::show(context, branch, args.shown())
 }
 
@@ -239,9 +242,11 @@ async fn reset(context: &Context, args: ResetBranchArgs) -> Result<(), Failure> 
     }
     let wait = if args.wait { WAIT_S } else { 0 };
     let url = path(&name, &format!("/reset?wait={wait}"))?;
+    let progress = Progress::wait("setting the branch back", context.quiet || !args.wait);
     let mut branch = context.api.post(&url, &body).await?;
     if args.wait {
         branch = settled(context, branch, args.timeout).await?;
+        drop(progress);
         let reason = field(&branch, "state_reason");
         if !reason.is_empty() {
             return Err(Failure::new(Exit::Failed, reason.to_owned(), ""));

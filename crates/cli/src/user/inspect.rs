@@ -49,7 +49,7 @@ pub(crate) enum What {
     Locks,
     /// Clients at the proxy that answers.
     Connections,
-    /// How PostgreSQL would carry out a statement, by its id (`--json queries` shows it). Nothing is carried out.
+    /// How PostgreSQL would carry out a statement, by its id (`queries` shows it). Nothing is carried out.
     Explain,
 }
 
@@ -65,7 +65,9 @@ pub(crate) enum WindowArg {
 }
 
 /// Columns of statements.
-const COLUMNS: [(&str, &str); 10] = [
+const COLUMNS: [(&str, &str); 11] = [
+    // What `explain` takes.
+    ("id", "ID"),
     ("sample_count", "CALLS"),
     ("error_count", "ERRORS"),
     ("slow_count", "SLOW"),
@@ -183,7 +185,7 @@ async fn explain(context: &Context, db: &str, words: &[String]) -> Result<(), Fa
     let id = named.filter(is_id).ok_or_else(|| {
         Failure::usage(
             "name a statement by its id, 16 hexadecimal digits",
-            "tenantry db inspect DB queries --json shows ids; then: tenantry db inspect DB explain ID",
+            "tenantry db inspect DB queries shows ids; then: tenantry db inspect DB explain ID",
         )
     })?;
     shown(context, &path(db, &format!("/explain/{id}"))?).await

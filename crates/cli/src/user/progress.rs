@@ -1,4 +1,4 @@
-//! What somebody who waits sees: how much is done, on a terminal only.
+//! What somebody who waits sees: how much is done, or for how long it has been going on. On a terminal only.
 
 use std::{collections::VecDeque, io::IsTerminal as _, time::Duration};
 
@@ -22,16 +22,29 @@ impl Progress {
         all: Option<u64>,
         done: impl Fn() -> u64 + Send + 'static,
     ) -> Self {
+        let mut rate = Rate::new(Instant::now());
+        Self::line(quiet, move || {
+            let bytes = done();
+            let rate = rate.after(Instant::now(), bytes);
+            format!("{what} {}, {}/s", text(bytes, all), size(rate))
+        })
+    }
+
+    /// Shows `what` the server is at, and for how long: that is all it tells before the end. Nothing when
+    /// `quiet`, or where nobody looks.
+    pub(super) fn wait(what: &'static str, quiet: bool) -> Self {
+        let begun = Instant::now();
+        Self::line(quiet, move || format!("{what}, {}", time(begun.elapsed())))
+    }
+
+    fn line(quiet: bool, mut text: impl FnMut() -> String + Send + 'static) -> Self {
         if quiet || !std::io::stderr().is_terminal() {
             return Self(None);
         }
         Self(Some(tokio::spawn(async move {
-            let mut rate = Rate::new(Instant::now());
             loop {
                 tokio::time::sleep(LOOK_EVERY).await;
-                let bytes = done();
-                let rate = rate.after(Instant::now(), bytes);
-                eprint!("\r{what} {}, {}/s\x1b[K", text(bytes, all), size(rate));
+                eprint!("\r{}\x1b[K", text());
             }
         })))
     }
@@ -81,6 +94,16 @@ fn text(done: u64, all: Option<u64>) -> String {
     }
 }
 
+/// A time for people who wait.
+fn time(passed: Duration) -> String {
+    let seconds = passed.as_secs();
+    match (seconds / 3600, seconds / 60 % 60, seconds % 60) {
+        (0, 0, seconds) => format!("{seconds} s"),
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
 /// Bytes for people, in units of 1,024.
 pub(super) fn size(bytes: u64) -> String {
     let mut unit = "B";
@@ -115,6 +138,19 @@ mod tests {
             assert_eq!(size(bytes), is);
         }
         assert_eq!(text(512, Some(1024)), "512 B of 1.0 kB (50 %)");
+    }
+
+    #[test]
+    fn times_are_said_in_the_units_that_fit() {
+        for (seconds, is) in [
+            (0, "0 s"),
+            (59, "59 s"),
+            (60, "1 min 0 s"),
+            (3599, "59 min 59 s"),
+            (3660, "1 h 1 min"),
+        ] {
+            assert_eq!(time(Duration::from_secs(seconds)), is);
+        }
     }
 
     #[test]

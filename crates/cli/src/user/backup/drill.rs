@@ -11,6 +11,7 @@ use crate::{
     user::{
         Context, LOOK_EVERY, WAIT_S,
         database::{field, path},
+        progress::Progress,
     },
 };
 
@@ -33,6 +34,7 @@ pub(super) async fn drill(context: &Context, args: DrillArgs) -> Result<(), Fail
     };
     let wait = if args.wait { WAIT_S } else { 0 };
     let asked = format!("/operator/drills?wait={wait}");
+    let progress = Progress::wait("restoring for the drill", context.quiet || !args.wait);
     let mut drill = context.api.post(&asked, &body).await?;
     let until = Instant::now() + WAIT_MAX;
     while args.wait && field(&drill, "state") == "running" && Instant::now() < until {
@@ -48,6 +50,7 @@ pub(super) async fn drill(context: &Context, args: DrillArgs) -> Result<(), Fail
         };
         drill = found.clone();
     }
+    drop(progress);
     if field(&drill, "state") == "failed" {
         return Err(Failure::new(
             Exit::Failed,

@@ -8,6 +8,7 @@ mod files;
 mod plan;
 
 use std::{
+    ffi::OsStr,
     io,
     path::{Path, PathBuf},
 };
@@ -254,7 +255,12 @@ async fn settle(session: &Session, found: &[Migration], args: &UpArgs) -> Result
         ),
         (None, None) => return Ok(()),
     };
-    let file = found.iter().find(|file| file.name == *name);
+    // With its directory, too, as a shell completes it.
+    let name = Path::new(name)
+        .file_name()
+        .and_then(OsStr::to_str)
+        .unwrap_or(name);
+    let file = found.iter().find(|file| file.name == name);
     let checksum = file.map_or("", |file| &file.checksum);
     let changed = execute(session, statement, &[name, checksum]).await?;
     if file.is_none() || changed == 0 {
@@ -294,8 +300,12 @@ async fn next(
             .find(|(_, status)| matches!(status, Status::Pending | Status::Late));
         Ok(next.and_then(|(name, _)| found.iter().find(|file| file.name == *name)))
     };
+    let mut is_in_transaction = true;
     let done = match chosen.await {
-        Ok(Some(file)) => apply(session, file).await.map(|()| Some(file.name.clone())),
+        Ok(Some(file)) => {
+            is_in_transaction = !file.is_without_transaction();
+            apply(session, file).await.map(|()| Some(file.name.clone()))
+        }
         Ok(None) => Ok(None),
         Err(failure) => Err(failure),
     };
@@ -303,7 +313,10 @@ async fn next(
         // The next one begins as the first did, whatever this one set.
         Ok(Some(name)) => send(session, "DISCARD ALL").await.map(|()| Some(name)),
         other => {
-            let _ = session.client.batch_execute("ROLLBACK").await;
+            // At once. Where there is none to be undone, PostgreSQL would warn of that.
+            if is_in_transaction {
+                let _ = session.client.batch_execute("ROLLBACK").await;
+            }
             other
         }
     }
