@@ -36,10 +36,15 @@ create table public.t as select 5 as n;
 insert into app.people (name, feels, tags)
   select E'n' || n || E'\t\\.\n\\' , 'sad', array['a;', null] from generate_series(1, 30000) n;
 select lo_from_bytea(4242, sha256('large'));
+create table app.event (id int, day date, primary key (id, day)) partition by range (day);
+create table app.event_1 partition of app.event default;
+create index on app.event (day);
+insert into app.event values (7, '2026-01-01');
 "#;
 
 const SUM: &str = "select md5(string_agg(p::text, '|' order by id)), app.of_body(2), app.of_text(), \
-    (select count(*) from app.sad), (select n from t), encode(lo_get(4242), 'hex'), obj_description('app.people'::regclass) \
+    (select count(*) from app.sad), (select n from t), encode(lo_get(4242), 'hex'), obj_description('app.people'::regclass), \
+    (select string_agg(e::text, ';') from app.event_1 e) \
     from app.people p";
 
 fn sql(address: &str, text: &str) -> Ran {
@@ -125,7 +130,7 @@ fn round_trips(of: Postgres) {
     for word in ["OWNER TO", "GRANT ", "tenantry_"] {
         assert!(!text.contains(word), "{word}");
     }
-    // Cleared and made again, by name.
+    // Cleared and made again, by name; also what partitions have from their table, which is dropped with them alone.
     let address = sql(&source, "insert into app.people (name) values ('new')");
     address.ok();
     with_programs(

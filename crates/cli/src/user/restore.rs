@@ -98,6 +98,7 @@ pub(super) async fn restore(context: &Context, args: RestoreArgs) -> Result<(), 
         blocks: Blocks::Absorbed,
         leave_out_owners: true,
         leave_out_extensions: &[],
+        cleans: args.clean,
         became: UNDONE,
     };
     let done = whole(
@@ -140,6 +141,7 @@ pub(super) async fn seed(context: &Context, args: SeedArgs) -> Result<(), Failur
         blocks: Blocks::Refused,
         leave_out_owners: false,
         leave_out_extensions: &[],
+        cleans: false,
         became: UNDONE,
     };
     let done = whole(

@@ -222,6 +222,7 @@ async fn filled(
         blocks: Blocks::Absorbed,
         leave_out_owners: true,
         leave_out_extensions: left_out,
+        cleans: false,
         became: UNDONE,
     };
     let run = async {

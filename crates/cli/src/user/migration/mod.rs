@@ -369,6 +369,7 @@ async fn apply(session: &Session, file: &Migration) -> Result<(), Failure> {
         blocks: Blocks::Refused,
         leave_out_owners: false,
         leave_out_extensions: &[],
+        cleans: false,
         became: UNDONE,
     };
     if !file.is_without_transaction() {

@@ -13,7 +13,7 @@ mod split;
 use std::collections::BTreeMap;
 
 use futures_util::{SinkExt as _, pin_mut};
-use tokio_postgres::Client;
+use tokio_postgres::{Client, error::SqlState};
 
 pub(super) use name::Name;
 pub(super) use session::{Session, enter, told};
@@ -42,6 +42,8 @@ pub(super) struct Rules<'a> {
     pub(super) leave_out_owners: bool,
     /// Of a dump, leave out that these extensions are made, and what is said about them.
     pub(super) leave_out_extensions: &'a [String],
+    /// It begins with dropping what it makes, as `pg_restore --clean --if-exists` writes it.
+    pub(super) cleans: bool,
     /// What became of the data, said with every error.
     pub(super) became: &'static str,
 }
@@ -111,6 +113,9 @@ pub(super) async fn run(
                     *done.copied.entry(table).or_default() += rows;
                 }
             }
+            Step::Send if rules.cleans && drops_a_part(&statement.text) => {
+                drop_part(&session.client, &statement, rules.became).await?;
+            }
             Step::Send => {
                 let sent = session.client.execute_typed(&statement.text, &[]).await;
                 sent.map_err(|error| told(&error, Some(line), rules.became))?;
@@ -149,6 +154,33 @@ async fn copy(
     }
     let ended = sink.finish().await;
     ended.map_err(|error| told(&error, line, became))
+}
+
+/// Whether `--clean` drops with this what a table has: a constraint, or an index.
+fn drops_a_part(text: &str) -> bool {
+    text.starts_with("DROP INDEX IF EXISTS ")
+        || (text.starts_with("ALTER TABLE IF EXISTS ")
+            && text.contains(" DROP CONSTRAINT IF EXISTS "))
+}
+
+/// Drops a constraint or an index of a table, or leaves that to the table's own turn: pg_restore names those of partitions,
+/// too, and PostgreSQL gives these up with the partition only. What is left over then is an error where it is made again.
+async fn drop_part(client: &Client, statement: &Statement, became: &str) -> Result<(), Failure> {
+    const INHERITED: [SqlState; 2] = [
+        SqlState::INVALID_TABLE_DEFINITION,
+        SqlState::DEPENDENT_OBJECTS_STILL_EXIST,
+    ];
+    let wrong = |error| told(&error, Some(statement.span.line), became);
+    let begun = client.batch_execute("SAVEPOINT tenantry_clean").await;
+    begun.map_err(wrong)?;
+    let end = match client.execute_typed(&statement.text, &[]).await {
+        Ok(_) => "RELEASE tenantry_clean",
+        Err(error) if error.code().is_some_and(|code| INHERITED.contains(code)) => {
+            "ROLLBACK TO tenantry_clean; RELEASE tenantry_clean"
+        }
+        Err(error) => return Err(wrong(error)),
+    };
+    client.batch_execute(end).await.map_err(wrong)
 }
 
 /// Whether a statement of pg_dump makes one of these extensions, or says something about it.
