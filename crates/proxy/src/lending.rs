@@ -1107,6 +1107,11 @@ pub(crate) fn mentions_reset(text: &[u8]) -> bool {
     WORDS.iter().any(|word| mentions(text, word))
         // Of a time zone. That of SET LOCAL leads back to what the session has.
         || places(text, b"local").any(|at| !is_behind_set(&text[..at]))
+        // SET NAMES of nothing.
+        || places(text, b"names").any(|at| {
+            let behind = text[at + b"names".len()..].trim_ascii_start();
+            matches!(behind.first(), None | Some(b';' | b'-' | b'/'))
+        })
 }
 
 /// The same of its statements, without what stands around them: a comment resets nothing.
@@ -1177,6 +1182,10 @@ mod tests {
             ("setlocal", true),
             ("LOCAL", true),
             ("Discard plans", true),
+            ("set names; SELECT 1", true),
+            ("SET NAMES -- none", true),
+            ("SET NAMES 'UTF8'; SELECT 1", false),
+            ("SELECT names, 1", false),
             ("SELECT 1", false),
         ] {
             assert_eq!(mentions_reset(text.as_bytes()), mentions, "{text}");

@@ -467,6 +467,11 @@ impl Has {
         self.is_unsure = true;
     }
 
+    /// Whether it had this one before nobody knew.
+    pub(crate) fn may_have(&self, number: u64) -> bool {
+        self.doubted.contains(&number)
+    }
+
     #[cfg(test)]
     fn len(&self) -> usize {
         self.used.len()

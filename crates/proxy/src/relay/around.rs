@@ -227,6 +227,10 @@ pub(super) fn ready_named(
         }
         return Readiness::Ready;
     }
+    // There it is not read anew, and cannot be made. What has no result may still be described.
+    if server.status == TransactionStatus::Failed && server.statements.may_have(statement.number) {
+        return Readiness::Ready;
+    }
     let is_as_wanted = Rc::ptr_eq(&statement.parsing, lending.wanted.parsing());
     // Another role may see other tables, or may not use their schemas.
     let is_by_another = server.status == TransactionStatus::InTransaction
