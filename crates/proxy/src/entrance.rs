@@ -9,7 +9,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::VecDeque,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -29,46 +29,65 @@ pub(crate) const ROOM_PAUSE: Duration = Duration::from_millis(1);
 /// So often a new one waits for those that were pushed out, before it is turned away itself.
 const ROOM_PAUSES_MAX: usize = 100;
 
-/// Connections of one stage, by where they come from: the origin of an address (`model::origin`), `None` for
-/// the platform itself.
+/// A place that may be given up: what its connection and the entrance both know of it.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    /// Where the connection comes from: the origin of its address (`model::origin`), `None` for the platform itself.
+    origin: Option<IpAddr>,
+    pushed: Notify,
+}
+
+/// Connections of one stage. What is kept of them is sorted and in one piece each, so that a login takes no
+/// memory for it.
 #[derive(Debug, Default)]
 struct Line {
-    of: HashMap<Option<IpAddr>, BTreeMap<u64, Arc<Notify>>>,
-    /// What `of` has, the one to make room last: how many, and the number of the oldest.
-    by_size: BTreeSet<(usize, Reverse<u64>, Option<IpAddr>)>,
+    /// By origin, the oldest of each first.
+    all: VecDeque<(u64, Arc<Place>)>,
+    /// Of each origin how many, and the number of the oldest; the one to make room last.
+    crowds: VecDeque<(usize, Reverse<u64>, Option<IpAddr>)>,
 }
 
 impl Line {
-    fn insert(&mut self, from: Option<IpAddr>, number: u64, pushed: Arc<Notify>) {
-        self.change(from, |crowd| crowd.insert(number, pushed));
+    fn insert(&mut self, number: u64, place: Arc<Place>) {
+        let origin = place.origin;
+        self.change(origin, |all| {
+            let at = all.partition_point(|(other, of)| (of.origin, *other) < (origin, number));
+            all.insert(at, (number, place));
+        });
     }
 
-    fn remove(&mut self, from: Option<IpAddr>, number: u64) -> Option<Arc<Notify>> {
-        self.change(from, |crowd| crowd.remove(&number))
+    fn remove(&mut self, origin: Option<IpAddr>, number: u64) -> Option<Arc<Place>> {
+        let key = |(other, place): &(u64, Arc<Place>)| (place.origin, *other);
+        let at = self.all.binary_search_by_key(&(origin, number), key).ok()?;
+        self.change(origin, |all| all.remove(at))
+            .map(|(_, place)| place)
     }
 
-    fn pop(&mut self) -> Option<Arc<Notify>> {
-        let (_, Reverse(oldest), from) = *self.by_size.last()?;
-        self.remove(from, oldest)
+    fn pop(&mut self) -> Option<Arc<Place>> {
+        let (_, Reverse(oldest), origin) = *self.crowds.back()?;
+        self.remove(origin, oldest)
     }
 
+    /// Changes what is there of this origin.
     fn change<T>(
         &mut self,
-        from: Option<IpAddr>,
-        change: impl FnOnce(&mut BTreeMap<u64, Arc<Notify>>) -> T,
+        origin: Option<IpAddr>,
+        change: impl FnOnce(&mut VecDeque<(u64, Arc<Place>)>) -> T,
     ) -> T {
-        let key = |crowd: &BTreeMap<u64, Arc<Notify>>| {
-            let (oldest, _) = crowd.first_key_value()?;
-            Some((crowd.len(), Reverse(*oldest), from))
+        let crowd = |all: &VecDeque<(u64, Arc<Place>)>| {
+            let begin = all.partition_point(|(_, place)| place.origin < origin);
+            let end = all.partition_point(|(_, place)| place.origin <= origin);
+            (begin < end).then(|| (end - begin, Reverse(all[begin].0), origin))
         };
-        let crowd = self.of.entry(from).or_default();
-        if let Some(before) = key(crowd) {
-            self.by_size.remove(&before);
+        if let Some(before) = crowd(&self.all)
+            && let Ok(at) = self.crowds.binary_search(&before)
+        {
+            self.crowds.remove(at);
         }
-        let changed = change(crowd);
-        match key(crowd) {
-            Some(after) => _ = self.by_size.insert(after),
-            None => _ = self.of.remove(&from),
+        let changed = change(&mut self.all);
+        if let Some(after) = crowd(&self.all) {
+            let at = self.crowds.partition_point(|other| *other < after);
+            self.crowds.insert(at, after);
         }
         changed
     }
@@ -83,9 +102,9 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn remove(&mut self, from: Option<IpAddr>, number: u64) -> Option<Arc<Notify>> {
-        let silent = self.silent.remove(from, number);
-        silent.or_else(|| self.named.remove(from, number))
+    fn remove(&mut self, origin: Option<IpAddr>, number: u64) -> Option<Arc<Place>> {
+        let silent = self.silent.remove(origin, number);
+        silent.or_else(|| self.named.remove(origin, number))
     }
 }
 
@@ -101,29 +120,36 @@ impl Entrance {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn join(&self, from: Option<IpAddr>, number: u64) -> Arc<Notify> {
-        let pushed = Arc::new(Notify::new());
-        self.waiting().silent.insert(from, number, pushed.clone());
-        pushed
+    fn join(&self, origin: Option<IpAddr>, number: u64) -> Arc<Place> {
+        let place = Arc::new(Place {
+            origin,
+            ..Place::default()
+        });
+        self.waiting().silent.insert(number, place.clone());
+        place
     }
 
-    fn is_named(&self, from: Option<IpAddr>, number: u64) {
+    fn is_named(&self, place: &Place, number: u64) {
         let waiting = &mut *self.waiting();
-        if let Some(pushed) = waiting.silent.remove(from, number) {
-            waiting.named.insert(from, number, pushed);
+        if let Some(place) = waiting.silent.remove(place.origin, number) {
+            waiting.named.insert(number, place);
         }
     }
 
-    /// It turned out to come from somewhere else.
-    fn moves(&self, (from, to): (Option<IpAddr>, Option<IpAddr>), number: u64) {
+    /// It turned out to come from somewhere else: its place is another one now, if it still has one.
+    fn moves(&self, place: &mut Arc<Place>, to: Option<IpAddr>, number: u64) {
         let waiting = &mut *self.waiting();
-        if let Some(pushed) = waiting.silent.remove(from, number) {
-            waiting.silent.insert(to, number, pushed);
+        if waiting.silent.remove(place.origin, number).is_some() {
+            *place = Arc::new(Place {
+                origin: to,
+                ..Place::default()
+            });
+            waiting.silent.insert(number, place.clone());
         }
     }
 
-    fn leave(&self, from: Option<IpAddr>, number: u64) {
-        if self.waiting().remove(from, number).is_none() {
+    fn leave(&self, place: &Place, number: u64) {
+        if self.waiting().remove(place.origin, number).is_none() {
             self.leaving.fetch_sub(1, Ordering::Relaxed);
         }
     }
@@ -131,12 +157,12 @@ impl Entrance {
     /// Whether there was one to push out.
     pub(crate) fn push_out(&self) -> bool {
         let waiting = &mut *self.waiting();
-        let Some(pushed) = waiting.silent.pop().or_else(|| waiting.named.pop()) else {
+        let Some(place) = waiting.silent.pop().or_else(|| waiting.named.pop()) else {
             return false;
         };
         // While the lock is held: it cannot have left before it is counted.
         self.leaving.fetch_add(1, Ordering::Relaxed);
-        pushed.notify_one();
+        place.pushed.notify_one();
         true
     }
 }
@@ -163,16 +189,8 @@ pub(crate) struct Slot {
     number: u64,
     /// `None` for the platform itself and for a load balancer, until it has said for whom it speaks.
     pub(crate) from: Option<address::Connection>,
-    /// `None` once it has logged in, and when it has no place to give up.
-    waits: Option<Box<Waits>>,
-}
-
-/// A place that may be given up. Apart, since a client that has logged in is to be small.
-#[derive(Debug)]
-struct Waits {
-    /// Where it stands in the entrance.
-    origin: Option<IpAddr>,
-    pushed: Arc<Notify>,
+    /// `None` once it has logged in, and when it has none to give up.
+    place: Option<Arc<Place>>,
 }
 
 impl Slot {
@@ -196,7 +214,7 @@ impl Slot {
             is_too_many: false,
             number: shared.connections.fetch_add(1, Ordering::Relaxed),
             from,
-            waits: None,
+            place: None,
         };
         let staying = before.saturating_sub(shared.entrance.leaving.load(Ordering::Relaxed));
         let has_room = staying < clients_max || shared.entrance.push_out();
@@ -207,8 +225,7 @@ impl Slot {
         slot.is_too_many = !has_room;
         if has_room {
             let origin = peer.ip().map(model::origin);
-            let pushed = shared.entrance.join(origin, slot.number);
-            slot.waits = Some(Box::new(Waits { origin, pushed }));
+            slot.place = Some(shared.entrance.join(origin, slot.number));
         }
         Some(slot)
     }
@@ -221,32 +238,31 @@ impl Slot {
     pub(crate) fn speaks_for(&mut self, client: SocketAddr) -> Result<(), address::FarTooMany> {
         let addresses = &self.shared.addresses;
         self.from = Some(addresses.connected(client.ip(), TURNED_AWAY_MAX)?);
-        if let Some(waits) = &mut self.waits {
+        if let Some(place) = &mut self.place {
             let to = Some(model::origin(client.ip()));
-            let from = std::mem::replace(&mut waits.origin, to);
-            self.shared.entrance.moves((from, to), self.number);
+            self.shared.entrance.moves(place, to, self.number);
         }
         Ok(())
     }
 
     /// The client has said who it is, and may try that: others make room before it does.
     pub(crate) fn is_named(&self) {
-        if let Some(waits) = &self.waits {
-            self.shared.entrance.is_named(waits.origin, self.number);
+        if let Some(place) = &self.place {
+            self.shared.entrance.is_named(place, self.number);
         }
     }
 
     /// The client has logged in: from now on its place is its own.
     pub(crate) fn entered(&mut self) {
-        if let Some(waits) = self.waits.take() {
-            self.shared.entrance.leave(waits.origin, self.number);
+        if let Some(place) = self.place.take() {
+            self.shared.entrance.leave(&place, self.number);
         }
     }
 
     /// Returns when the place is needed for another one; never once the client has entered.
     pub(crate) async fn pushed_out(&self) {
-        match &self.waits {
-            Some(waits) => waits.pushed.notified().await,
+        match &self.place {
+            Some(place) => place.pushed.notified().await,
             None => std::future::pending().await,
         }
     }
@@ -270,8 +286,8 @@ mod tests {
         Some([127, 0, 0, last].into())
     }
 
-    fn is_pushed(pushed: &Notify) -> bool {
-        pushed.notified().now_or_never().is_some()
+    fn is_pushed(place: &Place) -> bool {
+        place.pushed.notified().now_or_never().is_some()
     }
 
     #[test]
@@ -281,13 +297,8 @@ mod tests {
         let crowd: Vec<_> = (1..4).map(|n| entrance.join(address(2), n)).collect();
         let last = entrance.join(address(3), 4);
         assert!(entrance.push_out() && entrance.push_out());
-        assert_eq!(
-            crowd
-                .iter()
-                .map(|pushed| is_pushed(pushed))
-                .collect::<Vec<_>>(),
-            [true, true, false]
-        );
+        let are_pushed: Vec<_> = crowd.iter().map(|place| is_pushed(place)).collect();
+        assert_eq!(are_pushed, [true, true, false]);
         assert!(!is_pushed(&first) && !is_pushed(&last));
         // One of each is left: the oldest goes.
         assert!(entrance.push_out() && is_pushed(&first));
@@ -297,7 +308,9 @@ mod tests {
     fn who_has_said_its_name_stays_longer() {
         let entrance = Entrance::default();
         let named: Vec<_> = (0..3).map(|n| entrance.join(address(1), n)).collect();
-        (0..3).for_each(|n| entrance.is_named(address(1), n));
+        for (number, place) in (0..).zip(&named) {
+            entrance.is_named(place, number);
+        }
         let silent = entrance.join(address(2), 3);
         assert!(entrance.push_out() && is_pushed(&silent));
         assert!(entrance.push_out() && is_pushed(&named[0]));
@@ -307,12 +320,15 @@ mod tests {
     #[test]
     fn behind_a_load_balancer_everybody_is_counted_for_itself() {
         let entrance = Entrance::default();
-        let all: Vec<_> = (0..3).map(|n| entrance.join(address(9), n)).collect();
-        entrance.moves((address(9), address(1)), 0);
+        let mut all: Vec<_> = (0..3).map(|n| entrance.join(address(9), n)).collect();
+        entrance.moves(&mut all[0], address(1), 0);
         assert!(entrance.push_out() && is_pushed(&all[1]));
-        entrance.leave(address(9), 1);
-        entrance.leave(address(1), 0);
-        entrance.leave(address(9), 2);
+        // Too late for this one: it is told where it waits.
+        entrance.moves(&mut all[1], address(1), 1);
+        assert!(entrance.push_out() && is_pushed(&all[0]));
+        for (number, place) in (0..).zip(&all) {
+            entrance.leave(place, number);
+        }
         assert_eq!(entrance.leaving.load(Ordering::Relaxed), 0);
         assert!(!entrance.push_out());
     }
@@ -327,7 +343,7 @@ mod tests {
             for (number, (what, from, which)) in (0u64..).zip(steps) {
                 match what {
                     0 | 1 => {
-                        line.insert(address(from), number, Arc::default());
+                        line.insert(number, Arc::new(Place { origin: address(from), ..Place::default() }));
                         model.push((number, address(from)));
                     }
                     2 if !model.is_empty() => {
@@ -344,9 +360,9 @@ mod tests {
                         }
                     }
                 }
-                prop_assert_eq!(line.by_size.iter().map(|(size, ..)| size).sum::<usize>(), model.len());
-                prop_assert_eq!(line.of.values().map(BTreeMap::len).sum::<usize>(), model.len());
-                prop_assert_eq!(line.of.len(), line.by_size.len());
+                prop_assert_eq!(line.crowds.iter().map(|(size, ..)| size).sum::<usize>(), model.len());
+                prop_assert_eq!(line.all.len(), model.len());
+                prop_assert!(line.crowds.iter().is_sorted());
             }
         }
     }
