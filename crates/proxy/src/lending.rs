@@ -108,7 +108,7 @@ pub(crate) struct Lending {
     pub(crate) reluctant: Option<u64>,
 }
 
-/// What leads settings back when it is run.
+/// What leads settings back when it is run, or changes what is prepared.
 #[derive(Debug, Default)]
 struct Leading {
     /// What is prepared, where statements are not kept otherwise.
@@ -518,12 +518,27 @@ impl Lending {
         .filter(|statements: &Vec<String>| !statements.is_empty())
     }
 
-    /// What a name that was handed over does, where something has to be said behind it.
+    /// What a name that was handed over does, where something has to be said behind it, or it changes what is prepared.
     pub(crate) fn handed_over(&self, name: &[u8]) -> Option<Exact> {
         match self.reset(name) {
             Some(Runs::Exactly(exact)) => Some(exact.clone()),
             _ => None,
         }
+    }
+
+    /// What EXECUTE does: what came by the protocol under that name, or was handed over under it.
+    pub(crate) fn executed(&self, exact: Option<&Exact>) -> Option<Exact> {
+        let Some(Exact::Execute(name)) = exact else {
+            return None;
+        };
+        let key = crate::prepared::name(name.as_bytes());
+        let own = self.prepared.exact(key).cloned();
+        own.or_else(|| self.handed_over(key))
+    }
+
+    /// What has to be known of a statement that is handed over.
+    pub(crate) fn heeds_handed_over(&self, runs: &Runs) -> bool {
+        runs.leads_back() || matches!(runs, Runs::Exactly(exact) if self.is_awaited(exact))
     }
 
     /// Names that were handed over may mean something else behind a text that says PREPARE.

@@ -44,6 +44,8 @@ pub(crate) struct Prepared {
     has_had_temporary: bool,
     /// One of them discards plans, or did.
     has_discarding: bool,
+    /// One of them gives or takes names by SQL, or did.
+    has_changing: bool,
     /// Of them, those with constants that were used where PostgreSQL had a reason to analyse them anew, under settings
     /// that read constants as they were, and not used elsewhere since.
     elsewhere: Option<Box<Names>>,
@@ -353,6 +355,9 @@ impl Prepared {
         self.is_used(&name);
         self.used_at_home(&name);
         self.has_discarding |= statement.exact == Some(Exact::DiscardPlans);
+        self.has_changing |= statement
+            .effects
+            .intersects(Effects::DEALLOCATE.with(Effects::PREPARE));
         if let Some(was) = self.names.insert(name, statement) {
             self.private -= usize::from(was.is_private);
         }
@@ -374,6 +379,12 @@ impl Prepared {
     #[inline]
     pub(crate) fn has_discarding(&self) -> bool {
         self.has_discarding || self.source.exact == Some(Exact::DiscardPlans)
+    }
+
+    /// Whether something that is prepared may change what is prepared.
+    #[inline]
+    pub(crate) fn has_changing(&self) -> bool {
+        self.has_changing
     }
 
     /// Whether the plan of this one was discarded and it was not used since.

@@ -679,7 +679,8 @@ pub(super) fn hand_over_names(
     for (name, statement) in own.iter().chain(&told) {
         // What is run behind it is still known by its name.
         let runs = statement.exact.clone().map(Runs::Exactly);
-        lending.prepares(name, runs.filter(Runs::leads_back));
+        let runs = runs.filter(|runs| lending.heeds_handed_over(runs));
+        lending.prepares(name, runs);
     }
     for (name, statement) in told {
         let is_now = is_as_wanted(&statement) && !was_by_login;

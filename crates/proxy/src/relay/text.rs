@@ -98,11 +98,24 @@ impl Session {
         };
         let mut effects = reading.effects;
         lending.may_meet_temporary(effects, text);
-        let changes_prepared = effects.intersects(Effects::DISCARD.with(Effects::DEALLOCATE));
+        let executed = lending.executed(reading.exact.as_ref());
+        let done = executed.as_ref().or(reading.exact.as_ref());
+        let executes_change = executed
+            .as_ref()
+            .is_some_and(|exact| lending.is_awaited(exact));
+        let changes_prepared =
+            executes_change || effects.intersects(Effects::DISCARD.with(Effects::DEALLOCATE));
+        let executes_change = executes_change || matches!(executed, Some(Exact::Prepare(_)));
+        // What is executed among other statements may take them away as well.
+        let takes_away = changes_prepared
+            || executes_change
+            || effects.intersects(Effects::RUNS) && lending.prepared.has_changing();
         let uses_prepared = matches!(reading.exact, Some(Exact::Execute(_)));
         let hands_over = lending.mode == PoolMode::Auto
             && lending.prepared.has_names()
-            && (names_statements(&reading, text) || discards_plans(&reading, text));
+            && (names_statements(&reading, text)
+                || discards_plans(&reading, text)
+                || executes_change);
         let drops_unnamed =
             server.statements.unnamed != Theirs::None || lending.prepared.unnamed != Unnamed::None;
         let may_insert =
@@ -110,7 +123,7 @@ impl Session {
         if (changes_prepared || uses_prepared || hands_over || may_insert)
             && !server.queue.has_none()
             || lending.prepared.is_pending(b"", None)
-            || is_name_pending(reading.exact.as_ref(), lending)
+            || is_name_pending(done, lending)
         {
             return Pass::Waits;
         }
@@ -131,7 +144,7 @@ impl Session {
             let naming = Naming {
                 text,
                 unsaid: &[],
-                takes_away: changes_prepared,
+                takes_away,
                 is_between: false,
             };
             if may_hand_over {
@@ -180,7 +193,7 @@ impl Session {
             // What was to be closed may be made again by this.
             free_names(server, lending, at, outgoing);
         }
-        if let Some(exact) = &reading.exact {
+        if let Some(exact) = done {
             name_for_sql(exact, at, outgoing, server, lending);
         }
         if let Some(Exact::Execute(name)) = &reading.exact {
@@ -205,21 +218,11 @@ impl Session {
                 hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);
             }
         }
-        // EXECUTE does what came by the protocol under that name, or was handed over under it.
-        let executed = match &reading.exact {
-            Some(Exact::Execute(name)) => {
-                let key = prepared::name(name.as_bytes());
-                let own = lending.prepared.exact(key).cloned();
-                own.or_else(|| lending.handed_over(key))
-            }
-            _ => None,
-        };
-        let takes_away = Effects::SETTINGS.with(Effects::DISCARD).with(Effects::ROLE);
-        let may_follow = effects.intersects(takes_away)
+        let leads_away = Effects::SETTINGS.with(Effects::DISCARD).with(Effects::ROLE);
+        let may_follow = effects.intersects(leads_away)
             || executed.is_some()
             || matches!(reading.exact, Some(Exact::ResetLocal(_)));
         let is_enough = may_insert && insert::is_enough(text, server.context, lending);
-        let done = executed.as_ref().or(reading.exact.as_ref());
         let follow = (may_follow && !is_enough)
             .then(|| lending.follow_up(effects, done, text, server))
             .flatten();
@@ -235,7 +238,7 @@ impl Session {
         lending.cycle.is_unsettled |= sets_locally;
         if changes_prepared {
             // Of more than one statement nobody knows which are left, unless none is.
-            match &reading.exact {
+            match done {
                 Some(exact) => lending.awaits(exact.clone()),
                 None if deallocates_all(text) => {
                     lending.awaits_as(Barrier::OfSeveral(Changes::All));
@@ -245,6 +248,8 @@ impl Session {
                 }
                 None => lending.awaits_as(Barrier::OfSeveral(Changes::Some)),
             }
+        } else if hands_over && takes_away {
+            lending.awaits_as(Barrier::OfSeveral(Changes::Some));
         }
         lending.query(effects, reading.exact);
         lending.is_open = false;
@@ -388,7 +393,7 @@ impl Session {
             let naming = Naming {
                 text: parsed.query,
                 unsaid: &[],
-                takes_away: discards,
+                takes_away: discards || lending.prepared.has_changing(),
                 is_between: was_open,
             };
             hand_over_names(server, lending, &naming, at, outgoing, &self.tenant);

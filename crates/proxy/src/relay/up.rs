@@ -585,7 +585,7 @@ impl Session {
         let (Some(server), lending) = (self.server.as_deref_mut(), &mut self.lending) else {
             return Pass::On;
         };
-        let mut runs = None;
+        let (mut runs, mut executes) = (None, None);
         if lending.has_portals() {
             let body = match body(outgoing.bytes, at, head) {
                 Body::Whole(body) => body,
@@ -596,6 +596,13 @@ impl Session {
             if let Some(end) = memchr::memchr(0, body) {
                 let portal = &body[..end];
                 runs = lending.runs(portal);
+                if let Some(Runs::Exactly(exact @ Exact::Execute(_))) = &runs {
+                    executes = Some(exact.clone());
+                    let executed = lending.executed(Some(exact)).map(Runs::Exactly);
+                    runs = executed
+                        .filter(|runs| lending.heeds_handed_over(runs))
+                        .or(runs);
+                }
                 if let Some(Runs::Exactly(exact)) = &runs
                     && (lending.is_awaited(exact) && !server.queue.has_none()
                         || is_name_pending(Some(exact), lending))
@@ -609,7 +616,8 @@ impl Session {
         lending.is_open = true;
         if lending.tracks() {
             lending.execute(match &runs {
-                Some(Runs::Exactly(exact)) => Some(exact),
+                // What it executes is for the server to say, and what it leads to.
+                Some(Runs::Exactly(exact)) => executes.as_ref().or(Some(exact)),
                 _ => None,
             });
         }
