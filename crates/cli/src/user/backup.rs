@@ -78,6 +78,7 @@ pub(crate) struct ListBackupsArgs {
     pub(crate) all: bool,
 }
 
+/// One backup.
 #[derive(Debug, Args)]
 pub(crate) struct BackupArgs {
     /// Its id.

@@ -1,15 +1,11 @@
 //! EXECUTE of what came by the protocol and changes what is prepared, beside direct connections that are sent the same.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod kit;
-
-use kit::{
-    Stack,
-    pair::{Pair, parse, run_prepared},
+use crate::{
+    end,
+    kit::pair::{Pair, parse, run_prepared},
+    start,
 };
 use model::Role;
-use proxy::LendingRule;
 use wire::message::build;
 
 /// How a session executes what it has prepared as `change`.
@@ -45,12 +41,7 @@ impl By {
 /// What EXECUTE takes away is gone, and nothing else: not what other sessions have on that server connection.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_execute_deallocates_is_gone_and_nobody_elses() {
-    let stack = Stack::start(|config| {
-        config.lending = LendingRule::NeverTheSameTwice;
-        config.require_tls = false;
-    })
-    .await;
-    let tenant = stack.tenant();
+    let (stack, tenant) = start().await;
     stack.set_route(&tenant, Role::Admin, |route| {
         route.limits.server_connections_max = 2;
     });
@@ -101,6 +92,5 @@ async fn what_execute_deallocates_is_gone_and_nobody_elses() {
             }
         }
     });
-    let snapshot = stack.proxy().snapshot().await;
-    assert_eq!((snapshot.mismatches, snapshot.panics), (0, 0));
+    end(&stack).await;
 }

@@ -1,15 +1,11 @@
 //! What a session prepared under other settings than it has now, beside direct connections that are sent the same. No
 //! session gets the same server connection twice running.
 
-#![allow(clippy::unwrap_used, reason = "a test")]
-
-mod kit;
-
-use kit::{
-    Stack,
-    pair::{Pair, parse, run_prepared},
+use crate::{
+    end,
+    kit::pair::{Pair, parse, run_prepared},
+    start,
 };
-use proxy::LendingRule;
 use wire::message::build;
 
 const PROBE: &str = "SELECT timestamptz '2024-06-01 12:00', bytea '\\x41ff'";
@@ -27,12 +23,7 @@ fn use_it(name: &str, bytes: &mut Vec<u8>) {
 /// there stays, and those with names are made under the settings of then: also for what was sent already.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_unnamed_statement_stays_while_others_are_made_under_their_settings() {
-    let stack = Stack::start(|config| {
-        config.lending = LendingRule::NeverTheSameTwice;
-        config.require_tls = false;
-    })
-    .await;
-    let tenant = stack.tenant();
+    let (stack, tenant) = start().await;
     tokio::task::block_in_place(|| {
         for (inside, end) in [
             ("SET TimeZone TO 'America/New_York'", "COMMIT"),
@@ -87,6 +78,5 @@ async fn the_unnamed_statement_stays_while_others_are_made_under_their_settings(
             }
         }
     });
-    let snapshot = stack.proxy().snapshot().await;
-    assert_eq!((snapshot.mismatches, snapshot.panics), (0, 0));
+    end(&stack).await;
 }
