@@ -4,6 +4,7 @@
 
 mod alerts;
 mod audit;
+mod backups;
 mod branch;
 mod catalog;
 mod command_line;

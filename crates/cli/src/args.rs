@@ -155,6 +155,9 @@ pub(crate) struct ListArgs {
     /// Those that were deleted and can be undeleted, with the time until when.
     #[arg(long)]
     pub(crate) deleted: bool,
+    /// For the operator: those of every project, and which that is.
+    #[arg(long)]
+    pub(crate) all: bool,
 }
 
 #[derive(Debug, Args)]

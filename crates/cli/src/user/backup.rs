@@ -447,7 +447,12 @@ async fn delete(context: &Context, args: DeleteBackupArgs) -> Result<(), Failure
     let backup = context.api.delete(&path).await?;
     match context.format {
         Format::Json => output::json(&backup),
-        _ => Ok(()),
+        _ if context.quiet => Ok(()),
+        _ => output::line(&format!(
+            "deleted backup {} of {}",
+            field(&backup, "id"),
+            field(&backup, "database_name")
+        )),
     }
 }
 

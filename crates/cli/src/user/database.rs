@@ -14,6 +14,9 @@ use crate::{
     user::{Context, connect::Address, sweep},
 };
 
+/// States of databases that were not deleted.
+pub(super) const NOT_DELETED: &str = "CREATING,CLONING,ACTIVE,SUSPENDED,CREATE_FAILED";
+
 /// Fields of an answer that are secret; printed when asked for, kept in [`super::home`] always.
 const SECRETS: [&str; 2] = ["admin_password", "connection_string"];
 
@@ -79,9 +82,9 @@ pub(super) async fn list(context: &Context, args: &ListArgs) -> Result<(), Failu
     let states = if args.deleted {
         "DISABLING,DISABLED"
     } else {
-        "CREATING,CLONING,ACTIVE,SUSPENDED,CREATE_FAILED"
+        NOT_DELETED
     };
-    let path = format!("/customer/databases?state={states}");
+    let path = format!("/customer/databases?state={states}&all={}", args.all);
     let databases = context.api.list(&path).await?;
     if context.format == Format::Json {
         return output::json(&Value::Array(databases));
@@ -110,23 +113,22 @@ pub(super) async fn list(context: &Context, args: &ListArgs) -> Result<(), Failu
     } else {
         "expires_at"
     };
+    let mut columns = vec!["id", "name", "state", "created_at", end];
+    columns.extend(args.all.then_some("project_id"));
+    let cell = |db: &Value, name: &str| match name {
+        "name" => Some(mark(db)),
+        name => db[name].as_str().map(str::to_owned),
+    };
     Rows {
-        columns: ["id", "name", "state", "created_at", end]
-            .map(|name| match context.format {
-                Format::Table => name.to_uppercase(),
-                _ => name.to_owned(),
-            })
-            .to_vec(),
         rows: databases
             .iter()
-            .map(|db| {
-                vec![
-                    Some(field(db, "id").to_owned()),
-                    Some(mark(db)),
-                    Some(field(db, "state").to_owned()),
-                    Some(field(db, "created_at").to_owned()),
-                    db[end].as_str().map(str::to_owned),
-                ]
+            .map(|db| columns.iter().map(|name| cell(db, name)).collect())
+            .collect(),
+        columns: columns
+            .iter()
+            .map(|name| match context.format {
+                Format::Table => name.to_uppercase(),
+                _ => (*name).to_owned(),
             })
             .collect(),
     }

@@ -121,6 +121,9 @@ impl Principal {
     /// that it has nothing to do with and one that does not exist are the same.
     pub(crate) fn not_found(&self) -> ApiError {
         match self.bound_to() {
+            None if self.kind == Kind::Operator => ApiError::from(ErrorCode::DatabaseNotFound).hint(
+                "the operator finds databases of all projects by id, and by name only those of the operator's own project",
+            ),
             None => ErrorCode::DatabaseNotFound.into(),
             Some(_) => ErrorCode::NotInScope.into(),
         }

@@ -10,14 +10,17 @@ use crate::{
     output::{self, Format},
     user::{
         Context, LOOK_EVERY, WAIT_S,
-        database::{field, path},
+        database::{self, field, path},
         progress::Progress,
     },
 };
 
+/// Databases of one name that a message counts up.
+const NAMED_MAX: usize = 5;
+
 #[derive(Debug, Args)]
 pub(crate) struct DrillArgs {
-    /// Name or id; the database that was drilled longest ago when left out.
+    /// Name, of any project, or id; the database that was drilled longest ago when left out. A deleted one: by its id.
     pub(crate) db: Option<String>,
     /// Wait until it has ended. One that failed is an error.
     #[arg(long)]
@@ -27,10 +30,7 @@ pub(crate) struct DrillArgs {
 pub(super) async fn drill(context: &Context, args: DrillArgs) -> Result<(), Failure> {
     let body = match &args.db {
         None => json!({}),
-        Some(db) => {
-            let database = context.api.get(&path(db, "")?).await?;
-            json!({ "database_id": database["id"] })
-        }
+        Some(db) => json!({ "database_id": id_of(context, db).await? }),
     };
     let wait = if args.wait { WAIT_S } else { 0 };
     let asked = format!("/operator/drills?wait={wait}");
@@ -67,6 +67,47 @@ pub(super) async fn drill(context: &Context, args: DrillArgs) -> Result<(), Fail
         return output::json(&drill);
     }
     show(context, &[drill])
+}
+
+/// The id of a database of any project. A drill changes nothing of it, so a name is enough where one database has it.
+async fn id_of(context: &Context, db: &str) -> Result<String, Failure> {
+    let alone = path(db, "")?;
+    let is_id = db.parse::<model::TenantId>().is_ok();
+    if is_id
+        && let Ok(found) = context.api.get(&alone).await
+        && field(&found, "id") == db
+    {
+        return Ok(db.to_owned());
+    }
+    let named = format!(
+        "/customer/databases?all=true&state={}&prefix={db}",
+        database::NOT_DELETED
+    );
+    let mut named = context.api.list(&named).await?;
+    named.retain(|one| field(one, "name") == db);
+    match &named[..] {
+        [one] => Ok(field(one, "id").to_owned()),
+        // One that is gone for good has its id left, and maybe backups.
+        [] if is_id => Ok(db.to_owned()),
+        [] => Err(Failure::new(
+            Exit::NotFound,
+            format!("no project has a database called '{db}'"),
+            "`tenantry list --all` shows names and ids; one that was deleted is named by its id",
+        )),
+        several => {
+            let ids = several.iter().take(NAMED_MAX);
+            let ids: Vec<String> = ids
+                .map(|one| format!("{} of {}", field(one, "id"), field(one, "project_id")))
+                .collect();
+            Err(Failure::usage(
+                format!("{} databases are called '{db}'", several.len()),
+                format!(
+                    "name one by its id: {}; `tenantry list --all` shows all",
+                    ids.join(", ")
+                ),
+            ))
+        }
+    }
 }
 
 pub(super) async fn list(context: &Context) -> Result<(), Failure> {
