@@ -207,6 +207,38 @@ fn window(seen: &Value, window: WindowArg) -> &Value {
     &seen["windows"][window as usize]
 }
 
+/// A rate as people read it, in the unit in which it is 1 at least, an hour at most; of something a second.
+fn rate(value: &Value) -> String {
+    let Some(a_second) = value.as_f64() else {
+        return number(value);
+    };
+    let (factor, unit) = match a_second {
+        rate if rate >= 1.0 || rate <= 0.0 => (1.0, "s"),
+        rate if rate * 60.0 >= 1.0 => (60.0, "min"),
+        _ => (3600.0, "h"),
+    };
+    let scaled = a_second * factor;
+    // Of less than one an hour, two digits that mean something.
+    let places = match scaled {
+        scaled if scaled >= 0.01 || scaled <= 0.0 => 2,
+        scaled => 1 + (-scaled.log10()).ceil().min(12.0) as usize,
+    };
+    let text = format!("{scaled:.places$}");
+    format!(
+        "{}/{unit}",
+        text.trim_end_matches('0').trim_end_matches('.')
+    )
+}
+
+/// One of [`FIGURES`]: for people with its unit, for programs as it is.
+fn figure(name: &str, value: &Value, format: Format) -> String {
+    match name {
+        "qps" | "tps" if format == Format::Table => rate(value),
+        "qps" | "tps" => value.to_string(),
+        _ => number(value),
+    }
+}
+
 /// A number as people read it.
 fn number(value: &Value) -> String {
     match value {
@@ -231,7 +263,10 @@ fn summary(context: &Context, db: &str, seen: &Value, of: WindowArg) -> Result<(
     ];
     for (name, title) in FIGURES {
         let unit = if name.ends_with("_ms") { " ms" } else { "" };
-        pairs.push((title, format!("{}{unit}", number(&figures[name]))));
+        pairs.push((
+            title,
+            format!("{}{unit}", figure(name, &figures[name], context.format)),
+        ));
     }
     let now = &seen["summary"];
     let share = now["cache_hit_ratio"].as_f64();
@@ -279,7 +314,9 @@ fn windows(context: &Context, seen: &Value) -> Result<(), Failure> {
     let row = |(name, title): (&str, &str)| {
         let unit = if name.ends_with("_ms") { " ms" } else { "" };
         let title = Some(format!("{title}{unit}"));
-        let values = all.iter().map(|window| Some(number(&window[name])));
+        let values = all
+            .iter()
+            .map(|window| Some(figure(name, &window[name], context.format)));
         std::iter::once(title).chain(values).collect()
     };
     let rows = FIGURES.into_iter().map(row).collect();
@@ -309,6 +346,27 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn small_rates_can_be_read() {
+        for (a_second, want) in [
+            (json!(0.0), "0/s"),
+            (json!(1.0), "1/s"),
+            (json!(1234.567), "1234.57/s"),
+            (json!(0.25), "15/min"),
+            (json!(1.0 / 60.0), "1/min"),
+            // Once in an hour, twenty times and once in a day, and once in a year.
+            (json!(1.0 / 3600.0), "1/h"),
+            (json!(20.0 / 86_400.0), "0.83/h"),
+            (json!(1.0 / 86_400.0), "0.04/h"),
+            (json!(1.0 / 31_536_000.0), "0.00011/h"),
+            (Value::Null, ""),
+        ] {
+            assert_eq!(rate(&a_second), want, "{a_second}");
+        }
+        let exact = json!(1.0 / 86_400.0);
+        assert_eq!(figure("qps", &exact, Format::Csv), exact.to_string());
+    }
 
     #[test]
     fn numbers_are_short() {

@@ -248,15 +248,14 @@ fn last_activity(told: &Told) -> Option<DateTime<Utc>> {
 fn describe(window: &Window) -> WindowFigures {
     let counts = window.counts();
     let times = window.times();
-    let per_second = |count| (window.per_second(count) * 1e6).round() / 1e6;
     WindowFigures {
         window_seconds: window.seconds,
         statement_count: counts.statements,
         txn_commit_count: counts.transactions,
         error_count: counts.errors,
         slow_count: counts.slow,
-        qps: per_second(counts.statements),
-        tps: per_second(counts.transactions),
+        qps: window.per_second(counts.statements),
+        tps: window.per_second(counts.transactions),
         latency_avg_ms: times.average_ms(),
         latency_p50_ms: times.quantile_ms(0.5),
         latency_p95_ms: times.quantile_ms(0.95),
