@@ -177,6 +177,24 @@ fn comes_over(from: Postgres, to: Postgres) {
     assert!(made["rows"].is_null() && made["tables"] == 1, "{made}");
     assert_eq!(sql(&address, "select count(*) from other.t").ok(), "0");
     import(&stack, from, &[&[&*dsn], &rows_alone[..]].concat()).ok();
+    let nowhere = [
+        "--schema",
+        "Other",
+        "--schema",
+        "app",
+        "--schema",
+        "no\u{7}where",
+    ];
+    let nowhere = import(
+        &stack,
+        from,
+        &[&[&*dsn, "--into", "steps", "--add"], &nowhere[..]].concat(),
+    );
+    let said = nowhere.failed(4);
+    assert!(
+        said.contains("the source has no schema 'Other', 'no\u{fffd}where'\n"),
+        "{said}"
+    );
     let twice = import(&stack, from, &[&[&*dsn], &rows_alone[..]].concat());
     assert!(twice.failed(5).contains("has rows already"), "{twice:?}");
     let added = [&[&*dsn], &rows_alone[..], &["--add"]].concat();

@@ -54,6 +54,8 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, tn.nspname::text,
     AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid \
       AND d.deptype = 'e') \
     ORDER BY 1, 2";
+const NO_SCHEMAS: &str = "SELECT name FROM unnest($1::text[]) WITH ORDINALITY AS wanted (name, place) \
+    WHERE NOT EXISTS (SELECT FROM pg_namespace WHERE nspname = name) ORDER BY place";
 const EXTENSIONS: &str =
     "SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1";
 const EVENT_TRIGGERS: &str = "SELECT evtname::text FROM pg_event_trigger t WHERE NOT EXISTS (SELECT FROM pg_depend d \
@@ -267,7 +269,30 @@ impl Origin {
     }
 
     /// Its tables, of these schemas or, where none is named, of all.
+    ///
+    /// # Errors
+    ///
+    /// [`Exit::NotFound`] with those that it does not have. pg_dump would only say that nothing fits.
     pub(super) async fn tables(&self, schemas: &[String]) -> Result<Tables, Failure> {
+        let missing = self
+            .client
+            .query_typed(NO_SCHEMAS, &[(&schemas, Type::TEXT_ARRAY)])
+            .await;
+        let missing = missing.map_err(|error| said(&error))?;
+        let missing = missing
+            .iter()
+            .map(|row| format!("'{}'", row.get::<_, &str>(0)));
+        let missing: Vec<String> = missing.collect();
+        if !missing.is_empty() {
+            return Err(Failure::new(
+                Exit::NotFound,
+                super::shown(&format!("the source has no schema {}", missing.join(", "))),
+                format!(
+                    "--schema takes a name exactly as it is, capitals too; {}",
+                    super::UNDONE
+                ),
+            ));
+        }
         let rows = self
             .client
             .query_typed(TABLES, &[(&schemas, Type::TEXT_ARRAY)])
