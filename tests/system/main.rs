@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on ends")]
 
 mod alerts;
+mod attached;
 mod audit;
 mod backups;
 mod branch;

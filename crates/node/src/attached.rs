@@ -8,6 +8,8 @@ mod dsn;
 mod proof;
 mod strangers;
 
+use std::{path::PathBuf, sync::OnceLock};
+
 pub(crate) use doors::ADVICE;
 pub use dsn::Dsn;
 use model::{Secret, route::NodeTarget};
@@ -17,6 +19,7 @@ use crate::{
     CatalogConfig, Node, NodeError, NodeKey, ServerVersion,
     find::MAJORS,
     handle::{CONNECT_MAX, MAINTENANCE_DATABASE, NodeParts},
+    programs::Programs,
     tls,
 };
 
@@ -31,6 +34,9 @@ pub struct AttachConfig {
     pub key: NodeKey,
     /// Server connections that all tenants may hold together.
     pub budget: u32,
+    /// Directory of `pg_dump` and `pg_restore` of its version; looked for when `None`. Without them nothing is
+    /// backed up, and no database in use branched.
+    pub programs: Option<PathBuf>,
 }
 
 /// Why a server cannot be a node.
@@ -70,12 +76,17 @@ pub async fn attach(config: AttachConfig) -> Result<Node, AttachError> {
         key: config.key,
         config: dsn.config,
         managed: None,
+        programs: OnceLock::new(),
     });
     let missing = missing(&node, &plain(&node).await?, config.budget).await?;
     if !missing.is_empty() {
         return Err(AttachError::Unfit(missing));
     }
     node.ping().await?;
+    let major = node.server_version().major();
+    if let Some(programs) = Programs::of_major(major, config.programs.as_deref()).await {
+        let _ = node.shared.parts.programs.set(programs);
+    }
     Ok(node)
 }
 

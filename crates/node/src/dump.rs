@@ -440,6 +440,8 @@ impl Dump {
 pub(crate) fn no_programs() -> NodeError {
     NodeError::Conflict {
         step: STEP,
-        what: "there is no pg_dump of this server's version here".to_owned(),
+        what: "there are no pg_dump and pg_restore of this server's version on this machine (install them, for example \
+               postgresql-client, or name their directory with --pg-bin, and start again)"
+            .to_owned(),
     }
 }

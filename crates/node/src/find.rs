@@ -81,7 +81,7 @@ pub async fn find(explicit: Option<&Path>) -> Result<Installation, FindError> {
     best.ok_or(FindError { looked })
 }
 
-fn usual_places() -> Vec<PathBuf> {
+pub(crate) fn usual_places() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = std::env::split_paths(&path)
         .filter(|dir| dir.is_absolute())
@@ -94,29 +94,44 @@ fn usual_places() -> Vec<PathBuf> {
     places
 }
 
+/// The major version of a program of PostgreSQL's that is there.
+pub(crate) async fn major_of(program: &Path, name: &str) -> Option<u32> {
+    if !program.is_file() {
+        return None;
+    }
+    let told = version_of(program).await.ok()?;
+    let (_, major) = parse_version(name, &told)?;
+    Some(major)
+}
+
+/// What it prints when asked for its version.
+async fn version_of(program: &Path) -> Result<String, String> {
+    let name = program.file_name().unwrap_or_default().to_string_lossy();
+    let mut command = Command::new(program);
+    command
+        .arg("--version")
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    match tokio::time::timeout(ASK_MAX, command.output()).await {
+        Ok(Ok(output)) => Ok(format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        )),
+        Ok(Err(error)) => Err(format!("{name} cannot be run: {error}")),
+        Err(_) => Err(format!("{name} --version does not answer")),
+    }
+}
+
 async fn ask(place: &Path) -> Result<Installation, String> {
     for program in ["postgres", "initdb"] {
         if !place.join(program).is_file() {
             return Err(format!("no {program} there"));
         }
     }
-    let mut command = Command::new(place.join("postgres"));
-    command
-        .arg("--version")
-        .stdin(std::process::Stdio::null())
-        .kill_on_drop(true);
-    let output = match tokio::time::timeout(ASK_MAX, command.output()).await {
-        Ok(Ok(output)) => output,
-        Ok(Err(error)) => return Err(format!("postgres cannot be run: {error}")),
-        Err(_) => return Err("postgres --version does not answer".to_owned()),
-    };
-    let text = String::from_utf8_lossy(&output.stdout);
-    let Some((version, major)) = parse_version(&text) else {
-        let words = String::from_utf8_lossy(&output.stderr);
-        return Err(format!(
-            "postgres --version says {:?}",
-            format!("{text}{words}").trim()
-        ));
+    let told = version_of(&place.join("postgres")).await?;
+    let Some((version, major)) = parse_version("postgres", &told) else {
+        return Err(format!("postgres --version says {:?}", told.trim()));
     };
     if !MAJORS.contains(&major) {
         return Err(format!("PostgreSQL {version} is not supported"));
@@ -136,9 +151,10 @@ async fn ask(place: &Path) -> Result<Installation, String> {
 }
 
 /// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)` is 15.18 of major 15.
-fn parse_version(text: &str) -> Option<(String, u32)> {
+fn parse_version(name: &str, text: &str) -> Option<(String, u32)> {
     let version = text
-        .strip_prefix("postgres (PostgreSQL) ")?
+        .strip_prefix(name)?
+        .strip_prefix(" (PostgreSQL) ")?
         .split_whitespace()
         .next()?;
     let digits: String = version.chars().take_while(char::is_ascii_digit).collect();
@@ -160,7 +176,7 @@ mod tests {
             ("postgres (EnterpriseDB) 15.1\n", None),
             ("", None),
         ] {
-            let got = parse_version(text);
+            let got = parse_version("postgres", text);
             assert_eq!(got.as_ref().map(|(v, m)| (v.as_str(), *m)), want, "{text}");
         }
     }

@@ -7,7 +7,7 @@ use std::{
     fmt,
     ops::Deref,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -21,6 +21,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::{
     NodeError, NodeKey,
     managed::{history::History, moment::Moments, settings::Sizes},
+    programs::Programs,
 };
 
 /// Maintenance connections at once. Four: creating databases is bound by the disk, more would only
@@ -76,6 +77,8 @@ pub(crate) struct NodeParts {
     pub(crate) tls: MakeRustlsConnect,
     /// What should stand in the files of ours that the server reads; `None` when it is not ours.
     pub(crate) managed: Option<ManagedFacts>,
+    /// Empty while none of its version are known on this machine.
+    pub(crate) programs: OnceLock<Programs>,
 }
 
 /// What is only known of a server that we run.
@@ -86,9 +89,10 @@ pub(crate) struct ManagedFacts {
     pub(crate) conf_file: std::path::PathBuf,
     /// What `conf_file` is written from.
     pub(crate) sizes: Arc<Mutex<Sizes>>,
+    /// Directory of `postgres`.
+    pub(crate) bin: std::path::PathBuf,
     /// Its process, or 0.
     pub(crate) postmaster: Arc<AtomicU32>,
-    pub(crate) programs: crate::managed::Programs,
     /// What it was before; `None`: nobody keeps that.
     pub(crate) history: Option<Arc<History>>,
     pub(crate) moments: Moments,

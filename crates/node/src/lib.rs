@@ -23,6 +23,7 @@ pub mod managed;
 mod notifications;
 mod objects;
 mod presence;
+mod programs;
 mod steps;
 mod stream;
 mod template;

@@ -10,18 +10,17 @@
 
 use std::{io, process::Stdio, time::Duration};
 
-use model::{Pid, Secret};
+use model::Pid;
 use tokio::{
     io::AsyncReadExt,
     process::{Child, ChildStderr, Command},
     task::JoinHandle,
     time::Instant,
 };
-use tokio_postgres::config::Host;
 
 use crate::{
     CloneReport, Node, NodeError, Object,
-    managed::Programs,
+    programs::Programs,
     steps::{BRANCH, TENANT},
     tenant::ClonePath,
 };
@@ -42,21 +41,6 @@ pub enum Content {
 }
 
 impl Node {
-    /// Whether [`Self::stream_copy`] is possible: it needs the server's own `pg_dump`.
-    pub fn can_stream(&self) -> bool {
-        self.programs().is_some()
-    }
-
-    pub(crate) fn programs(&self) -> Option<&Programs> {
-        let programs = &self.shared.parts.managed.as_ref()?.programs;
-        // Some distributions put them into a package of their own.
-        let is_there = |name: &&str| programs.bin.join(name).is_file();
-        ["pg_dump", "pg_restore"]
-            .iter()
-            .all(is_there)
-            .then_some(programs)
-    }
-
     /// Makes the database of `pid`, closed, from one moment of `source`, which stays in use. What an
     /// interrupted one left is made anew. At most `within`.
     ///
@@ -251,47 +235,6 @@ impl Node {
             // Nothing is lost by it: what is not complete is made anew.
             .env("PGOPTIONS", "-c synchronous_commit=off");
         restore
-    }
-
-    /// A program of the server's, as the login `kind` of `pid`, with nothing of our environment.
-    pub(crate) fn program(
-        &self,
-        programs: &Programs,
-        name: &str,
-        pid: &Pid,
-        kind: &str,
-    ) -> Command {
-        let parts = &self.shared.parts;
-        let user = login(pid, kind);
-        let password: Secret = parts.key.password(&user, Self::EPOCH);
-        let mut command = Command::new(programs.bin.join(name));
-        command
-            .env_clear()
-            .envs([
-                ("LC_ALL", "C"),
-                ("PATH", "/usr/bin:/bin"),
-                ("HOME", "/nonexistent"),
-            ])
-            .envs([("PGPASSFILE", "/dev/null"), ("PGSSLMODE", "disable")])
-            .envs([("PGAPPNAME", "tenantry"), ("PGCONNECT_TIMEOUT", "10")])
-            .env("PGUSER", &user)
-            .env("PGPASSWORD", password.reveal())
-            .env("PGDATABASE", pid.database())
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        if let Some(Host::Unix(dir)) = parts.config.get_hosts().first() {
-            command.env("PGHOST", dir);
-        }
-        if let Some(port) = parts.config.get_ports().first() {
-            command.env("PGPORT", port.to_string());
-        }
-        if let Some((uid, gid)) = programs.user {
-            command.uid(uid).gid(gid);
-        }
-        command
     }
 
     async fn end_fill(&self, pid: &Pid, source: &Pid) -> Result<(), NodeError> {

@@ -27,6 +27,7 @@ fn config(dsn: &str, key: u8) -> AttachConfig {
         dsn: Secret::new(dsn),
         key: NodeKey::from_bytes([key; 32]),
         budget: 10,
+        programs: None,
     }
 }
 

@@ -195,6 +195,7 @@ async fn an_attached_server_is_used_by_its_dsn_and_refused_with_what_is_missing(
             dsn: Secret::new(format!("host='{host}' user={user} password={password}")),
             key: NodeKey::load_or_create(&dir.path().join("data/node.key")).unwrap(),
             budget,
+            programs: None,
         };
         let node = attach(config("tenantry", &password, 10)).await.unwrap();
         node.bootstrap().await.unwrap();

@@ -96,6 +96,7 @@ impl Server {
                     dsn: dsn.clone(),
                     key,
                     budget: config.server_connections_max,
+                    programs: config.pg_bin.clone(),
                 };
                 let node = attached::attach(wanted)
                     .await
@@ -103,6 +104,14 @@ impl Server {
                 node.bootstrap().await.map_err(|error| {
                     told::machine(told::chain(&error), "what was done can be repeated")
                 })?;
+                if !node.can_stream() {
+                    tracing::warn!(
+                        postgresql = node.server_version().major(),
+                        "no pg_dump and pg_restore of the server's version are on this machine: nothing can be backed up, and no \
+                         database in use branched, until they are installed (Debian, Ubuntu: postgresql-client) or named with \
+                         --pg-bin, and this is started again"
+                    );
+                }
                 Ok(Self::Attached { node, _lock: lock })
             }
         }

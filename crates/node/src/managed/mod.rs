@@ -19,7 +19,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU32, Ordering},
     },
     time::Duration,
@@ -38,6 +38,7 @@ use crate::{
     Node, NodeError, NodeKey,
     find::{FindError, find},
     handle::{ManagedFacts, NodeParts},
+    programs::Programs,
     tls,
 };
 use place::Place;
@@ -196,13 +197,6 @@ pub(crate) fn io_error(what: &str, path: &Path, source: io::Error) -> ManagedErr
         what: format!("{what} {}", path.display()),
         source,
     }
-}
-
-/// Where the server's programs are, and whom they run as (`None`: us).
-#[derive(Clone, Debug)]
-pub(crate) struct Programs {
-    pub(crate) bin: PathBuf,
-    pub(crate) user: Option<(u32, u32)>,
 }
 
 /// What the server is doing.
@@ -398,13 +392,14 @@ pub async fn start(config: ManagedConfig) -> Result<Managed, ManagedError> {
             hba_text: settings::hba(SUPERUSER),
             conf_file: place.conf().join("tenantry.conf"),
             sizes: sizes.clone(),
+            bin: installation.bin.clone(),
             postmaster: pid.clone(),
-            programs: Programs {
-                bin: installation.bin.clone(),
-                user: user.as_ref().map(|user| (user.uid, user.gid)),
-            },
             history: history.clone(),
             moments: moment::Moments::new(&place.base, password.clone()),
+        }),
+        programs: OnceLock::from(Programs {
+            bin: installation.bin.clone(),
+            user: user.as_ref().map(|user| (user.uid, user.gid)),
         }),
     });
 

@@ -351,7 +351,7 @@ impl Recovery<'_> {
         std::fs::write(&signal, "")?;
         own(&signal, user)?;
         let launch = Launch {
-            bin: facts.programs.bin.clone(),
+            bin: facts.bin.clone(),
             cluster,
             conf: conf.clone(),
             logs,
@@ -387,6 +387,7 @@ impl Recovery<'_> {
                 history: None,
                 ..facts.clone()
             }),
+            programs: parts.programs.clone(),
         });
         let up = tokio::select! {
             status = child.0.wait() => Err(words(status)),

@@ -132,19 +132,6 @@ impl Reader {
         let recovery_target = self.or("recovery-target", default.recovery_target, |text| {
             time_between(text, Duration::from_secs(1), RETENTION_MAX)
         });
-        let is_attached = ["attach", "attach-file"]
-            .iter()
-            .any(|name| self.raw.values.contains_key(name));
-        for (name, every) in [("backup-every", every), ("drill-every", drill_every)] {
-            if !is_attached || every.is_none_or(|every| every.is_zero()) {
-                continue;
-            }
-            self.mistake(
-                name,
-                "has no use with --attach: backups need the programs of a PostgreSQL that is run here"
-                    .to_owned(),
-            );
-        }
         Some(BackupSchedule {
             every: every?,
             window: window?,
@@ -162,13 +149,16 @@ impl Reader {
             .iter()
             .any(|name| self.raw.values.contains_key(name))
         {
-            for name in ["pg-bin", "pg-user", "process-memory-max"] {
+            for name in ["pg-user", "process-memory-max"] {
                 if self.raw.values.contains_key(name) {
                     self.mistake(
                         name,
                         "has no use with --attach: no PostgreSQL is run".to_owned(),
                     );
                 }
+            }
+            if let Some(bin) = bin.as_ref().filter(|bin| !bin.join("pg_dump").is_file()) {
+                self.mistake("pg-bin", format!("{}: no pg_dump there", bin.display()));
             }
             return (bin, user);
         }

@@ -155,13 +155,18 @@ fn files_and_programs_that_are_named_are_looked_at() {
         );
     }
     assert_eq!(mistakes.len(), 5, "{mistakes:?}");
-    // Not looked at: it has no use.
-    let mistakes = validate(&[("attach", "postgresql://me@h"), ("pg-bin", "/nowhere")]);
-    let mistakes = mistakes.unwrap_err();
-    assert!(
-        mistakes.len() == 1 && mistakes[0].contains("no use"),
-        "{mistakes:?}"
-    );
+    // Beside a server that somebody else runs, other programs are needed, and nobody to run them as.
+    let attach = ("attach", "postgresql://me@h");
+    for (named, what) in [
+        (("pg-bin", "/nowhere"), "no pg_dump there"),
+        (("pg-user", "me"), "no use"),
+    ] {
+        let mistakes = validate(&[attach, named]).unwrap_err();
+        assert!(
+            mistakes.len() == 1 && mistakes[0].contains(what),
+            "{mistakes:?}"
+        );
+    }
 }
 
 #[test]

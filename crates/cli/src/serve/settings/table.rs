@@ -69,7 +69,7 @@ pub(crate) const SETTINGS: &[Setting] = &[
         "pg-bin",
         "DIR",
         "found",
-        "Directory of PostgreSQL's programs (15 to 18)",
+        "Directory of PostgreSQL's programs (15 to 18); with `attach`, of `pg_dump` and `pg_restore` of the server's version",
     ),
     setting(
         "pg-user",
