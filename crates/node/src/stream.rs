@@ -216,9 +216,7 @@ impl Node {
             (Ok(()), Ok(())) => return Ok(()),
             (Err(words), Ok(())) => failed("pg_dump", words),
             (Ok(()), Err(words)) => failed("pg_restore", words),
-            (Err(dump), Err(restore)) if restore.contains("end of file") || restore.is_empty() => {
-                failed("pg_dump", dump)
-            }
+            (Err(dump), Err(restore)) if is_cut(&restore) => failed("pg_dump", dump),
             (Err(_), Err(restore)) => failed("pg_restore", restore),
         };
         Err(first)
@@ -253,6 +251,11 @@ pub(crate) fn login(pid: &Pid, kind: &str) -> String {
 
 pub(crate) fn is_public(object: &Object) -> bool {
     object.kind == "schema" && object.name == "public"
+}
+
+/// Whether `pg_restore` only says that there is no more to read: nothing at all, or less than was begun.
+fn is_cut(words: &str) -> bool {
+    words.is_empty() || words.contains("end of file") || words.contains("too short")
 }
 
 /// A program of the server's that runs. What it says is read as it comes: more of it than a pipe holds would keep

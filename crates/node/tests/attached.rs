@@ -10,7 +10,7 @@ use kit::{
 };
 use model::{Role, Secret};
 use node::{
-    Node, NodeError, NodeKey, Template,
+    ClonePath, Content, Node, NodeError, NodeKey, Template,
     attached::{AttachConfig, AttachError, attach},
     check::{Expected, ExpectedState, FindingKind},
 };
@@ -47,6 +47,10 @@ async fn create(node: &Node) -> model::Pid {
 fn authority() -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Another name than that of what it signs, or libpq takes that for signed by itself.
+    params
+        .distinguished_name
+        .push(rcgen::DnType::CommonName, "authority of a test");
     CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
 }
 
@@ -116,10 +120,16 @@ async fn handshakes_end_as_sslmode_says() {
     node.bootstrap().await.unwrap();
     let pid = create(&node).await;
     let opened = [Expected {
-        pid,
+        pid: pid.clone(),
         state: ExpectedState::Open,
     }];
     node.check(&opened).await.unwrap();
+    // So do copies, by programs that log in on their own.
+    let copy = kit::pid();
+    node.create_logins(&copy).await.unwrap();
+    let within = std::time::Duration::from_secs(60);
+    let report = node.stream_copy(&copy, &pid, Content::All, within).await;
+    assert_eq!(report.unwrap().path, ClonePath::Stream);
     let catalog = node.catalog_config();
     let (client, connection) = catalog.config.connect(catalog.tls).await.unwrap();
     tokio::spawn(connection);
