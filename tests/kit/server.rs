@@ -97,7 +97,8 @@ impl Server {
         run(&mut self.psql(database, sql)).ok().to_owned()
     }
 
-    fn psql(&self, database: &str, sql: &str) -> Command {
+    /// A session of the superuser.
+    pub fn psql(&self, database: &str, sql: &str) -> Command {
         let psql: PathBuf = self.postgres.program("psql");
         let mut command = Command::new(psql);
         command

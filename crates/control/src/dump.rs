@@ -291,10 +291,7 @@ async fn write(turn: Turn, tenant: &Tenant, wanted: Wanted, pieces: Pieces) {
 
 fn told(error: NodeError) -> ApiError {
     match error {
-        // It names sockets of ours.
-        NodeError::Program { words, .. } if words.contains("connection to server") => {
-            ErrorCode::DatabaseUnreachable.into()
-        }
+        error if error.is_unreachable() => ErrorCode::DatabaseUnreachable.into(),
         NodeError::Program { words, .. } => ApiError::with(ErrorCode::DumpFailed, words),
         NodeError::Conflict { what, .. } => ApiError::with(ErrorCode::DumpFailed, what),
         NodeError::Unreachable { .. } | NodeError::Busy { .. } | NodeError::Refused { .. } => {

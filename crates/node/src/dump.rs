@@ -16,6 +16,7 @@ use tokio_postgres::Client;
 use crate::{
     Node, NodeError, Object,
     handle::CONNECT_MAX,
+    programs::no_programs,
     steps::TENANT,
     stream::{DUMP_LOCK_WAIT_MAX, Running, login},
 };
@@ -174,7 +175,7 @@ impl Node {
         is_closed: bool,
         within: Duration,
     ) -> Result<Dump, NodeError> {
-        let programs = self.programs().ok_or_else(no_programs)?.clone();
+        let programs = self.programs().ok_or_else(|| no_programs(STEP))?.clone();
         self.let_reader_in(source, is_closed, within).await?;
         let reader = self.reader(source).await?;
         let send = async |sql: &str| {
@@ -434,14 +435,5 @@ impl Dump {
     /// What `pg_dump` writes; once.
     pub fn output(&mut self) -> Option<ChildStdout> {
         self.program.child.stdout.take()
-    }
-}
-
-pub(crate) fn no_programs() -> NodeError {
-    NodeError::Conflict {
-        step: STEP,
-        what: "there are no pg_dump and pg_restore of this server's version on this machine (install them, for example \
-               postgresql-client, or name their directory with --pg-bin, and start again)"
-            .to_owned(),
     }
 }

@@ -48,7 +48,7 @@ pub enum NodeError {
         step: &'static str,
         /// Which.
         program: &'static str,
-        /// Its own words. They may name objects of the tenant.
+        /// Its own words. They may name objects of the tenant, and addresses ([`NodeError::is_unreachable`]).
         words: String,
     },
     /// What is there contradicts what was asked. Nothing was changed.
@@ -68,6 +68,16 @@ impl NodeError {
             Self::Unreachable { .. } | Self::Busy { .. } | Self::Program { .. } => true,
             Self::Refused { code, .. } => TEMPORARY.contains(&code.as_str()),
             Self::Conflict { .. } => false,
+        }
+    }
+
+    /// Whether the server was not reached, neither by us nor by a program of PostgreSQL's; what that says names
+    /// addresses, which are for the log.
+    pub fn is_unreachable(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Program { words, .. } => UNREACHED.iter().any(|said| words.contains(said)),
+            Self::Busy { .. } | Self::Refused { .. } | Self::Conflict { .. } => false,
         }
     }
 
@@ -106,8 +116,41 @@ const TEMPORARY: [&str; 8] = [
     "40001", "40P01", "55P03", "55006", "57014", "53100", "53200", "53400",
 ];
 
+/// How libpq begins to say where it could not connect to.
+const UNREACHED: [&str; 2] = ["connection to server", "could not translate host name"];
+
 /// The session ended, or none could begin now.
 fn is_loss(code: &SqlState) -> bool {
     code.code().starts_with("08")
         || ["53300", "57P01", "57P02", "57P03", "57P05"].contains(&code.code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_that_reached_no_server_is_told_from_one_that_failed() {
+        for (words, is_unreachable) in [
+            (
+                "pg_dump: error: connection to server at \"10.0.0.5\", port 5432 failed: Connection refused",
+                true,
+            ),
+            (
+                "pg_restore: error: could not translate host name \"db.internal\" to address: Name or service not known",
+                true,
+            ),
+            (
+                "pg_dump: error: query failed: ERROR:  canceling statement due to lock timeout",
+                false,
+            ),
+        ] {
+            let error = NodeError::Program {
+                step: "back up",
+                program: "pg_dump",
+                words: words.to_owned(),
+            };
+            assert_eq!(error.is_unreachable(), is_unreachable, "{words}");
+        }
+    }
 }

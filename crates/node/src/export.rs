@@ -16,7 +16,7 @@ use tokio::process::ChildStdout;
 
 use crate::{
     DUMPED_TABLES_MAX, Node, NodeError,
-    dump::no_programs,
+    programs::no_programs,
     steps::TENANT,
     stream::{DUMP_LOCK_WAIT_MAX, Running, login},
 };
@@ -78,7 +78,7 @@ impl Node {
         wanted: &Wanted,
         within: Duration,
     ) -> Result<Export, NodeError> {
-        let programs = self.programs().ok_or_else(no_programs)?.clone();
+        let programs = self.programs().ok_or_else(|| no_programs(STEP))?.clone();
         self.few_tables(source).await?;
         let until = self.in_future(within).await?;
         let database = source.database();

@@ -11,7 +11,8 @@ use tokio::process::ChildStdin;
 
 use crate::{
     Content, Manifest, Node, NodeError, Object, Template,
-    dump::{Last, no_programs},
+    dump::Last,
+    programs::no_programs,
     steps::BRANCH,
     stream::{Running, is_public, login, same},
     user::user_of,
@@ -47,7 +48,7 @@ impl Node {
         manifest: &Manifest,
         within: Duration,
     ) -> Result<Fill, NodeError> {
-        let programs = self.programs().ok_or_else(no_programs)?.clone();
+        let programs = self.programs().ok_or_else(|| no_programs(STEP))?.clone();
         let source = source(manifest)?;
         let ours = self.ping_version().await?;
         if manifest.server_version / 10_000 > ours / 10_000 {

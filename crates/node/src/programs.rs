@@ -4,6 +4,7 @@
 //! `dump`, `fill`, `export`).
 
 use std::{
+    ffi::OsString,
     path::{Path, PathBuf},
     process::Stdio,
 };
@@ -14,7 +15,7 @@ use model::{
 };
 use tokio::process::Command;
 
-use crate::{Node, find};
+use crate::{Node, NodeError, find};
 
 /// Where they are, and whom they run as (`None`: us).
 #[derive(Clone, Debug)]
@@ -40,7 +41,7 @@ impl Programs {
             Some(place) => vec![place.to_owned()],
             None => find::usual_places(),
         };
-        for bin in places {
+        for bin in places.iter().filter_map(|place| home(place)) {
             let mut fit = 0;
             for name in NEEDED {
                 fit += usize::from(find::major_of(&bin.join(name), name).await == Some(major));
@@ -50,6 +51,20 @@ impl Programs {
             }
         }
         None
+    }
+}
+
+/// Where the programs of this directory themselves are; `None`: they are not there. What stands in `PATH` on Debian is
+/// another program, which chooses a version by itself, and not the same one once it knows a host.
+fn home(place: &Path) -> Option<PathBuf> {
+    let [dump, restore] = NEEDED;
+    let program = place.join(dump).canonicalize().ok()?;
+    if program.file_name()? != dump {
+        return None;
+    }
+    match program.parent() {
+        Some(dir) if dir.join(restore).is_file() => Some(dir.to_owned()),
+        _ => place.canonicalize().ok(),
     }
 }
 
@@ -102,16 +117,25 @@ impl Node {
     }
 }
 
+/// For the user of a database, and for who runs this.
+pub(crate) fn no_programs(step: &'static str) -> NodeError {
+    NodeError::Conflict {
+        step,
+        what: "there are no pg_dump and pg_restore of this server's version on the machine of tenantry (its operator \
+               installs them, for example as postgresql-client, or names their directory with --pg-bin, and starts it again)"
+            .to_owned(),
+    }
+}
+
 /// Where the server is, and what is checked of it, in the words of libpq's environment.
-fn place(address: &NodeAddress) -> Vec<(&'static str, String)> {
+fn place(address: &NodeAddress) -> Vec<(&'static str, OsString)> {
     let (host, port, tls) = match address {
-        NodeAddress::Unix(socket) => {
-            let dir = socket.parent().unwrap_or(Path::new("/"));
-            let port = socket.extension().unwrap_or_default();
-            let text = |text: &std::ffi::OsStr| text.to_string_lossy().into_owned();
-            (text(dir.as_os_str()), text(port), &NodeTls::Disable)
-        }
-        NodeAddress::Tcp { host, port, tls } => (host.clone(), port.to_string(), tls),
+        NodeAddress::Unix(socket) => (
+            socket.parent().unwrap_or(Path::new("/")).into(),
+            socket.extension().unwrap_or_default().to_owned(),
+            &NodeTls::Disable,
+        ),
+        NodeAddress::Tcp { host, port, tls } => (host.into(), port.to_string().into(), tls),
     };
     let (mode, roots) = match tls {
         NodeTls::Disable => ("disable", None),
@@ -122,22 +146,22 @@ fn place(address: &NodeAddress) -> Vec<(&'static str, String)> {
     let mut place = vec![
         ("PGHOST", host),
         ("PGPORT", port),
-        ("PGSSLMODE", mode.to_owned()),
+        ("PGSSLMODE", mode.into()),
     ];
     if let Some(roots) = roots {
-        let is_there = |place: &&str| Path::new(place).is_file();
-        let of_system = || {
-            PathBuf::from(
-                *ROOTS
-                    .iter()
-                    .find(|place| is_there(place))
-                    .unwrap_or(&ROOTS[0]),
-            )
-        };
-        let roots = roots.clone().unwrap_or_else(of_system);
-        place.push(("PGSSLROOTCERT", roots.display().to_string()));
+        let roots = roots.clone().unwrap_or_else(roots_of_system);
+        // They do not run where we do.
+        let roots = std::path::absolute(&roots).unwrap_or(roots);
+        place.push(("PGSSLROOTCERT", roots.into()));
     }
     place
+}
+
+/// The file that our own connections trust, too.
+fn roots_of_system() -> PathBuf {
+    let named = std::env::var_os("SSL_CERT_FILE").filter(|file| !file.is_empty());
+    let usual = || ROOTS.iter().find(|file| Path::new(file).is_file());
+    named.map_or_else(|| usual().unwrap_or(&ROOTS[0]).into(), PathBuf::from)
 }
 
 #[cfg(test)]
@@ -147,7 +171,7 @@ mod tests {
     fn told(address: &NodeAddress) -> Vec<String> {
         let place = place(address).into_iter();
         place
-            .map(|(name, value)| format!("{name}={value}"))
+            .map(|(name, value)| format!("{name}={}", value.display()))
             .collect()
     }
 
@@ -177,11 +201,44 @@ mod tests {
                 "PGSSLROOTCERT=/own/ca.pem"
             ]
         );
+        let beside = told(&tcp(NodeTls::VerifyCa(Some("ca.pem".into()))));
+        let here = std::env::current_dir().unwrap().join("ca.pem");
+        assert_eq!(beside[3], format!("PGSSLROOTCERT={}", here.display()));
         let by_system = told(&tcp(NodeTls::VerifyCa(None)));
         assert_eq!(by_system[2], "PGSSLMODE=verify-ca");
         assert!(
             by_system[3].starts_with("PGSSLROOTCERT=/etc/"),
             "{by_system:?}"
+        );
+    }
+
+    /// As Debian has it: one program under all names.
+    #[tokio::test]
+    async fn what_chooses_a_version_by_itself_is_not_taken() {
+        let found = find::find(None).await.unwrap();
+        let fit = async |place: &Path| Programs::of_major(found.major, Some(place)).await;
+        let (chooses, links) = (scratch::Scratch::new(), scratch::Scratch::new());
+        let wrapper = chooses.path().join("pg_wrapper");
+        let exec = format!(
+            "#!/bin/sh\nexec {}/${{0##*/}} \"$@\"\n",
+            found.bin.display()
+        );
+        std::fs::write(&wrapper, exec).unwrap();
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&wrapper, mode).unwrap();
+        for name in NEEDED {
+            std::os::unix::fs::symlink(&wrapper, chooses.path().join(name)).unwrap();
+            let link = links.path().join(name);
+            std::os::unix::fs::symlink(found.bin.join(name), link).unwrap();
+        }
+        let told = find::major_of(&chooses.path().join("pg_dump"), "pg_dump").await;
+        assert_eq!(told, Some(found.major));
+        assert!(fit(chooses.path()).await.is_none());
+        assert_eq!(fit(links.path()).await.unwrap().bin, found.bin);
+        assert!(
+            Programs::of_major(found.major + 1, Some(&found.bin))
+                .await
+                .is_none()
         );
     }
 }

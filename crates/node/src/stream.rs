@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     CloneReport, Node, NodeError, Object,
-    programs::Programs,
+    programs::{Programs, no_programs},
     steps::{BRANCH, TENANT},
     tenant::ClonePath,
 };
@@ -57,12 +57,7 @@ impl Node {
         within: Duration,
     ) -> Result<CloneReport, NodeError> {
         let started = Instant::now();
-        let Some(programs) = self.programs() else {
-            return Err(NodeError::Conflict {
-                step: STEP,
-                what: "there is no pg_dump of this server's version here".to_owned(),
-            });
-        };
+        let programs = self.programs().ok_or_else(|| no_programs(STEP))?;
         let filled = async {
             self.begin_copy(pid, source, within).await?;
             self.fill(programs, pid, source, content).await?;

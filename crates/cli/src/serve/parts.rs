@@ -105,7 +105,9 @@ impl Server {
                     told::machine(told::chain(&error), "what was done can be repeated")
                 })?;
                 if !node.can_stream() {
+                    let named = config.pg_bin.as_deref().map(std::path::Path::display);
                     tracing::warn!(
+                        pg_bin = named.map(tracing::field::display),
                         postgresql = node.server_version().major(),
                         "no pg_dump and pg_restore of the server's version are on this machine: nothing can be backed up, and no \
                          database in use branched, until they are installed (Debian, Ubuntu: postgresql-client) or named with \

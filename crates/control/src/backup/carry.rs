@@ -26,6 +26,7 @@ use crate::{
 
 /// Bytes of one read of a dump.
 const READ: usize = 64 << 10;
+const UNREACHABLE: &str = "the database server could not be reached";
 
 /// Why a backup was not made, read or restored.
 #[derive(Debug, thiserror::Error)]
@@ -101,6 +102,7 @@ impl CarryError {
     /// For the user: names no node, no address.
     pub(crate) fn reason(&self) -> String {
         match self {
+            Self::Node(error) if error.is_unreachable() => UNREACHABLE.to_owned(),
             Self::Node(NodeError::Program { words, .. }) => {
                 format!("PostgreSQL's own program failed ({words})")
             }
@@ -108,9 +110,7 @@ impl CarryError {
             Self::Node(NodeError::Refused { code, .. }) => {
                 format!("the database server refused ({code})")
             }
-            Self::Node(NodeError::Unreachable { .. }) => {
-                "the database server could not be reached".to_owned()
-            }
+            Self::Node(NodeError::Unreachable { .. }) => UNREACHABLE.to_owned(),
             Self::Node(NodeError::Busy { .. }) => "the database server was too busy".to_owned(),
             Self::Catalog(_) | Self::Key(KeyError::Catalog(_)) => {
                 "the catalog did not answer".to_owned()

@@ -35,6 +35,7 @@ const HOLD_PAUSE: Duration = Duration::from_secs(1);
 /// long: 20 branches at once are no standstill.
 const REST_MAX: Duration = Duration::from_secs(2);
 
+const UNREACHABLE: &str = "the database server could not be reached; resume this branch later";
 /// For the user of a branch whose time is over; it may be one that was reset, and has data.
 pub(crate) const TOO_LONG: &str = "the copy, with its wait in the queue, took longer than it may; resume this branch when less is going on, or give it more time (--timeout; in the API timeout_seconds): reset it again, or, if it has no data yet, delete it and create it again";
 
@@ -98,9 +99,8 @@ impl CopyError {
             ),
             Self::TooLong => TOO_LONG.to_owned(),
             Self::Catalog(_) => "the catalog did not answer; resume this branch".to_owned(),
-            Self::Node(NodeError::Unreachable { .. }) => {
-                "the database server could not be reached; resume this branch later".to_owned()
-            }
+            Self::Node(NodeError::Unreachable { .. }) => UNREACHABLE.to_owned(),
+            Self::Node(error) if error.is_unreachable() => UNREACHABLE.to_owned(),
             Self::Node(NodeError::Busy { .. }) => {
                 "the database server was too busy; resume this branch later".to_owned()
             }
