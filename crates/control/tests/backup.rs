@@ -466,13 +466,38 @@ async fn backups_are_kept_in_an_s3_compatible_store() {
     assert_eq!(got, wanted);
     drop(client);
 
+    // A bucket that is away says nothing of what is in it.
+    let path = format!("/customer/backups/{}", text(&made["id"]));
+    bucket.be_gone(true);
+    let verify = format!("{path}/verify");
+    stack.post(&verify, &token, json!({})).await.ok();
+    let away = wait_for(async || {
+        let seen = stack.get(&path, &token).await.ok();
+        let is_told = !seen["last_error"].is_null() || !seen["verify_error"].is_null();
+        is_told.then_some(seen)
+    })
+    .await;
+    assert!(
+        text(&away["last_error"]).contains("store of backups did not") && away["verifying"] == true,
+        "{away}"
+    );
+    bucket.be_gone(false);
+    let back = wait_for(async || {
+        let seen = stack.get(&path, &token).await.ok();
+        (seen["verifying"] == false).then_some(seen)
+    })
+    .await;
+    assert!(
+        back["verify_error"].is_null() && back["last_error"].is_null(),
+        "{back}"
+    );
+
     bucket.change(&name, |mut bytes| {
         bytes.truncate(bytes.len() - 1);
         bytes
     });
     let refused = restore(&stack, &token, &made, json!({})).await;
     assert_eq!(refused["error_code"], "backup_damaged", "{refused}");
-    let path = format!("/customer/backups/{}", text(&made["id"]));
     stack.delete(&path, &token).await.ok();
     wait_for(async || bucket.names().is_empty().then_some(())).await;
     wait_for(async || (stack.get(&path, OPERATOR).await.status == 404).then_some(())).await;

@@ -71,11 +71,14 @@ struct Message<'a> {
 pub(super) fn text(kind: Kind, subject: &Subject, value: f64, threshold: f64) -> String {
     let said = kind.said();
     let name = subject.name.as_deref().unwrap_or(&subject.id);
+    let unit = match said.unit {
+        // It says itself what is counted.
+        "count" => String::new(),
+        unit => format!(" {unit}"),
+    };
     format!(
-        "{} {name}: {} is {value} {unit} (rule: {threshold} {unit})",
-        subject.about,
-        said.what,
-        unit = said.unit,
+        "{} {name}: {} is {value}{unit} (rule: {threshold}{unit})",
+        subject.about, said.what,
     )
 }
 
@@ -113,6 +116,25 @@ pub(super) fn signature(secret: &Secret, at: i64, body: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_has_the_unit_but_where_it_says_what_is_counted() {
+        let subject = Subject {
+            about: "database".to_owned(),
+            id: "po7enm1erym3".to_owned(),
+            name: Some("shop".to_owned()),
+            project_id: None,
+        };
+        let ends = |kind, want: &str| {
+            let said = text(kind, &subject, 2.0, 1.0);
+            assert!(
+                said.starts_with("database shop: ") && said.ends_with(want),
+                "{said}"
+            );
+        };
+        ends(Kind::Latency, " is 2 ms (rule: 1 ms)");
+        ends(Kind::BackupFailed, " is 2 (rule: 1)");
+    }
 
     /// As `printf %s '1800000000.{}' | openssl dgst -sha256 -hmac whs_test` says.
     #[test]

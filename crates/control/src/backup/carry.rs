@@ -33,7 +33,7 @@ const UNREACHABLE: &str = "the database server could not be reached";
 pub(crate) enum CarryError {
     /// What is there is not what was written.
     #[error("the backup cannot be used: {0}")]
-    Refused(#[from] Refused),
+    Refused(Refused),
     #[error(transparent)]
     Key(#[from] KeyError),
     #[error(transparent)]
@@ -56,6 +56,13 @@ pub(crate) enum CarryError {
     /// Nothing to read now.
     #[error("{0}")]
     NotNow(&'static str),
+}
+
+/// What is wrong stands in the text itself; as a source it would be told twice.
+impl From<Refused> for CarryError {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
 }
 
 impl CarryError {
@@ -306,5 +313,18 @@ impl Reader {
             return Err(Refused::Damaged.into());
         }
         Ok(manifest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_with_a_backup_is_told_once() {
+        let error = CarryError::from(Refused::Damaged);
+        let said = "the backup cannot be used: it was changed, or a part of it is missing";
+        assert_eq!(crate::api::error::chain(&error).to_string(), said);
+        assert_eq!(error.reason(), said);
     }
 }

@@ -28,6 +28,8 @@ const PART: usize = 16 << 20;
 const READ: u64 = 8 << 20;
 /// For one request with its body: a part in this time needs half a megabit per second.
 const REQUEST_TIME_MAX: Duration = Duration::from_secs(300);
+/// The code of S3 for a bucket that is not there, in the body of a 404.
+const NO_BUCKET: &str = "NoSuchBucket";
 /// For a connection to the store.
 const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -38,10 +40,10 @@ pub(crate) enum PlaceError {
     #[error("the backup is not where it should be")]
     Gone,
     /// The folder, or the disk.
-    #[error("the folder of backups")]
+    #[error("the folder of backups cannot be written to or read from")]
     Folder(#[source] io::Error),
     /// The store, or the way to it. Its own words may hold addresses, and no credentials.
-    #[error("the store of backups")]
+    #[error("the store of backups did not take or give what was asked of it")]
     Store(#[source] object_store::Error),
 }
 
@@ -57,7 +59,12 @@ impl From<io::Error> for PlaceError {
 impl From<object_store::Error> for PlaceError {
     fn from(error: object_store::Error) -> Self {
         match error {
-            object_store::Error::NotFound { .. } => Self::Gone,
+            // Without its bucket nothing is known of what is in it.
+            object_store::Error::NotFound { ref source, .. }
+                if !source.to_string().contains(NO_BUCKET) =>
+            {
+                Self::Gone
+            }
             other => Self::Store(other),
         }
     }
@@ -260,7 +267,11 @@ impl BackupPlace {
             }
             Kind::S3 { client, prefix, .. } => {
                 let path = object(prefix, tenant, backup);
-                let size = client.head(&path).await?.size;
+                let size = match client.head(&path).await {
+                    // What is not there, it or its bucket, stands in the body, which an answer to HEAD has none of.
+                    Err(object_store::Error::NotFound { .. }) => client.get(&path).await?.meta.size,
+                    found => found?.size,
+                };
                 Download {
                     at: 0,
                     size,

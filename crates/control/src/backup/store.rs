@@ -443,7 +443,7 @@ pub(crate) async fn verified(
     error: Option<&str>,
 ) -> Result<(), CatalogError> {
     let sql = "UPDATE backup SET verify_asked_at = NULL, verified_at = now(), verify_error = $2, due_at = NULL,
-            leased_by = NULL, leased_until = NULL
+            attempts = 0, last_error = NULL, leased_by = NULL, leased_until = NULL
         WHERE id = $1 AND state = 'ready'";
     catalog::execute(client, sql, &[&id.as_str(), &error]).await?;
     Ok(())

@@ -28,6 +28,8 @@ struct Inside {
     /// Requests that are answered with 503 from now on.
     refuse: u32,
     refused: u32,
+    /// There is no bucket.
+    is_gone: bool,
 }
 
 impl Bucket {
@@ -65,6 +67,11 @@ impl Bucket {
         self.0.lock().unwrap().refuse = count;
     }
 
+    /// Removes the bucket with all that is in it, or brings it back.
+    pub fn be_gone(&self, is_gone: bool) {
+        self.0.lock().unwrap().is_gone = is_gone;
+    }
+
     pub fn refused(&self) -> u32 {
         self.0.lock().unwrap().refused
     }
@@ -92,6 +99,15 @@ async fn answer(
         inside.refuse -= 1;
         inside.refused += 1;
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
+    if inside.is_gone {
+        let text = match method {
+            Method::HEAD => "",
+            _ => {
+                "<Error><Code>NoSuchBucket</Code><Message>The specified bucket does not exist</Message></Error>"
+            }
+        };
+        return (StatusCode::NOT_FOUND, text).into_response();
     }
     let upload = query.get("uploadId");
     let etag = [(header::ETAG, "\"one\"")];
