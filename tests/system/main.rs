@@ -15,6 +15,7 @@ mod flows;
 mod hold;
 mod import;
 mod insight;
+mod installation;
 mod lifetimes;
 mod limits;
 mod metrics;

@@ -149,7 +149,7 @@ fn the_page_of_the_settings_is_up_to_date() {
          `allow-plain-http` is set, and anonymous registration is off unless `allow-anonymous` is.\n\n\
          ## What lies in the data directory\n\n\
          | path | what | mode |\n| --- | --- | --- |\n\
-         | `installation.key` | the secret that login salts are derived from. Without it no password of a tenant works: back it up | 0600 |\n\
+         | `installation.key` | the secret that login salts are derived from. Without it no password of a tenant works: back it up. The catalog knows which one it belongs to: with another one, or none, nothing is started and nothing changed | 0600 |\n\
          | `node.key` | the secret that server passwords are derived from; with another one they are set anew | 0600 |\n\
          | `operator.key` | the operator's token for the API | 0600 |\n\
          | `instance` | by which processes that share a catalog know each other apart | 0600 |\n\

@@ -27,6 +27,8 @@ pub struct Config {
     pub anonymous_registration: bool,
     /// Whether `/metrics` is read without a token. It names tenants by their ids.
     pub metrics_open: bool,
+    /// Whether the catalog is to belong to the keys that it is started with, when it belonged to others.
+    pub replace_key: bool,
     /// Pages that browsers let use SQL over HTTP. None unless the operator names them.
     pub sql_origins: Origins,
     /// Whose tokens are believed for SQL over HTTP, besides our own.
@@ -221,6 +223,7 @@ impl Config {
             region: None,
             anonymous_registration: true,
             metrics_open: false,
+            replace_key: false,
             sql_origins: Origins::None,
             sql_issuers: Vec::new(),
             forwarded_from: Vec::new(),

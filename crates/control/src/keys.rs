@@ -15,6 +15,8 @@ pub struct Keys {
     pub(crate) backups: Zeroizing<[u8; 32]>,
     /// Seals what messages of alerts are signed with.
     pub(crate) alerts: Zeroizing<[u8; 32]>,
+    /// Tells this secret from others, and nothing of it.
+    pub(crate) fingerprint: [u8; 32],
 }
 
 impl Keys {
@@ -26,6 +28,7 @@ impl Keys {
             responses: derive(secret, b"tenantry kept responses 1"),
             backups: derive(secret, b"tenantry backup keys 1"),
             alerts: derive(secret, b"tenantry alert secrets 1"),
+            fingerprint: *derive(secret, b"tenantry key fingerprint 1"),
         }
     }
 

@@ -95,6 +95,9 @@ pub enum StartError {
     /// Its tables are not, and could not be made, what this program needs.
     #[error(transparent)]
     Migrate(#[from] MigrateError),
+    /// It was made with another secret than [`Parts::keys`] are of.
+    #[error("it belongs to another installation.key than the one that is here")]
+    OtherKey,
 }
 
 /// A running control plane.
@@ -102,6 +105,19 @@ pub struct Control {
     app: Arc<api::App>,
     server: api::server::Server,
     tasks: tasks::Tasks,
+}
+
+/// Says whether a catalog belongs to other keys than these, before anything is begun with them. Changes nothing.
+///
+/// # Errors
+///
+/// [`StartError::OtherKey`], and what keeps the catalog from answering.
+pub async fn refuse_other_key(address: node::CatalogConfig, keys: &Keys) -> Result<(), StartError> {
+    let wait = ControlLimits::default().catalog_wait_max;
+    let catalog = catalog::Catalog::new(address, 1, wait);
+    let result = catalog::key::refuse_other(&catalog, keys).await;
+    catalog.close();
+    result
 }
 
 /// Migrates the catalog, takes up what a former process had begun, and serves.
@@ -117,7 +133,11 @@ pub async fn start(config: Config, parts: Parts) -> Result<Control, StartError> 
     let wait = limits.catalog_wait_max;
     let logins = catalog::Catalog::new(parts.catalog.clone(), limits.login_connections_max, wait);
     let catalog = catalog::Catalog::new(parts.catalog, limits.catalog_connections_max, wait);
+    if !config.replace_key {
+        catalog::key::refuse_other(&catalog, &parts.keys).await?;
+    }
     migrate_catalog(&catalog).await?;
+    catalog::key::note(&catalog, &parts.keys, config.replace_key).await?;
 
     let tasks = tasks::Tasks::default();
     let (changes, outbox) = catalog::changes::Changes::new(parts.routes.changes);

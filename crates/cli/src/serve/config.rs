@@ -87,6 +87,7 @@ pub(crate) struct Config {
     pub(crate) statement_log_keep: Duration,
     /// `/metrics` takes no token.
     pub(crate) metrics_open: bool,
+    pub(crate) replace_installation_key: bool,
     pub(crate) anonymous: bool,
     /// Clients without TLS are let in.
     pub(crate) plain_pg: bool,
@@ -217,6 +218,7 @@ impl Reader {
         }
         let api_tls = self.switch("api-tls");
         let metrics_open = self.switch("metrics-open");
+        let replace_installation_key = self.switch("replace-installation-key");
         let plain = self.switch("allow-plain-http");
         let plain_pg = self.switch("allow-plain-pg");
         let anonymous = self.optional("allow-anonymous", boolean);
@@ -344,6 +346,7 @@ impl Reader {
             insight_statements_max: insight_statements_max?,
             statement_log_keep: statement_log_keep?,
             metrics_open,
+            replace_installation_key,
             pg_listen,
             api_listen,
             api_tls,

@@ -7,6 +7,7 @@ mod config;
 pub(crate) mod files;
 mod insight;
 mod issuers;
+mod key;
 mod metrics;
 mod parts;
 mod ports;

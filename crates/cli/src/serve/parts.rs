@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use crate::{
     exit::{Exit, Failure},
     serve::{
-        config::Config, files, insight, metrics, ports, signals::Signals, tls::Identity, told,
+        config::Config, files, insight, key, metrics, ports, signals::Signals, tls::Identity, told,
     },
 };
 
@@ -242,7 +242,8 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
     let dir = fs::canonicalize(&config.data_dir)?;
     let in_dir = |error: anyhow::Error| told::file(&error, &dir);
     let instance = files::instance(&dir.join("instance")).map_err(in_dir)?;
-    let secret = files::installation_key(&dir.join("installation.key")).map_err(in_dir)?;
+    let catalog = catalog_of(config, server);
+    let secret = key::of(config, catalog, &dir).await?;
     let operator_file = dir.join("operator.key");
     let operator_key = files::operator_key(&operator_file).map_err(in_dir)?;
     let identity = match &config.tls {
@@ -338,6 +339,11 @@ async fn start_on(config: &Config, server: &Server) -> Result<(Proxy, Control, K
     }
 }
 
+fn catalog_of(config: &Config, server: &Server) -> node::CatalogConfig {
+    let own = || server.node().catalog_config();
+    config.catalog.clone().unwrap_or_else(own)
+}
+
 /// Goes on with the audit log of this data directory.
 fn open_audit(
     config: &Config,
@@ -376,10 +382,7 @@ async fn start_control(
     own: Own<'_>,
 ) -> Result<Control, Failure> {
     let node = server.node();
-    let catalog = config
-        .catalog
-        .clone()
-        .unwrap_or_else(|| node.catalog_config());
+    let catalog = catalog_of(config, server);
     let port = proxy.local_addrs().first().map_or(0, SocketAddr::port);
     let mut wanted =
         control::Config::local(config.api_listen, port, control::token_hash(operator_key));
@@ -387,6 +390,7 @@ async fn start_control(
     wanted.public_host.clone_from(&config.public_host);
     wanted.anonymous_registration = config.anonymous;
     wanted.metrics_open = config.metrics_open;
+    wanted.replace_key = config.replace_installation_key;
     wanted.sql_issuers.clone_from(&config.sql_issuers);
     wanted.sql_origins.clone_from(&config.sql_origins);
     wanted.forwarded_from.clone_from(&config.api_forwarded_from);
@@ -427,16 +431,7 @@ async fn start_control(
     };
     control::start(wanted, parts)
         .await
-        .map_err(|error| match error {
-            control::StartError::Listen { address, source } => {
-                told::listen("api-listen", address, &source)
-            }
-            control::StartError::Catalog(_) if config.catalog.is_some() => told::machine(
-                format!("the catalog: {}", told::chain(&error)),
-                "can the server of --catalog be reached from here, with this user and password?",
-            ),
-            other => told::machine(format!("the catalog: {}", told::chain(&other)), ""),
-        })
+        .map_err(|error| told::control(config, own.data_dir, error))
 }
 
 impl Parts {

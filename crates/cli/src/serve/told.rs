@@ -4,7 +4,10 @@ use std::{error::Error, io, net::SocketAddr, path::Path};
 
 use node::{attached::AttachError, find::INSTALL, managed::ManagedError};
 
-use crate::exit::{Exit, Failure};
+use crate::{
+    exit::{Exit, Failure},
+    serve::config::Config,
+};
 
 /// A failure that the operator mends on this machine.
 pub(super) fn machine(what: impl Into<String>, advice: impl Into<String>) -> Failure {
@@ -95,6 +98,25 @@ pub(super) fn listen_all(refused: &[(&str, SocketAddr, io::Error)]) -> Failure {
         }
     }
     machine(what.join("; "), advice.join("; "))
+}
+
+/// Why the control plane, or its catalog, is not there.
+pub(super) fn control(config: &Config, data_dir: &Path, error: control::StartError) -> Failure {
+    match error {
+        control::StartError::Listen { address, source } => listen("api-listen", address, &source),
+        control::StartError::Catalog(_) if config.catalog.is_some() => machine(
+            format!("the catalog: {}", chain(&error)),
+            "can the server of --catalog be reached from here, with this user and password?",
+        ),
+        control::StartError::OtherKey => machine(
+            format!("the catalog: {error}; nothing was changed"),
+            format!(
+                "put the right one back at {}; if it is lost for good, see --replace-installation-key",
+                data_dir.join("installation.key").display()
+            ),
+        ),
+        other => machine(format!("the catalog: {}", chain(&other)), ""),
+    }
 }
 
 /// A file of the installation.

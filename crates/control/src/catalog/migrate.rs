@@ -137,6 +137,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "moment",
         sql: include_str!("../../migrations/0025_moment.sql"),
     },
+    Migration {
+        version: 26,
+        name: "installation key",
+        sql: include_str!("../../migrations/0026_installation_key.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

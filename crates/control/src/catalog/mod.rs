@@ -1,9 +1,10 @@
 //! The catalog: what should be, in a PostgreSQL database.
 //!
-//! Owns: the connections to it, its migrations ([`migrate`]) and hearing of changes ([`changes`]).
+//! Owns: the connections to it, its migrations ([`migrate`]), whose it is ([`key`]) and hearing of changes ([`changes`]).
 //! Does not own: any table's rows; each noun has its `store`.
 
 pub(crate) mod changes;
+pub(crate) mod key;
 pub(crate) mod migrate;
 
 use std::{

@@ -363,6 +363,11 @@ pub(crate) const SETTINGS: &[Setting] = &[
          takes the operator's key",
     ),
     switch(
+        "replace-installation-key",
+        "For one start, when installation.key is lost for good: go on with the one that is there, or a new one, although the \
+         catalog belongs to another. All passwords have to be set anew, and no backup made before opens",
+    ),
+    switch(
         "api-tls",
         "Serve the API over TLS, with the certificate of the PostgreSQL port",
     ),
