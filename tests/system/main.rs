@@ -20,6 +20,7 @@ mod lifetimes;
 mod limits;
 mod metrics;
 mod migrations;
+mod moments;
 mod processes;
 mod settings;
 mod statement_log;
