@@ -58,7 +58,7 @@ const SCHEMA_BYTES_MAX: usize = 256;
 /// Dumps that are being written.
 pub(crate) struct Dumps {
     permits: Arc<Semaphore>,
-    /// One of a database at a time: each has the login of all.
+    /// One of a database at a time: each has the login of all. Known here before a session asks the other processes.
     busy: Mutex<BTreeSet<Pid>>,
     tasks: Tasks,
 }
@@ -87,10 +87,7 @@ impl Turn {
         let permit = permit.map_err(|_| ApiError::from(ErrorCode::TooManyRequests))?;
         let mut busy = dumps.busy.lock().unwrap_or_else(PoisonError::into_inner);
         if !busy.insert(pid.clone()) {
-            return Err(ApiError::with(
-                ErrorCode::TooManyRequests,
-                "a dump of this database is being written",
-            ));
+            return Err(one_already());
         }
         Ok(Self {
             app: app.clone(),
@@ -98,6 +95,13 @@ impl Turn {
             _permit: permit,
         })
     }
+}
+
+fn one_already() -> ApiError {
+    ApiError::with(
+        ErrorCode::TooManyRequests,
+        "a dump of this database is being written",
+    )
 }
 
 impl Drop for Turn {
@@ -232,6 +236,18 @@ type Pieces = mpsc::Sender<Result<Bytes, ApiError>>;
 async fn write(turn: Turn, tenant: &Tenant, wanted: Wanted, pieces: Pieces) {
     let (node, pid) = (&turn.app.node, &turn.pid);
     let within = turn.app.config.limits.backup_time_max;
+    let among_all = match node.export_turn(pid).await {
+        Ok(Some(among_all)) => among_all,
+        Ok(None) => {
+            let _ = pieces.send(Err(one_already())).await;
+            return;
+        }
+        Err(error) => {
+            tracing::warn!(tenant = %tenant.id, error = %chain(&error), "a database was not dumped");
+            let _ = pieces.send(Err(told(error))).await;
+            return;
+        }
+    };
     let mut export = None;
     let written = timeout(within, async {
         let export = export.insert(node.begin_export(pid, &wanted, within).await?);
@@ -264,6 +280,7 @@ async fn write(turn: Turn, tenant: &Tenant, wanted: Wanted, pieces: Pieces) {
     if !matches!(removed, Ok(Ok(()))) {
         tracing::warn!(tenant = %tenant.id, "the login of a dump was not removed; the next dump, or the next start, does that");
     }
+    let _ = timeout(REMOVE_TIME_MAX, among_all.end()).await;
     let error = match written {
         Ok(Ok(Some(bytes))) => {
             tracing::info!(tenant = %tenant.id, bytes, "a database was dumped");

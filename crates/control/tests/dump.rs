@@ -87,6 +87,54 @@ async fn a_dump_that_breaks_off_is_no_answer_that_ends() {
     stack.stop().await;
 }
 
+/// The login of a database's dumps is one: without it, the one that ends takes it from the one that begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_dump_a_database_one_after_another() {
+    let mut stack = Stack::start().await;
+    let token = stack.token().await;
+    let main = stack.create(&token, "main").await;
+    let client = stack.login(&main).await.unwrap();
+    let name = client.query_one("SELECT current_database()", &[]).await;
+    let name: String = name.unwrap().get(0);
+    let pid = name.strip_prefix("x_").unwrap().parse().unwrap();
+    let catalog = stack.catalog().await;
+    let logins = async || {
+        let sql = "SELECT FROM pg_roles WHERE rolname LIKE '%\\_export'";
+        catalog.query(sql, &[]).await.unwrap().len()
+    };
+
+    // Another process has the turn, and its pg_dump has not logged in yet.
+    let node = stack.node();
+    let turn = node.export_turn(&pid).await.unwrap().unwrap();
+    let login = format!("CREATE ROLE {name}_export");
+    catalog.batch_execute(&login).await.unwrap();
+    let second = stack.post(PATH, &token, json!({})).await;
+    second.error(429, "too_many_requests");
+    assert_eq!(logins().await, 1);
+    stack.stop_control().await;
+    stack.start_control().await;
+    node.end_exports().await.unwrap();
+    assert_eq!(logins().await, 1);
+    turn.end().await;
+    let ask = stack.request(Method::POST, PATH, &token).json(&json!({}));
+    let answer = ask.send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let whole = answer.text().await.unwrap();
+    assert!(whole.contains("PostgreSQL database dump complete"));
+    wait_gone(&stack).await;
+
+    // One whose process is killed.
+    drop(node.export_turn(&pid).await.unwrap().unwrap());
+    catalog.batch_execute(&login).await.unwrap();
+    wait_for(async || {
+        node.end_exports().await.unwrap();
+        (logins().await == 0).then_some(())
+    })
+    .await;
+    stack.assert_clean().await;
+    stack.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_dumped_is_refused_before_the_first_byte() {
     let stack = Stack::start().await;

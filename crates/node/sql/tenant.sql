@@ -222,7 +222,7 @@ SELECT pid, pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activit
 WHERE usename = '{login}' AND application_name = '{name}';
 
 -- step: forget_exports | postgres | transaction
--- Logins of dumps that nobody uses: this one, or with no {login} all. One that is about to be used by another process fails there, and that dump with it.
+-- Logins of dumps that nobody uses: this one, or with no {login} all but those of which a process has the turn; it may not have logged in yet.
 DO $$
 DECLARE
   login name;
@@ -230,6 +230,8 @@ BEGIN
   FOR login IN SELECT rolname FROM pg_catalog.pg_roles r WHERE r.rolname ~ '^x_[a-z][a-z0-9]{11}_export$'
       AND '{login}' IN ('', r.rolname)
       AND NOT EXISTS (SELECT FROM pg_catalog.pg_stat_activity a WHERE a.usename = r.rolname) LOOP
+    CONTINUE WHEN '{login}' = ''
+      AND NOT pg_catalog.pg_try_advisory_xact_lock(pg_catalog.hashtextextended(login::text, 0));
     IF EXISTS (SELECT FROM pg_catalog.pg_database WHERE datname = pg_catalog.left(login, -7)) THEN
       EXECUTE pg_catalog.format('REVOKE ALL ON DATABASE %I FROM %I', pg_catalog.left(login, -7), login);
     END IF;

@@ -13,9 +13,11 @@ use std::time::Duration;
 use model::Pid;
 use rand::RngExt as _;
 use tokio::process::ChildStdout;
+use tokio_postgres::Client;
 
 use crate::{
     DUMPED_TABLES_MAX, Node, NodeError,
+    handle::MAINTENANCE_DATABASE,
     programs::no_programs,
     steps::TENANT,
     stream::{DUMP_LOCK_WAIT_MAX, Running, login},
@@ -64,9 +66,43 @@ pub struct Export {
     name: String,
 }
 
+/// The turn to write a dump of one database, among all processes. It ends with [`Self::end`], when it is dropped, and
+/// with the process.
+#[derive(Debug)]
+pub struct ExportTurn(Client);
+
+impl ExportTurn {
+    /// The next one may begin when this returns.
+    pub async fn end(self) {
+        // When it fails, the session is over, and so is the turn.
+        let _ = self
+            .0
+            .batch_execute("SELECT pg_advisory_unlock_all()")
+            .await;
+    }
+}
+
 impl Node {
-    /// Begins to write a dump of the database of `source`, which is open and stays in use. Ended by
-    /// [`Self::end_export`], also when this failed.
+    /// Takes the turn to write a dump of the database of `source`, whose login all its dumps share; `None`: another one
+    /// has it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the server.
+    pub async fn export_turn(&self, source: &Pid) -> Result<Option<ExportTurn>, NodeError> {
+        // None of those for maintenance: it may last for hours.
+        let client = self.connect(STEP, MAINTENANCE_DATABASE).await?;
+        let sql = "SELECT pg_try_advisory_lock(hashtextextended($1, 0)), \
+                   set_config('idle_session_timeout', '0', false)";
+        let rows = self
+            .rows(&client, STEP, sql, &[&login(source, "export")])
+            .await?;
+        let is_ours = rows.first().is_some_and(|row| row.get(0));
+        Ok(is_ours.then_some(ExportTurn(client)))
+    }
+
+    /// Begins to write a dump of the database of `source`, which is open and stays in use; by whoever has the turn
+    /// ([`Self::export_turn`]). Ended by [`Self::end_export`], also when this failed.
     ///
     /// # Errors
     ///
@@ -193,7 +229,7 @@ impl Node {
         self.forget_exports(&login(source, "export")).await
     }
 
-    /// Removes what dumps left whose process died. Those that are being written go on.
+    /// Removes what dumps left whose process died. Those that are being written, or are about to be, go on.
     ///
     /// # Errors
     ///
