@@ -55,6 +55,22 @@ impl Place {
         all.lines().map(status).collect()
     }
 
+    /// What the API says is recorded, as the role `read` sees it.
+    fn recorded(&self) -> Vec<Value> {
+        let id = self.address.split(['/', '.']).nth(2).unwrap();
+        let path = format!("/customer/databases/{id}/migrations");
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let found = runtime.block_on(async { self.stack.operator().get(&path).await.ok() });
+        let names = found["columns"].as_array().unwrap();
+        let names: Vec<_> = names.iter().map(|column| column["name"].clone()).collect();
+        assert_eq!(
+            names,
+            ["name", "checksum", "began_at", "applied_at"],
+            "{found}"
+        );
+        found["rows"].as_array().unwrap().clone()
+    }
+
     fn ask(&self, sql: &str) -> String {
         run(psql(&self.address).args(["-q", "-c", sql]))
             .ok()
@@ -79,6 +95,7 @@ fn applies(postgres: Postgres) {
         "insert into users values (1);\ncopy users from stdin;\n2\n3\n\\.\n",
     );
     assert_eq!(place.statuses(), ["pending", "pending"]);
+    assert!(place.recorded().is_empty(), "nothing was applied yet");
     assert_eq!(place.up(), json!([first_name, "20990101000000_more.sql"]));
     assert_eq!(place.ask("select sum(n) from users"), "6");
     assert_eq!(place.up(), json!([]));
@@ -87,6 +104,16 @@ fn applies(postgres: Postgres) {
     let listed = place.migration(&["list", "--json"]).json();
     let sum = |n: usize| listed[n]["checksum"].as_str().unwrap().to_owned();
     assert_eq!(place.ask(sums), format!("{},{}", sum(0), sum(1)));
+    let recorded = place.recorded();
+    assert_eq!(recorded.len(), 2, "{recorded:?}");
+    for (row, file) in recorded.iter().zip(listed.as_array().unwrap()) {
+        assert_eq!(
+            (&row[0], &row[1]),
+            (&file["name"], &file["checksum"]),
+            "{row}"
+        );
+        assert!(row[2].is_string() && row[3].is_string(), "{row}");
+    }
 
     // One that fails leaves nothing, and what was before it stays.
     place.write("20990102000000_good.sql", "create table good (n int);");

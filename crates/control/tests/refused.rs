@@ -149,6 +149,12 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
     ),
     (
         "GET",
+        "/customer/databases/{database}/migrations",
+        For::Readers,
+        "",
+    ),
+    (
+        "GET",
         "/customer/databases/{database}/explain/{statement}",
         For::Readers,
         "",

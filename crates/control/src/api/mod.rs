@@ -182,6 +182,7 @@ fn closed() -> OpenApiRouter<Arc<App>> {
         ))
         .routes(routes!(insight::http::observability))
         .routes(routes!(insight::inspect::inspect))
+        .routes(routes!(insight::inspect::migrations))
         .routes(routes!(insight::metrics::metrics))
         .routes(routes!(statement_log::http::list))
         .routes(routes!(statement_log::http::stats))

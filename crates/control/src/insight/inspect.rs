@@ -82,6 +82,20 @@ const LOCKS: &str = "SELECT l.pid AS process, a.usename AS login, l.locktype AS 
         AND l.locktype <> 'virtualxid'
     ORDER BY l.granted, l.waitstart, l.pid, l.locktype, l.mode LIMIT 1000";
 
+/// Puts what is recorded of migrations into a setting of the transaction: a statement that names a table which is not
+/// there is an error, and most databases have no such table.
+const RECORDED: &str = "DO $$ BEGIN
+    IF to_regclass('tenantry_migrations.applied') IS NOT NULL THEN
+        EXECUTE $a$SELECT set_config('tenantry.migrations', (SELECT json_agg(a ORDER BY name)::text FROM (
+            SELECT name, checksum, began_at, applied_at FROM tenantry_migrations.applied
+            ORDER BY name DESC LIMIT 1000) a), true)$a$;
+    END IF;
+END $$";
+const MIGRATIONS: &str =
+    "SELECT a.name, a.checksum, a.began_at, a.applied_at FROM json_to_recordset(
+        coalesce(nullif(current_setting('tenantry.migrations', true), ''), '[]')::json)
+    AS a (name text, checksum text, began_at timestamptz, applied_at timestamptz)";
+
 /// What is in a database: `schemas`, `tables` (with their sizes, and rows as PostgreSQL estimates them),
 /// `indexes`, `locks`; and `connections`: clients at the proxy of this process, those that wait first. At most
 /// 1,000 rows. Asked of PostgreSQL as the role that may only read, like a statement of a user's.
@@ -119,6 +133,25 @@ pub(crate) async fn inspect(
     };
     // Names are those of `pg_catalog`, whatever the database has under the same ones.
     let statements = ["SET LOCAL search_path = pg_catalog", statement];
+    sql::http::look(&app, &tenant, &statements).await
+}
+
+/// What `tenantry migration up` recorded in a database: `name`, `checksum` (SHA-256 of the file), `began_at` and `applied_at`
+/// (null: it began outside of a transaction, and did not end or is under way), in the order of their names; no rows
+/// where nothing was recorded. The last 1,000. Asked of PostgreSQL as the role that may only read.
+#[utoipa::path(get, path = "/customer/databases/{database}/migrations", tag = "insight",
+    security(("bearer" = [])), operation_id = "list_migrations",
+    params(("database" = String, Path, description = "id or name")),
+    responses((status = 200, body = SqlResult), (status = 401, body = ErrorBody),
+        (status = 403, body = ErrorBody), (status = 404, body = ErrorBody), (status = 409, body = ErrorBody),
+        (status = 429, body = ErrorBody), (status = 502, body = ErrorBody), (status = 504, body = ErrorBody)))]
+pub(crate) async fn migrations(
+    State(app): State<Arc<App>>,
+    principal: Principal,
+    key: DatabaseKey,
+) -> ApiResult<Response> {
+    let tenant = read(&app, &principal, &key).await?;
+    let statements = ["SET LOCAL search_path = pg_catalog", RECORDED, MIGRATIONS];
     sql::http::look(&app, &tenant, &statements).await
 }
 
