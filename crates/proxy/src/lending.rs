@@ -171,6 +171,8 @@ pub(crate) struct Cycle {
     pub(crate) meets_temporary: bool,
     /// Defines something.
     pub(crate) defining: Option<Defining>,
+    /// Has changed definitions such that statements may return something else.
+    pub(crate) redefines: bool,
 }
 
 /// What a statement does, where something has to be said because of it.

@@ -43,6 +43,7 @@ mod route;
 mod server;
 mod session;
 mod settings;
+mod shape;
 mod state;
 mod statements;
 mod stats;

@@ -450,7 +450,8 @@ impl Tenant {
     ) -> Result<Box<Server>, Refusal> {
         loop {
             self.pause.over(want.returns).await?;
-            let server = self.any_server_for(worker, want).await?;
+            let mut server = self.any_server_for(worker, want).await?;
+            server.statements.catch_up(&self.statements);
             if self.pause.lets_in(want.returns) {
                 return Ok(server);
             }
@@ -520,6 +521,7 @@ impl Tenant {
             worker.idle.remove(number);
             // A server that restarted has hung up on us meanwhile.
             if server.idle_since.elapsed() < QUIET_FOR || server.stream.is_quiet() {
+                server.statements.catch_up(&self.statements);
                 return Some(server);
             }
         }

@@ -12,14 +12,17 @@ use statement::{Effects, Exact};
 use wire::{message::parse::Report, queue::Notes};
 
 use crate::{
+    shape::Shape,
     state::State,
-    statements::{Has, Statement, Statements, Told, Unnamed as Theirs},
+    statements::{Has, Statement, Statements, Told, Unnamed as Theirs, Which},
 };
 
 /// PostgreSQL takes no more of a name (NAMEDATALEN).
 const NAME_MAX: usize = 63;
 /// Notes that are searched. With more of them, the client waits until the server has caught up.
 const PENDING_MAX: usize = 256;
+/// Columns of statements that a session has no more, and that are remembered nevertheless for a while.
+const SHAPES_BEHIND: usize = 16;
 /// Room for the unnamed statement's text that a session at rest keeps.
 const TEXT_KEPT: usize = 1024;
 
@@ -49,6 +52,10 @@ pub(crate) struct Prepared {
     /// Of them, those with constants that were used where PostgreSQL had a reason to analyse them anew, under settings
     /// that read constants as they were, and not used elsewhere since.
     elsewhere: Option<Box<Names>>,
+    /// What the client was told of their columns, in a room that sessions need which ask.
+    told_of: Option<Box<ToldOf>>,
+    /// The number of the statement that was bound last, where its columns are heeded; 0: there is none.
+    bound: u64,
     /// How often a name was given.
     pub(crate) gains: u64,
     pub(crate) unnamed: Unnamed,
@@ -94,6 +101,36 @@ impl Names {
             *names = None;
         }
         was_there
+    }
+}
+
+/// Columns that a client was told of.
+#[derive(Debug, Default)]
+struct ToldOf {
+    /// By number of the statement.
+    named: HashMap<u64, Shape>,
+    /// With its serial number.
+    unnamed: Option<(u64, Shape)>,
+}
+
+impl ToldOf {
+    fn shape(&self, which: Which) -> Option<Shape> {
+        match which {
+            Which::Named(number) => self.named.get(&number).copied(),
+            Which::Unnamed(serial) => {
+                let (of, shape) = self.unnamed?;
+                (of == serial).then_some(shape)
+            }
+        }
+    }
+
+    fn forget(&mut self, which: Which) {
+        match which {
+            Which::Named(number) => {
+                self.named.remove(&number);
+            }
+            Which::Unnamed(_) => self.unnamed = None,
+        }
     }
 }
 
@@ -150,6 +187,10 @@ enum Note {
     Freed(Box<[u8]>),
     /// The server connection was told a statement by the client's own name.
     Told { name: Box<[u8]>, was: Rc<Statement> },
+    /// The columns of a statement are asked for: by the client, or by us.
+    Described { which: Which, by_client: bool },
+    /// The client is told that a statement returns something else than it was told.
+    Changed(Which),
 }
 
 /// Whether a Parse of the client's goes to the server.
@@ -262,6 +303,9 @@ impl Prepared {
             .extract_if(|name, own| own.has_own_name || (!own.is_private && is_told(name, own)));
         let (own, others): (Vec<_>, Vec<_>) = all.partition(|(_, own)| own.has_own_name);
         self.private -= own.len();
+        for (_, statement) in &others {
+            self.forget_shape(Which::Named(statement.number));
+        }
         (own, others)
     }
 
@@ -324,6 +368,7 @@ impl Prepared {
                     Note::Made(made) => Some(*made) == number,
                     Note::Unnamed { .. } | Note::Remade(_) => name.is_empty(),
                     Note::Freed(own) | Note::Occupied(own) => **own == *name,
+                    Note::Described { .. } | Note::Changed(_) => false,
                 })
     }
 
@@ -358,15 +403,83 @@ impl Prepared {
         self.has_changing |= statement
             .effects
             .intersects(Effects::DEALLOCATE.with(Effects::PREPARE));
+        // As it is read now, whatever another name of it was told.
+        self.forget_shape(Which::Named(statement.number));
         if let Some(was) = self.names.insert(name, statement) {
             self.private -= usize::from(was.is_private);
+            self.forget_shape(Which::Named(was.number));
         }
     }
 
     fn take(&mut self, name: &[u8]) -> Option<Rc<Statement>> {
         let was = self.names.remove(name)?;
         self.private -= usize::from(was.is_private);
+        self.forget_shape(Which::Named(was.number));
         Some(was)
+    }
+
+    /// The columns that the client was told a statement returns, if it was.
+    #[inline]
+    pub(crate) fn shape(&self, which: Which) -> Option<Shape> {
+        self.told_of.as_ref()?.shape(which)
+    }
+
+    /// The client is told of them.
+    #[cold]
+    fn is_told(&mut self, which: Which, shape: Shape) {
+        let told_of = self.told_of.get_or_insert_default();
+        match which {
+            Which::Named(number) => {
+                told_of.named.insert(number, shape);
+                // Of those that were closed before the answer came, some stay behind.
+                if told_of.named.len() > 2 * self.names.len() + SHAPES_BEHIND {
+                    let all: HashSet<_> = self.names.values().map(|own| own.number).collect();
+                    told_of.named.retain(|number, _| all.contains(number));
+                }
+            }
+            Which::Unnamed(serial) => told_of.unnamed = Some((serial, shape)),
+        }
+    }
+
+    /// From now on it was not told of them.
+    #[inline]
+    fn forget_shape(&mut self, which: Which) {
+        if let Some(told_of) = &mut self.told_of {
+            told_of.forget(which);
+        }
+    }
+
+    /// The columns of a statement are asked for: by the client, or by us.
+    pub(crate) fn described(&mut self, which: Which, by_client: bool) {
+        let note = Note::Described { which, by_client };
+        self.notes.push_back(note);
+    }
+
+    /// A portal is bound: the unnamed one to a named statement whose columns are heeded, or another.
+    #[inline]
+    pub(crate) fn binds(&mut self, heeded: Option<u64>) {
+        self.bound = heeded.unwrap_or(0);
+    }
+
+    /// The client describes the portal that was bound last: whether the columns of its statement are news to it, which
+    /// is noted then.
+    pub(crate) fn is_to_be_told(&mut self) -> bool {
+        let which = Which::Named(self.bound);
+        let is_news = self.bound != 0 && self.shape(which).is_none();
+        if is_news {
+            self.described(which, true);
+        }
+        is_news
+    }
+
+    /// Whether the server comes to a Describe whose columns the client is not told of, but that they are others.
+    pub(crate) fn is_at_changed(&self) -> bool {
+        matches!(self.notes.front(), Some(Note::Changed(_)))
+    }
+
+    /// The client is told that they are others, once.
+    pub(crate) fn changed(&mut self, which: Which) {
+        self.notes.push_back(Note::Changed(which));
     }
 
     /// The plans of all statements were discarded.
@@ -492,8 +605,9 @@ impl Prepared {
             && own.parsing.reads_texts_as(wanted)
             && let Some(anew) = all.under(own, wanted)
         {
-            *own = anew;
+            let was = std::mem::replace(own, anew);
             self.gains += 1;
+            self.forget_shape(Which::Named(was.number));
         }
     }
 
@@ -556,8 +670,8 @@ impl Prepared {
         self.notes.push_back(Note::Remade(There::set(has, theirs)));
     }
 
-    /// Takes note of what became of requests.
-    pub(crate) fn became(&mut self, notes: Notes, has: &mut Has) {
+    /// Takes note of what became of requests. `shape`: the columns that the server told of just now.
+    pub(crate) fn became(&mut self, notes: Notes, shape: Option<Shape>, has: &mut Has) {
         let all = notes.done + notes.failed + notes.dropped;
         self.before_sync = self.before_sync.saturating_sub(all as usize);
         for _ in 0..notes.done {
@@ -576,6 +690,15 @@ impl Prepared {
                 }) => statement.was_quiet(told),
                 Some(Note::Occupied(name)) => has.discard(&name),
                 Some(Note::Unnamed { source, .. }) => self.spare = source.body,
+                Some(Note::Changed(which)) => self.forget_shape(which),
+                Some(Note::Described { which, by_client }) => {
+                    if let Some(shape) = shape {
+                        has.describe(which, shape);
+                        if by_client {
+                            self.is_told(which, shape);
+                        }
+                    }
+                }
                 _ => {}
             }
         }
@@ -624,6 +747,8 @@ impl Prepared {
                 Note::Remade(there) => there.take_back(has),
                 Note::Freed(name) => has.discard(&name),
                 Note::Told { name, was } => self.insert(name, was),
+                Note::Changed(which) if failed => self.forget_shape(which),
+                Note::Described { .. } | Note::Changed(_) => {}
             }
         }
     }
@@ -698,6 +823,7 @@ impl Prepared {
             }
             None => {
                 self.names.clear();
+                self.told_of = None;
                 self.discarded = None;
                 self.before_temporary = None;
                 self.elsewhere = None;

@@ -19,7 +19,7 @@ use std::{
 use statement::{Effects, Exact};
 use wire::message::{Kind, build};
 
-use crate::state::State;
+use crate::{shape::Shape, state::State};
 
 /// Text of one tenant's statements that is kept, bytes, with what keeping each takes. Two thousand statements of
 /// 4 kB; above it, what is prepared stays on the server connection where it is.
@@ -168,6 +168,8 @@ pub(crate) struct Statements {
     texts: Rc<Cell<usize>>,
     /// Begins the name of every statement; a client cannot guess it.
     prefix: String,
+    /// How often definitions changed such that statements may return something else.
+    redefined: Cell<u64>,
 }
 
 impl Statements {
@@ -178,7 +180,15 @@ impl Statements {
             next: Cell::new(1),
             texts: Rc::default(),
             prefix: format!("_t{:08x}_", rand::random::<u32>()),
+            redefined: Cell::default(),
         }
+    }
+
+    /// Definitions changed. What was prepared before fails with the next use if it returns something else by now, also for
+    /// whoever prepares it only now: it is prepared anew everywhere ([`Has::catch_up`]).
+    #[cold]
+    pub(crate) fn redefine(&self) {
+        self.redefined.set(self.redefined.get() + 1);
     }
 
     /// The statement of this identity, or a new one. A private one is always new.
@@ -286,6 +296,19 @@ impl Statements {
         format!("{}{number}", self.prefix).into_bytes()
     }
 
+    /// What no server connection has. A message with this name fails, which says that a statement returns something
+    /// else than its client was told.
+    pub(crate) fn changed_name(&self) -> Vec<u8> {
+        self.name(0)
+    }
+
+    /// Whether an error (26000) is the one that says so.
+    #[cold]
+    pub(crate) fn is_changed(&self, message: &[u8]) -> bool {
+        self.find_name(message)
+            .is_some_and(|place| message[place] == *self.changed_name())
+    }
+
     /// Whether a name of a client's looks like one of ours.
     pub(crate) fn is_name(&self, name: &[u8]) -> bool {
         name.starts_with(self.prefix.as_bytes())
@@ -322,8 +345,10 @@ impl Statements {
 /// Which statements one server connection has.
 #[derive(Debug, Default)]
 pub(crate) struct Has {
-    /// By number, with the time of the last use.
-    used: HashMap<u64, u64>,
+    /// By number.
+    used: HashMap<u64, Use>,
+    /// When definitions were looked at last: see [`Statements::redefine`].
+    as_of: u64,
     clock: u64,
     /// How often one was lost.
     pub(crate) losses: u64,
@@ -339,6 +364,26 @@ pub(crate) struct Has {
     doubted: Vec<u64>,
     /// Whose unnamed statement it has: a number that is given to each Parse.
     pub(crate) unnamed: Unnamed,
+    /// What it returns there, with its serial number, if anybody asked.
+    unnamed_shape: Option<(u64, Shape)>,
+}
+
+/// What of a session's or a server connection's statements.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Which {
+    /// The one of this number.
+    Named(u64),
+    /// The unnamed one of this serial number.
+    Unnamed(u64),
+}
+
+/// A statement of a server connection.
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    /// The time of the last one.
+    last: u64,
+    /// What it returns there, if anybody asked.
+    shape: Option<Shape>,
 }
 
 /// The unnamed statement of a server connection.
@@ -358,8 +403,8 @@ impl Has {
     pub(crate) fn uses(&mut self, number: u64) -> bool {
         self.clock += 1;
         match self.used.get_mut(&number) {
-            Some(last) => {
-                *last = self.clock;
+            Some(own) => {
+                own.last = self.clock;
                 true
             }
             None => false,
@@ -371,17 +416,78 @@ impl Has {
         self.used.contains_key(&number)
     }
 
+    /// What it returns there. `None`: nobody asked.
+    pub(crate) fn shape(&self, which: Which) -> Option<Shape> {
+        match which {
+            Which::Named(number) => self.used.get(&number)?.shape,
+            Which::Unnamed(serial) => {
+                let (of, shape) = self.unnamed_shape?;
+                (of == serial).then_some(shape)
+            }
+        }
+    }
+
+    /// Notes what it returns there.
+    pub(crate) fn describe(&mut self, which: Which, shape: Shape) {
+        match which {
+            Which::Named(number) => {
+                if let Some(own) = self.used.get_mut(&number) {
+                    own.shape = Some(shape);
+                }
+            }
+            Which::Unnamed(serial) => self.unnamed_shape = Some((serial, shape)),
+        }
+    }
+
+    /// Notes that it is made anew: what it returns there, nobody has asked.
+    pub(crate) fn is_made_anew(&mut self, number: u64) {
+        if let Some(own) = self.used.get_mut(&number) {
+            own.shape = None;
+        }
+    }
+
+    /// Whether it is there.
+    pub(crate) fn has(&self, which: Which) -> bool {
+        match which {
+            Which::Named(number) => self.contains(number),
+            Which::Unnamed(serial) => self.unnamed == Unnamed::Of(serial),
+        }
+    }
+
+    /// Before it is lent: what was prepared before definitions changed is closed with the next flight.
+    #[inline]
+    pub(crate) fn catch_up(&mut self, statements: &Statements) {
+        if self.as_of != statements.redefined.get() {
+            self.close_all(statements);
+        }
+    }
+
+    #[cold]
+    fn close_all(&mut self, statements: &Statements) {
+        self.as_of = statements.redefined.get();
+        self.losses += 1;
+        let all = self.used.drain();
+        self.stale
+            .extend(all.map(|(number, _)| statements.name(number).into()));
+        self.refused.clear();
+        self.changed.clear();
+    }
+
     /// Notes that it will have it. Another one may have to go.
     pub(crate) fn add(&mut self, number: u64, statements: &Statements) {
         if self.used.len() >= PER_SERVER_MAX
-            && let Some((&oldest, _)) = self.used.iter().min_by_key(|(_, last)| **last)
+            && let Some((&oldest, _)) = self.used.iter().min_by_key(|(_, own)| own.last)
         {
             self.used.remove(&oldest);
             self.losses += 1;
             self.stale.push(statements.name(oldest).into());
         }
         self.clock += 1;
-        self.used.insert(number, self.clock);
+        let own = Use {
+            last: self.clock,
+            shape: None,
+        };
+        self.used.insert(number, own);
     }
 
     /// Notes that it was to have it and the server said no. Whoever uses it hears why.
@@ -441,6 +547,7 @@ impl Has {
     pub(crate) fn is_reset(&mut self) {
         *self = Self {
             losses: self.losses + 1,
+            as_of: self.as_of,
             ..Self::default()
         };
     }

@@ -123,6 +123,12 @@ impl Queue {
         self.front() & CODE >= NOW_PARSE
     }
 
+    /// Whether the request being answered is [`Tags::NOTED`].
+    #[inline]
+    pub fn is_at_noted(&self) -> bool {
+        self.front() & NOTED != 0
+    }
+
     /// Whether [`Self::take_notes`] has something to say.
     #[inline]
     pub fn has_notes(&self) -> bool {

@@ -14,12 +14,19 @@ use wire::{
     queue::Now,
 };
 
-use super::{LOOKED_INTO_MAX, full, note::Clock, out_of_step};
+use super::{
+    LOOKED_INTO_MAX,
+    described::{self, CHANGED, redefines},
+    full,
+    note::Clock,
+    out_of_step,
+};
 use crate::{
     error::Refusal,
     lending::{Anew, Numbers},
     limits::{self, End, Exceeded},
     session::{Ended, Session},
+    shape::Shape,
     stats::add,
     worker::Worker,
 };
@@ -116,7 +123,8 @@ impl Session {
         while let Some(head) = frame::head(&bytes[at..]).map_err(|_| out_of_step(worker))? {
             let start = at + HEADER;
             let is_looked_into = matches!(head.kind, b'Z' | b'S' | b'E' | b'C' | b'I')
-                || (head.kind == b'N' && self.inserted.is_some());
+                || (head.kind == b'N' && self.inserted.is_some())
+                || (head.kind == b'T' && server.queue.is_at_noted());
             let body = if is_looked_into {
                 let whole = bytes.get(start..start + head.body);
                 if whole.is_none() && head.body <= LOOKED_INTO_MAX {
@@ -129,6 +137,8 @@ impl Session {
             while let Some(now) = server.queue.take_now() {
                 write_now(now, incoming.before(at));
             }
+            let tells_columns = matches!(head.kind, b'T' | b'n') && server.queue.is_at_noted();
+            let is_changed = tells_columns && lending.prepared.is_at_changed();
             let answer = server.queue.received(head.kind).map_err(|mismatch| {
                 tracing::error!(
                     tenant = %self.tenant.id, %mismatch,
@@ -138,9 +148,12 @@ impl Session {
             })?;
             if server.queue.has_notes() {
                 let notes = server.queue.take_notes();
-                lending.prepared.became(notes, &mut server.statements);
+                let shape = tells_columns.then(|| Shape::of(head.kind, body));
+                lending
+                    .prepared
+                    .became(notes, shape, &mut server.statements);
             }
-            let mut is_for_client = answer.is_for_client();
+            let mut is_for_client = answer.is_for_client() && !is_changed;
             let mut renamed = None;
             if let Some(inserted) = &mut self.inserted
                 && answer.is_to_query()
@@ -189,6 +202,11 @@ impl Session {
                             lending.told = server.parameters.clone();
                         }
                     } else if !answer.is_to_ours() {
+                        if server.status == TransactionStatus::Idle
+                            && std::mem::take(&mut lending.cycle.redefines)
+                        {
+                            self.tenant.statements.redefine();
+                        }
                         match lending.anew {
                             // Where the transaction failed, it is as it was before, and nothing is left to be said.
                             Anew::Later(_) if server.status == TransactionStatus::Failed => {
@@ -274,8 +292,16 @@ impl Session {
                             let detail = report.field(b'D').unwrap_or_default();
                             instead = Some((why, String::from_utf8_lossy(detail)));
                         }
+                        let is_changed = code == Some("26000")
+                            && message.is_some_and(|text| self.tenant.statements.is_changed(text));
+                        if is_changed {
+                            code = Some(CHANGED);
+                            renamed = Some(described::changed());
+                        }
                         self.watch.error(&self.tenant.insight, code);
-                        if let Some(report) = report {
+                        if let Some(report) = report
+                            && !is_changed
+                        {
                             let message = report.field(b'M').unwrap_or_default();
                             let all = &self.tenant.statements;
                             let is_named = all.are_named(message);
@@ -323,6 +349,7 @@ impl Session {
                         self.completed += 1;
                     }
                     self.watch.complete(body);
+                    lending.cycle.redefines |= body.is_some_and(redefines);
                     seen.statement = true;
                     let tag = (head.kind != b's').then_some(body.unwrap_or_default());
                     match self.meter.ends(tag) {
@@ -371,7 +398,7 @@ impl Session {
                 write_now(now, incoming.before(at));
             }
             let notes = server.queue.take_notes();
-            lending.prepared.became(notes, &mut server.statements);
+            lending.prepared.became(notes, None, &mut server.statements);
         }
         server.kept.extend_from_slice(&bytes[at..]);
         let mut clock = Clock::default();

@@ -10,6 +10,7 @@
 
 mod anew;
 mod around;
+mod described;
 mod down;
 mod full;
 mod insert;

@@ -496,6 +496,7 @@ impl Session {
             // Once more, for what the server says beside it.
             build::close(Kind::Statement, &statement.name, out);
             server.queue.sent_as(Request::Close, Tags::OURS);
+            server.statements.is_made_anew(statement.number);
         } else {
             close_first(&statement.name, server, out);
         }

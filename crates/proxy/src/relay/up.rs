@@ -25,6 +25,7 @@ use super::{
         free_names, hand_over_names, name_for_sql, ready_all, ready_before, ready_before_role,
         ready_named, ready_unnamed, rename, say_apart, say_behind_sync, say_in_passing,
     },
+    described::{Columns, columns, heeded_unnamed, is_heeded, refuse_bind, refuse_columns},
     note::Flight,
     shown::ready_shown,
     text::{HEEDED, is_name_pending},
@@ -35,6 +36,7 @@ use crate::{
     lending::{Anew, Barrier, Runs},
     prepared::{self, Unnamed},
     session::{Ended, Session},
+    statements::Which,
     stats::add,
     worker::Worker,
 };
@@ -83,6 +85,8 @@ pub(super) enum Pass {
     Refused,
     /// It waits until everything before it is answered.
     Waits,
+    /// The same, behind what we asked as part of the client's pipeline.
+    Asked,
     /// Not all of it is there.
     Incomplete,
 }
@@ -160,8 +164,8 @@ impl Session {
                             self.is_rest_refused = !self.from_client.is_between();
                             continue;
                         }
-                        Pass::Waits => {
-                            self.lending.is_open = was_open;
+                        pass @ (Pass::Waits | Pass::Asked) => {
+                            self.lending.is_open = was_open || matches!(pass, Pass::Asked);
                             // What is under way may be held back by the server until then.
                             build::flush(outgoing.before(at));
                             self.lending.barrier = Some(Box::new(Barrier::Before));
@@ -253,7 +257,9 @@ impl Session {
             super::down::write_now(now, &mut out);
         }
         let notes = server.queue.take_notes();
-        self.lending.prepared.became(notes, &mut server.statements);
+        self.lending
+            .prepared
+            .became(notes, None, &mut server.statements);
         self.client.send(cx, &out).map_err(|_| Ended::Lost)
     }
 
@@ -346,6 +352,7 @@ impl Session {
             server.queue.sent(Request::Bind);
             return Pass::On;
         }
+        lending.prepared.binds(None);
         let Some((portal, name)) = names else {
             if there.len() < head.body && there.len() < NAMES_MAX {
                 return Pass::Incomplete;
@@ -425,6 +432,25 @@ impl Session {
             if matches!(readiness, Readiness::Waits) {
                 return Pass::Waits;
             }
+            if let Some(which) = heeded_unnamed(&lending.prepared) {
+                match columns(server, lending, (b"", which), at, outgoing) {
+                    Columns::AsTold => {}
+                    Columns::Asked => return Pass::Asked,
+                    Columns::Changed => {
+                        refuse_bind(
+                            which,
+                            (name, of),
+                            head,
+                            at,
+                            outgoing,
+                            server,
+                            lending,
+                            &self.tenant,
+                        );
+                        return Pass::On;
+                    }
+                }
+            }
             let source = &lending.prepared.source;
             let (effects, exact) = (source.effects, source.exact.clone());
             let (effects, exact) = match lending.prepared.unnamed {
@@ -466,6 +492,27 @@ impl Session {
         let named = (key, &*statement);
         if let Readiness::Waits = ready_named(server, lending, named, at, outgoing, &self.tenant) {
             return Pass::Waits;
+        }
+        let which = Which::Named(statement.number);
+        match columns(server, lending, (&statement.name, which), at, outgoing) {
+            Columns::AsTold => {}
+            Columns::Asked => return Pass::Asked,
+            Columns::Changed => {
+                refuse_bind(
+                    which,
+                    (name, of),
+                    head,
+                    at,
+                    outgoing,
+                    server,
+                    lending,
+                    &self.tenant,
+                );
+                return Pass::On;
+            }
+        }
+        if portal.is_empty() && is_heeded(&statement) {
+            lending.prepared.binds(Some(statement.number));
         }
         let mut effects = statement.effects;
         if effects.intersects(HEEDED) {
@@ -516,6 +563,11 @@ impl Session {
                             lending.prepares(name, None);
                         }
                     }
+                    // Where the columns of a result are told of with its first use only.
+                    Ok((Kind::Portal, b"")) if lending.prepared.is_to_be_told() => {
+                        server.queue.sent_as(request, Tags::NOTED);
+                        return Pass::On;
+                    }
                     _ => {}
                 }
                 server.queue.sent(request);
@@ -560,24 +612,47 @@ impl Session {
             server.queue.answer(Now::CloseComplete, Tags::NOTED);
             return Pass::Answered;
         }
+        let (of, mut heeded) = (at + HEADER + 1, None);
         if name.is_empty() {
             let readiness = ready_unnamed(server, lending, at, outgoing, &self.tenant);
             if matches!(readiness, Readiness::Waits) {
                 return Pass::Waits;
             }
+            heeded = heeded_unnamed(&lending.prepared).map(|which| (Box::default(), which));
         } else if let Some(statement) = lending.prepared.get(key).cloned() {
-            let of = at + HEADER + 1;
             let named = (key, &*statement);
-            match ready_named(server, lending, named, at, outgoing, &self.tenant) {
-                Readiness::Ready => rename(&statement.name, of, name, head, at, outgoing),
-                Readiness::Waits => return Pass::Waits,
+            if let Readiness::Waits =
+                ready_named(server, lending, named, at, outgoing, &self.tenant)
+            {
+                return Pass::Waits;
+            }
+            if is_heeded(&statement) {
+                heeded = Some((statement.name.clone(), Which::Named(statement.number)));
+            } else {
+                rename(&statement.name, of, name, head, at, outgoing);
             }
         } else if !self.tenant.statements.is_name(name) {
             free_names(server, lending, at, outgoing);
         } else {
-            rename(NOBODYS, at + HEADER + 1, name, head, at, outgoing);
+            rename(NOBODYS, of, name, head, at, outgoing);
         }
-        server.queue.sent(request);
+        let Some((own, which)) = heeded else {
+            server.queue.sent(request);
+            return Pass::On;
+        };
+        let columns = columns(server, lending, (&own, which), at, outgoing);
+        if let Columns::Asked = columns {
+            return Pass::Asked;
+        }
+        if !name.is_empty() {
+            rename(&own, of, name, head, at, outgoing);
+        }
+        if let Columns::Changed = columns {
+            self.behind = Some(refuse_columns(which, server, lending, &self.tenant));
+        } else {
+            lending.prepared.described(which, true);
+            server.queue.sent_as(request, Tags::NOTED);
+        }
         Pass::On
     }
 

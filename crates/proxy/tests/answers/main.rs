@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test")]
 
 mod analysed;
+mod columns;
 mod elsewhere;
 mod executed;
 #[path = "../kit/mod.rs"]

@@ -1,0 +1,166 @@
+//! Statements whose columns are no longer those that their client was told of.
+//!
+//! Owns: asking a server connection what a statement returns there before it is used, and the error in its place where
+//! that is something else. Does not own: what was told (`prepared`), or what is there (`statements`).
+//!
+//! A client that was told the columns of a statement does not ask again, and would read rows of other ones wrongly. So it
+//! is told as PostgreSQL tells it, and once: from then on it gets what there is.
+
+use statement::Effects;
+use wire::{
+    frame::Head,
+    message::{Kind, TransactionStatus, build},
+    queue::{Request, Tags},
+};
+
+use super::{around::rename, up::Outgoing};
+use crate::{
+    lending::Lending,
+    pool::Tenant,
+    prepared::{Prepared, Unnamed},
+    server::Server,
+    statements::{Statement, Which},
+};
+
+/// Whether the columns of a statement are heeded: those of queries, which PostgreSQL reads anew. It must not be asked about
+/// `FETCH` from a cursor that is gone: it does not survive that (15.18 and 18.6).
+#[inline]
+pub(super) fn is_heeded(statement: &Statement) -> bool {
+    !statement.is_private
+        && statement.exact.is_none()
+        && !statement.effects.intersects(Effects::RUNS)
+        && is_query(&statement.query)
+}
+
+/// The unnamed statement of a session, if its columns are heeded.
+#[inline]
+pub(super) fn heeded_unnamed(prepared: &Prepared) -> Option<Which> {
+    let source = &prepared.source;
+    match prepared.unnamed {
+        Unnamed::Kept(serial)
+            if source.exact.is_none()
+                && !source.effects.intersects(Effects::RUNS)
+                && is_query(&source.body) =>
+        {
+            Some(Which::Unnamed(serial))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a text begins as one, and not with a comment or a bracket.
+fn is_query(text: &[u8]) -> bool {
+    const LEADS: [&[u8]; 8] = [
+        b"select", b"with", b"insert", b"update", b"delete", b"values", b"merge", b"table",
+    ];
+    let text = text.trim_ascii_start();
+    LEADS.iter().any(|lead| {
+        text.get(..lead.len())
+            .is_some_and(|own| own.eq_ignore_ascii_case(lead))
+    })
+}
+
+/// What is to be done with a message that names a statement which is there.
+pub(super) enum Columns {
+    AsTold,
+    /// To be asked again when everything before it is answered.
+    Asked,
+    Changed,
+}
+
+/// Compares what the client was told of it with what the server connection has, by this name.
+#[inline]
+pub(super) fn columns(
+    server: &mut Server,
+    lending: &mut Lending,
+    (name, which): (&[u8], Which),
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+) -> Columns {
+    let Some(told) = lending.prepared.shape(which) else {
+        return Columns::AsTold;
+    };
+    // In a transaction that failed, nothing is run; what is not there, the server is about to say why.
+    if server.status == TransactionStatus::Failed || !server.statements.has(which) {
+        return Columns::AsTold;
+    }
+    match server.statements.shape(which) {
+        Some(now) if now.differs(told) => Columns::Changed,
+        Some(_) => Columns::AsTold,
+        None => {
+            build::describe(Kind::Statement, name, outgoing.before(at));
+            let tags = Tags::OURS.with(Tags::NOTED);
+            server.queue.sent_as(Request::DescribeStatement, tags);
+            lending.prepared.described(which, false);
+            Columns::Asked
+        }
+    }
+}
+
+/// Has the server refuse the client's Bind of it.
+#[cold]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of a message, and of a session"
+)]
+pub(super) fn refuse_bind(
+    which: Which,
+    (name, of): (&[u8], usize),
+    head: Head,
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    server: &mut Server,
+    lending: &mut Lending,
+    tenant: &Tenant,
+) {
+    let other = tenant.statements.changed_name();
+    rename(&other, of, name, head, at, outgoing);
+    lending.prepared.changed(which);
+    server.queue.sent_as(Request::Bind, Tags::NOTED);
+}
+
+/// The same with a Describe of it, which has the right name already: its parameters are told of before. Returns what
+/// goes behind it.
+#[cold]
+pub(super) fn refuse_columns(
+    which: Which,
+    server: &mut Server,
+    lending: &mut Lending,
+    tenant: &Tenant,
+) -> Vec<u8> {
+    lending.prepared.changed(which);
+    server
+        .queue
+        .sent_as(Request::DescribeStatement, Tags::NOTED);
+    let mut fails = Vec::new();
+    build::bind_nothing(b"", &tenant.statements.changed_name(), &mut fails);
+    server.queue.sent_as(Request::Bind, Tags::OURS);
+    fails
+}
+
+/// `feature_not_supported`.
+pub(super) const CHANGED: &str = "0A000";
+
+/// What PostgreSQL says of such a statement.
+#[cold]
+pub(super) fn changed() -> Vec<u8> {
+    let report = build::Report {
+        severity: build::Severity::Error,
+        code: CHANGED,
+        message: "cached plan must not change result type",
+        detail: "",
+        hint: "",
+    };
+    let mut out = Vec::new();
+    build::error_response(&report, &mut out);
+    out
+}
+
+/// Whether a command of this tag may change what statements return.
+#[inline]
+pub(super) fn redefines(tag: &[u8]) -> bool {
+    matches!(tag.first(), Some(b'A' | b'C' | b'D'))
+        && [&b"ALTER "[..], b"DROP ", b"CREATE VIEW", b"CREATE FUNCTION"]
+            .iter()
+            .any(|own| tag.starts_with(own))
+}
