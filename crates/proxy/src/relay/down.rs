@@ -18,6 +18,7 @@ use super::{
     LOOKED_INTO_MAX,
     described::{self, CHANGED, redefines},
     full,
+    insert::Passes,
     note::Clock,
     out_of_step,
 };
@@ -154,11 +155,21 @@ impl Session {
                     .became(notes, shape, &mut server.statements);
             }
             let mut is_for_client = answer.is_for_client() && !is_changed;
-            let mut renamed = None;
+            let (mut renamed, mut ended) = (None, None);
             if let Some(inserted) = &mut self.inserted
                 && answer.is_to_query()
             {
-                is_for_client &= inserted.passes(head.kind);
+                match inserted.passes(head.kind, body) {
+                    Passes::On => {}
+                    Passes::Not | Passes::Later => is_for_client = false,
+                    Passes::With(end) => {
+                        let mut told = Vec::new();
+                        let tag = end.strip_suffix(b"\0").unwrap_or(&end);
+                        build::command_complete(&String::from_utf8_lossy(tag), &mut told);
+                        renamed = Some(told);
+                        ended = Some(end);
+                    }
+                }
                 if matches!(head.kind, b'E' | b'N') {
                     let report = body.and_then(|body| parse::report(body).ok());
                     renamed = report.and_then(|report| inserted.renumbered(head.kind, &report));
@@ -166,6 +177,7 @@ impl Session {
                     self.inserted = None;
                 }
             }
+            let body = ended.as_deref().or(body);
             if is_for_client
                 && let Some(over) = self.meter.follows()
                 && !matches!(head.kind, b'Z' | b'S' | b'N' | b'A')

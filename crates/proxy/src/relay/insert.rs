@@ -28,6 +28,22 @@ pub(crate) struct Inserted {
     places: Vec<Place>,
     /// Statements that are done, ours among them.
     done: usize,
+    /// Which of all statements is the client's last, if the last of all are ours: its transaction is over behind them.
+    last: Option<usize>,
+    /// What the server said of its end.
+    held: Vec<u8>,
+}
+
+/// What becomes of a message that answers the query.
+#[derive(Debug, PartialEq)]
+pub(super) enum Passes {
+    On,
+    /// It is about a statement of ours.
+    Not,
+    /// The client is told when its transaction is over, which may still fail.
+    Later,
+    /// It is over: the client is told this in its place.
+    With(Vec<u8>),
 }
 
 #[derive(Debug)]
@@ -105,6 +121,10 @@ impl Inserted {
             });
             number += own.len();
         }
+        let last = inserted.places.last().map(|place| &place.statements);
+        inserted.last = last
+            .filter(|last| last.end == number)
+            .map(|last| last.start - 1);
         (!inserted.places.is_empty()).then_some(inserted)
     }
 
@@ -133,20 +153,34 @@ impl Inserted {
         all
     }
 
-    /// A message of this kind in answer to the query. Whether the client gets it.
-    pub(super) fn passes(&mut self, kind: u8) -> bool {
-        let is_ours = self
-            .places
-            .iter()
-            .any(|place| place.statements.contains(&self.done));
+    /// A message of this kind in answer to the query; `body`: of a CommandComplete.
+    pub(super) fn passes(&mut self, kind: u8, body: Option<&[u8]>) -> Passes {
+        let done = self.done;
+        let is_ours = self.is_ours(done);
         match kind {
             b'C' => {
                 self.done += 1;
-                !is_ours
+                if self.last == Some(done)
+                    && let Some(body) = body
+                {
+                    self.held = body.to_vec();
+                    Passes::Later
+                } else if !is_ours {
+                    Passes::On
+                } else if self.held.is_empty() || self.is_ours(self.done) {
+                    Passes::Not
+                } else {
+                    Passes::With(std::mem::take(&mut self.held))
+                }
             }
-            b'T' | b'D' => !is_ours,
-            _ => true,
+            b'T' | b'D' if is_ours => Passes::Not,
+            _ => Passes::On,
         }
+    }
+
+    fn is_ours(&self, statement: usize) -> bool {
+        let mut places = self.places.iter();
+        places.any(|place| place.statements.contains(&statement))
     }
 
     /// A report of this kind that names a place in the text, as one about the client's own text.
@@ -227,7 +261,7 @@ mod tests {
                 place("RESET a", ";SET a TO '1'", 1..2),
                 place("RESET b", ";SET b TO '2';SET c TO '3'", 4..6),
             ],
-            done: 0,
+            ..Inserted::default()
         };
         let sent = String::from_utf8(inserted.text(text.as_bytes())).unwrap();
         assert_eq!(
@@ -258,16 +292,38 @@ mod tests {
                 sql: String::new(),
                 statements: 1..3,
             }],
-            done: 0,
+            ..Inserted::default()
         };
         // RESET; SET, SELECT set_config(…) of ours; SELECT.
         let passed: Vec<_> = b"CCTDCTDC"
             .iter()
-            .map(|kind| inserted.passes(*kind))
+            .map(|kind| inserted.passes(*kind, Some(b"")) == Passes::On)
             .collect();
-        let own = [false; 4];
         assert_eq!(passed[0..1], [true]);
-        assert_eq!(passed[1..5], own);
+        assert_eq!(passed[1..5], [false; 4]);
         assert_eq!(passed[5..8], [true; 3]);
+    }
+
+    #[test]
+    fn the_end_of_the_last_statement_is_told_when_ours_have_ended() {
+        let mut inserted = Inserted {
+            places: vec![Place {
+                at: 0,
+                at_chars: 0,
+                sql: String::new(),
+                statements: 2..4,
+            }],
+            last: Some(1),
+            ..Inserted::default()
+        };
+        // SELECT; RESET; SET, SELECT set_config(…) of ours.
+        let passed: Vec<_> = b"TDCCCTDC"
+            .iter()
+            .map(|kind| inserted.passes(*kind, Some(b"tag")))
+            .collect();
+        assert!(passed[..3].iter().all(|passes| *passes == Passes::On));
+        assert_eq!(passed[3], Passes::Later);
+        assert!(passed[4..7].iter().all(|passes| *passes == Passes::Not));
+        assert_eq!(passed[7], Passes::With(b"tag".to_vec()));
     }
 }

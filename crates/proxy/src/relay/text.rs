@@ -30,6 +30,7 @@ use crate::{
     prepared::{self, Sent, Source, Unnamed},
     session::Session,
     statements::{Parsed, Unnamed as Theirs},
+    words::mentions,
 };
 
 /// What of a statement the tenant as a whole has to know.
@@ -57,7 +58,9 @@ impl Session {
         };
         let is_read = head.body <= LOOKED_INTO_MAX;
         if !lending.tracks() {
-            let may_follow = is_read && may_need_follow_up(text, lending);
+            let may_follow = is_read
+                && (may_need_follow_up(text, lending)
+                    || lending.has_resets() && mentions(text, b"execute"));
             let read = || reading.unwrap_or_else(|| statement::read(text, server.context));
             let reading = may_follow.then(read);
             let (mut inserted, mut is_enough) = (None, false);
@@ -72,7 +75,9 @@ impl Session {
                 is_enough = insert::is_enough(text, server.context, lending);
             }
             let follow = reading.filter(|_| !is_enough).and_then(|reading| {
-                lending.follow_up(reading.effects, reading.exact.as_ref(), text, server)
+                let executed = lending.executed(reading.exact.as_ref());
+                let done = executed.as_ref().or(reading.exact.as_ref());
+                lending.follow_up(reading.effects, done, text, server)
             });
             let follow = follow.map(|queries| lending.puts_off(queries, server));
             let follow = follow.filter(|queries| !queries.is_empty());
@@ -294,11 +299,16 @@ impl Session {
                 };
                 if let Ok(parsed) = parse::parse(body) {
                     let mut runs = None;
-                    if may_need_follow_up(parsed.query, lending) {
+                    if may_need_follow_up(parsed.query, lending)
+                        || lending.has_resets() && mentions(parsed.query, b"execute")
+                    {
                         let read = || statement::read(parsed.query, server.context);
                         let reading = reading.unwrap_or_else(read);
                         runs = match reading.exact {
-                            Some(exact) => Some(Runs::Exactly(exact)),
+                            Some(exact) => {
+                                let executed = lending.executed(Some(&exact));
+                                Some(Runs::Exactly(executed.unwrap_or(exact)))
+                            }
                             None => {
                                 let (effects, text) = (reading.effects, parsed.query);
                                 let follow = lending.follow_up(effects, None, text, server);

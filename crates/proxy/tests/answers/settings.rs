@@ -174,13 +174,22 @@ async fn execute_of_a_prepared_reset_leads_back_to_what_the_session_began_with()
             "SET LOCAL DateStyle TO DEFAULT",
         ] {
             for begin in ["", "BEGIN"] {
-                for hands_over in ["", "SELECT 1; DEALLOCATE none"] {
-                    let mut pair = Pair::new(&stack, &tenant, "auto", &startup);
+                for (mode, hands_over) in [
+                    ("auto", ""),
+                    ("auto", "SELECT 1; DEALLOCATE none"),
+                    ("session", ""),
+                ] {
+                    let mut pair = Pair::new(&stack, &tenant, mode, &startup);
                     parse(&mut pair, "resets", sql);
                     pair.query(hands_over);
                     pair.query("SET DateStyle TO 'German'");
                     pair.query(begin);
                     pair.query("EXECUTE resets");
+                    pair.query("SELECT '01/02/2003'::date, current_setting('search_path')");
+                    pair.query("COMMIT");
+                    pair.query("SET DateStyle TO 'German'");
+                    pair.query(begin);
+                    run(&mut pair, "EXECUTE resets");
                     pair.query("SELECT '01/02/2003'::date, current_setting('search_path')");
                     pair.query("COMMIT");
                     pair.same_settings();
@@ -277,4 +286,34 @@ async fn names_of_nothing_lead_back_to_what_the_session_began_with() {
             pair.same_settings();
         }
     });
+}
+
+/// The last of several statements is told to have ended when their transaction has, which may still fail.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_at_the_end_of_what_fails_at_its_commit_is_not_told_to_be_done() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for mode in ["auto", "session"] {
+            let startup = [("work_mem", "2MB"), ("DateStyle", "SQL")];
+            let mut pair = Pair::new(&stack, &tenant, mode, &startup);
+            for reset in [
+                "RESET ALL",
+                "RESET work_mem",
+                "SET SESSION AUTHORIZATION DEFAULT",
+            ] {
+                for divisor in [1, 0] {
+                    let hold =
+                        format!("DECLARE c CURSOR WITH HOLD FOR SELECT 1/{divisor} FROM s1.t");
+                    pair.query("SET work_mem TO '3MB'");
+                    pair.query(&format!("{hold}; {reset}"));
+                    pair.query("SHOW work_mem");
+                    pair.query(&format!("CLOSE ALL; {hold}; {reset}; SELECT 1"));
+                    pair.query(&format!("CLOSE ALL; BEGIN; {hold}; COMMIT; {reset}"));
+                    pair.query("ROLLBACK; CLOSE ALL");
+                }
+            }
+            pair.same_settings();
+        }
+    });
+    end(&stack).await;
 }
