@@ -218,7 +218,8 @@ impl Session {
         let server = match waited {
             Ok(server) => server,
             // It may miss something from now on: its client has to know.
-            Err(Ended::Refused(_)) if returns => {
+            Err(Ended::Refused(refusal)) if returns => {
+                self.is_not_back(&refusal.to_string());
                 return Err(NoServer::Session(Ended::Refused(Refusal::StateLost)));
             }
             Err(Ended::Refused(refusal)) if refusal.ends_only_a_statement() => {
@@ -247,7 +248,12 @@ impl Session {
                         }
                         out
                     }
+                    Ok(Err(ExchangeError::Said(said))) if returns => {
+                        self.is_not_back(&said.code);
+                        return Err(NoServer::Session(Ended::Refused(Refusal::StateLost)));
+                    }
                     Ok(Err(_)) | Err(_) if returns => {
+                        self.is_not_back("a server connection broke, or took too long");
                         return Err(NoServer::Session(Ended::Refused(Refusal::StateLost)));
                     }
                     Ok(Err(ExchangeError::Said(said))) => {
@@ -261,6 +267,12 @@ impl Session {
             handover => self.attach_with(server, handover),
         };
         Ok(self.say(&out).await?)
+    }
+
+    /// A session that listens has no server connection again: what keeps it from one.
+    #[cold]
+    fn is_not_back(&self, why: &str) {
+        tracing::warn!(tenant = %self.tenant.id, why, "a session that listens has to end");
     }
 
     /// A server connection for settings that have to be tried: with none of another session.
