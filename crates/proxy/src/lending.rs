@@ -24,7 +24,7 @@ use crate::{
     server::{Parameters, Server, set_role},
     state::{Form, State, States, TEXT_SEARCH, Until, is_part_of_constants},
     statements::{Statement, Told},
-    words::{mentions, places},
+    words::{has_word, mentions, places},
 };
 
 /// Statements prepared under other settings than the session has now that are prepared again with
@@ -548,7 +548,7 @@ impl Lending {
     pub(crate) fn doubt_handed_over(&mut self, text: &[u8]) {
         if let Some(leading) = &mut self.leading
             && !leading.prepared.0.is_empty()
-            && mentions(text, b"prepare")
+            && has_word(text, b"prepare")
         {
             leading.prepared.0.clear();
         }

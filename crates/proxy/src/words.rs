@@ -14,6 +14,16 @@ pub(crate) fn mentions(text: &[u8], word: &[u8]) -> bool {
     places(text, word).next().is_some()
 }
 
+/// The same, not within a longer one: `prepare` is not in `pg_prepared_statements`.
+pub(crate) fn has_word(text: &[u8], word: &[u8]) -> bool {
+    let is_part = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii();
+    places(text, word).any(|at| {
+        let before = text[..at].last();
+        let behind = text.get(at + word.len());
+        !before.is_some_and(is_part) && !behind.is_some_and(is_part)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,5 +38,9 @@ mod tests {
         assert_eq!(found("", "role"), Vec::<usize>::new());
         assert_eq!(found("role", ""), Vec::<usize>::new());
         assert!(mentions(b"DISCARD Plans", b"plans") && !mentions(b"plan", b"plans"));
+        assert!(has_word(b"PREPARE a", b"prepare") && has_word(b"'x;prepare'", b"prepare"));
+        assert!(
+            !has_word(b"pg_prepared_statements", b"prepare") && !has_word(b"_prepare", b"prepare")
+        );
     }
 }

@@ -75,6 +75,10 @@ impl Session {
         if goes_before {
             return None;
         }
+        if !server.queue.has_none() {
+            // The transaction may have failed by what is not answered yet.
+            return Some(Pass::Waits);
+        }
         let queries = std::mem::take(&mut later.queries);
         lending.anew = Anew::Untold;
         // Where the transaction failed, what was to be led back is as it was before.

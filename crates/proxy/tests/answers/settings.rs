@@ -317,3 +317,53 @@ async fn a_reset_at_the_end_of_what_fails_at_its_commit_is_not_told_to_be_done()
     });
     end(&stack).await;
 }
+
+/// What leads back, and waits for more of a transaction, is not said where that fails meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_led_back_in_a_transaction_that_failed_in_the_same_flight() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for mode in ["auto", "session"] {
+            let mut pair = Pair::new(&stack, &tenant, mode, &[("bytea_output", "escape")]);
+            for fails in [
+                "SELECT set_config('work_mem', '1MB', 1 > 2), set_config(is_local => 'f')",
+                "RESET bytea_output; SELECT 1/0",
+                "RESET bytea_output; RESET nothing_like_it",
+            ] {
+                pair.query("BEGIN");
+                let mut bytes = Vec::new();
+                build::sync(&mut bytes);
+                build::query(fails, &mut bytes);
+                build::execute(b"", 0, &mut bytes);
+                build::sync(&mut bytes);
+                pair.flight(format!("{fails}, and no portal"), &bytes, 3);
+                pair.query("ROLLBACK");
+                pair.same_settings();
+            }
+        }
+    });
+    end(&stack).await;
+}
+
+/// A RESET ALL by name that is there under that name leads back before the client is told of any parameter.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_that_was_shown_leads_back_before_anything_is_told() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        for _ in 0..10 {
+            let startup = [("client_encoding", "LATIN1"), ("work_mem", "2MB")];
+            let mut pair = Pair::new(&stack, &tenant, "auto", &startup);
+            parse(&mut pair, "s3", "RESET ALL");
+            pair.query("SELECT name FROM pg_catalog.pg_prepared_statements ORDER BY 1");
+            let mut bytes = Vec::new();
+            build::bind_nothing(b"p1", b"s3", &mut bytes);
+            build::execute(b"p1", 2, &mut bytes);
+            build::sync(&mut bytes);
+            build::query("BEGIN ISOLATION LEVEL SERIALIZABLE", &mut bytes);
+            let seen = pair.flight("s3, and BEGIN".to_owned(), &bytes, 2);
+            assert!(seen.iter().all(|(kind, _)| *kind != b'S'), "{seen:?}");
+            pair.query("COMMIT");
+        }
+    });
+    end(&stack).await;
+}

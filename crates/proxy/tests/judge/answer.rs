@@ -281,7 +281,8 @@ fn both_refuse_the_values(direct: &str, ours: &str) -> bool {
 }
 
 /// In a transaction that failed, a statement without result is described where it is; where it
-/// would have to be made it cannot be.
+/// would have to be made it cannot be. And where what a statement names is gone, its parameters are not told of before that
+/// is said.
 fn as_far_as_described(direct: &[String], ours: &[String]) -> Vec<String> {
     let refused = "ErrorResponse S=ERROR V=ERROR C=25P02";
     let mut lines = direct.to_vec();
@@ -290,7 +291,12 @@ fn as_far_as_described(direct: &[String], ours: &[String]) -> Vec<String> {
             .get(at)
             .is_some_and(|line| line.starts_with("ParameterDescription ["))
             && lines.get(at + 1).is_some_and(|line| line.trim() == "n");
-        if said.starts_with(refused) && is_described {
+        if lines.get(at + 1) == Some(said)
+            && said.starts_with("ErrorResponse")
+            && lines[at].starts_with("ParameterDescription [")
+        {
+            lines.remove(at);
+        } else if said.starts_with(refused) && is_described {
             // What comes behind an error is skipped, whatever it would have been.
             let rest = lines[at..].iter().position(|line| line.starts_with("Z "));
             let end = rest.map_or(lines.len(), |rest| at + rest);
