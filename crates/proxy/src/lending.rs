@@ -8,11 +8,14 @@
 //! it changes. Everything else is unclear, and unclear never means a guess: the server connection
 //! stays where it is until somebody else needs one, and then the server is asked.
 
+mod leading;
+mod outdated;
+
 use std::rc::Rc;
 
-use model::{Literal, route::PoolMode};
+use model::route::PoolMode;
 use statement::{Context, Effects, Encoding, Exact, Strings};
-use wire::message::{TransactionStatus, build};
+use wire::message::build;
 
 use crate::{
     hazard::Hazard,
@@ -21,23 +24,17 @@ use crate::{
     pins::{Pin, Pins},
     pool::Tenant,
     prepared::Prepared,
-    server::{Parameters, Server, set_role},
-    state::{Form, State, States, TEXT_SEARCH, Until, is_part_of_constants},
+    server::{Parameters, Server},
+    state::{State, States, TEXT_SEARCH},
     statements::{Statement, Told},
-    words::{has_word, mentions, places},
 };
+
+use leading::Leading;
+pub(crate) use leading::{Runs, mentions_authorization, mentions_reset};
 
 /// Statements prepared under other settings than the session has now that are prepared again with
 /// each server connection it gets. With more of them it keeps the one it has.
 pub(crate) const ELSEWHERE_MAX: usize = 16;
-
-/// Statements prepared by name in mode `session` that lead settings back and are remembered; programs
-/// prepare one or none.
-const RESETS_MAX: usize = 64;
-
-/// Portals that are open at once and run what is known exactly; programs have one. Of more, the oldest are
-/// forgotten, and what they lead back is said when the session is at rest.
-const PORTALS_MAX: usize = 64;
 
 /// What a session must find again.
 #[derive(Debug)]
@@ -108,34 +105,6 @@ pub(crate) struct Lending {
     pub(crate) reluctant: Option<u64>,
 }
 
-/// What leads settings back when it is run, or changes what is prepared.
-#[derive(Debug, Default)]
-struct Leading {
-    /// What is prepared, where statements are not kept otherwise.
-    prepared: ByName,
-    /// What portals run.
-    portals: ByName,
-}
-
-#[derive(Debug, Default)]
-struct ByName(Vec<(Box<[u8]>, Runs)>);
-
-impl ByName {
-    fn get(&self, name: &[u8]) -> Option<&Runs> {
-        let own = self.0.iter().find(|(own, _)| **own == *name);
-        own.map(|(_, runs)| runs)
-    }
-
-    /// Adds one whose name is free.
-    fn add(&mut self, name: &[u8], runs: Runs) {
-        self.0.push((name.into(), runs));
-    }
-
-    fn remove(&mut self, name: &[u8]) {
-        self.0.retain(|(own, _)| **own != *name);
-    }
-}
-
 /// What became of the numbers that `currval` and `lastval` know.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Numbers {
@@ -173,31 +142,6 @@ pub(crate) struct Cycle {
     pub(crate) defining: Option<Defining>,
     /// Has changed definitions such that statements may return something else.
     pub(crate) redefines: bool,
-}
-
-/// What a statement does, where something has to be said because of it.
-#[derive(Clone, Debug)]
-pub(crate) enum Runs {
-    Exactly(Exact),
-    /// It may take away what is said by these, which change nothing where it did not.
-    Perhaps(Vec<String>),
-}
-
-impl Runs {
-    /// Whether something has to be said behind it in mode `session`, too.
-    pub(crate) fn leads_back(&self) -> bool {
-        match self {
-            Self::Exactly(exact) => matches!(
-                exact,
-                Exact::DiscardAll
-                    | Exact::ResetAll
-                    | Exact::Reset(_)
-                    | Exact::ResetLocal(_)
-                    | Exact::ResetAuthorization
-            ),
-            Self::Perhaps(_) => true,
-        }
-    }
 }
 
 /// What a session began with and DISCARD ALL took away, when the client says more before its Sync: it is
@@ -347,48 +291,6 @@ impl Lending {
         self.does(effects);
     }
 
-    /// A portal is opened, and runs this.
-    #[inline]
-    fn opens(&mut self, portal: &[u8], runs: Option<Runs>) {
-        self.closes(portal);
-        if let Some(runs) = runs {
-            let portals = &mut self.leading.get_or_insert_default().portals;
-            if portals.0.len() >= PORTALS_MAX {
-                portals.0.remove(0);
-            }
-            portals.add(crate::prepared::name(portal), runs);
-        }
-    }
-
-    /// A portal is closed, or has run what it runs: it can be run once.
-    #[inline]
-    pub(crate) fn closes(&mut self, portal: &[u8]) {
-        if let Some(leading) = &mut self.leading {
-            leading.portals.remove(crate::prepared::name(portal));
-        }
-    }
-
-    /// No transaction is open: no portal is either.
-    #[inline]
-    pub(crate) fn close_portals(&mut self) {
-        if let Some(leading) = &mut self.leading {
-            leading.portals.0.clear();
-        }
-    }
-
-    /// Whether it has to be looked up what a portal runs.
-    #[inline]
-    pub(crate) fn has_portals(&self) -> bool {
-        let leading = self.leading.as_ref();
-        leading.is_some_and(|leading| !leading.portals.0.is_empty())
-    }
-
-    /// What a portal runs, where something has to be said because of it.
-    pub(crate) fn runs(&self, portal: &[u8]) -> Option<Runs> {
-        let portals = &self.leading.as_ref()?.portals;
-        portals.get(crate::prepared::name(portal)).cloned()
-    }
-
     /// An Execute is sent.
     #[inline]
     pub(crate) fn execute(&mut self, exact: Option<&Exact>) {
@@ -472,198 +374,6 @@ impl Lending {
         } else {
             Told::Unknown
         }
-    }
-
-    /// What must be said behind a statement, because it takes away what the session has: its role
-    /// in the group, and the settings it began with.
-    pub(crate) fn follow_up(
-        &self,
-        effects: Effects,
-        exact: Option<&Exact>,
-        text: &[u8],
-        server: &Server,
-    ) -> Option<Vec<String>> {
-        if effects.intersects(Effects::COPY) {
-            return None; // What comes behind it would be data.
-        }
-        let set_role = || set_role(server.login.server.group);
-        let base = || self.base.one_by_one().collect();
-        match exact {
-            Some(Exact::DiscardAll) => Some([vec![set_role()], base()].concat()),
-            Some(Exact::ResetAll) if self.base.is_empty() => None,
-            Some(
-                exact @ (Exact::ResetAll
-                | Exact::Reset(_)
-                | Exact::ResetLocal(_)
-                | Exact::ResetAuthorization),
-            ) => {
-                let is_alone = server.status == TransactionStatus::Idle && !self.is_open;
-                let form = if is_alone { Form::Any } else { Form::NoQuery };
-                Some(self.leads_back(exact, server, form))
-            }
-            _ if effects.contains(Effects::ROLE) && mentions_authorization(text) => {
-                // Inside or behind a transaction, and not where a client chose another role, or is
-                // somebody else now, who may not take ours.
-                Some(vec![role_if_missing(server)])
-            }
-            // Somewhere in it, nobody knows what was reset.
-            None if effects
-                .intersects(Effects::SETTINGS.with(Effects::RUNS).with(Effects::CALLS))
-                && !self.base.is_empty()
-                && mentions_reset(text)
-                && mentions_reset_inside(text, server.context) =>
-            {
-                Some(self.base.if_missing())
-            }
-            _ => None,
-        }
-        .filter(|statements: &Vec<String>| !statements.is_empty())
-    }
-
-    /// What a name that was handed over does, where something has to be said behind it, or it changes what is prepared.
-    pub(crate) fn handed_over(&self, name: &[u8]) -> Option<Exact> {
-        match self.reset(name) {
-            Some(Runs::Exactly(exact)) => Some(exact.clone()),
-            _ => None,
-        }
-    }
-
-    /// What EXECUTE does: what came by the protocol under that name, or was handed over under it.
-    pub(crate) fn executed(&self, exact: Option<&Exact>) -> Option<Exact> {
-        let Some(Exact::Execute(name)) = exact else {
-            return None;
-        };
-        let key = crate::prepared::name(name.as_bytes());
-        let own = self.prepared.exact(key).cloned();
-        own.or_else(|| self.handed_over(key))
-    }
-
-    /// What has to be known of a statement that is handed over.
-    pub(crate) fn heeds_handed_over(&self, runs: &Runs) -> bool {
-        runs.leads_back() || matches!(runs, Runs::Exactly(exact) if self.is_awaited(exact))
-    }
-
-    /// Names that were handed over may mean something else behind a text that says PREPARE.
-    #[inline]
-    pub(crate) fn doubt_handed_over(&mut self, text: &[u8]) {
-        if let Some(leading) = &mut self.leading
-            && !leading.prepared.0.is_empty()
-            && has_word(text, b"prepare")
-        {
-            leading.prepared.0.clear();
-        }
-    }
-
-    /// In mode `session`, a statement was prepared; in mode `auto`, its name was handed over.
-    pub(crate) fn prepares(&mut self, name: &[u8], runs: Option<Runs>) {
-        if let Some(leading) = &mut self.leading {
-            leading.prepared.remove(name);
-        }
-        if let Some(runs) = runs {
-            let prepared = &mut self.leading.get_or_insert_default().prepared;
-            if prepared.0.len() < RESETS_MAX {
-                prepared.add(name, runs);
-            }
-        }
-    }
-
-    /// In mode `session`, whether a name is one of a statement that leads settings back.
-    pub(crate) fn is_reset(&self, name: &[u8]) -> bool {
-        self.reset(name).is_some()
-    }
-
-    fn reset(&self, name: &[u8]) -> Option<&Runs> {
-        self.leading.as_ref()?.prepared.get(name)
-    }
-
-    /// In mode `session`, a statement is bound.
-    #[inline]
-    pub(crate) fn binds(&mut self, portal: &[u8], name: &[u8]) {
-        let runs = self.reset(name).cloned();
-        self.opens(portal, runs);
-    }
-
-    /// Whether what is bound has to be looked up.
-    #[inline]
-    pub(crate) fn has_resets(&self) -> bool {
-        let leading = self.leading.as_ref();
-        leading
-            .is_some_and(|leading| !leading.prepared.0.is_empty() || !leading.portals.0.is_empty())
-    }
-
-    /// What must be said behind an Execute of just this: statements, one each, for at once, since more may
-    /// be executed before the Sync. What DISCARD ALL takes away waits until it has succeeded ([`Anew`]).
-    pub(crate) fn follow_execute(&mut self, exact: &Exact, server: &Server) -> Vec<String> {
-        match exact {
-            Exact::DiscardAll => {
-                let role = std::iter::once(set_role(server.login.server.group));
-                self.anew = Anew::Due(role.chain(self.base.one_by_one()).collect());
-                Vec::new()
-            }
-            _ => self.leads_back(exact, server, Form::NoQuery),
-        }
-    }
-
-    /// Statements that lead from where this has led, on this server connection, to what the session began
-    /// with.
-    pub(crate) fn leads_back(&self, exact: &Exact, server: &Server, form: Form) -> Vec<String> {
-        match exact {
-            Exact::ResetAll => self.base.one_by_one_as(form).collect(),
-            Exact::Reset(name) => self.base.one(name, Until::SessionEnd, form),
-            Exact::ResetLocal(name) => self.base.one(name, Until::TransactionEnd, form),
-            Exact::ResetAuthorization => vec![set_role(server.login.server.group)],
-            _ => Vec::new(),
-        }
-    }
-
-    /// Of what leads back, keeps what is a query for later, where a transaction may still become another kind of
-    /// transaction. Returns the rest.
-    pub(crate) fn puts_off(&mut self, statements: Vec<String>, server: &Server) -> Vec<String> {
-        let is_query = |statement: &String| statement.starts_with("SELECT ");
-        if server.status != TransactionStatus::InTransaction
-            || !statements.iter().any(is_query)
-            || !matches!(self.anew, Anew::No)
-        {
-            return statements;
-        }
-        let (queries, others) = statements.into_iter().partition(is_query);
-        self.anew = Anew::Later(Box::new(Later {
-            queries,
-            statement: None,
-            portal: None,
-        }));
-        others
-    }
-
-    /// What the client is told in the meantime: as if it had been said.
-    #[cold]
-    pub(crate) fn tell_ahead(&mut self, now: &Parameters, out: &mut Vec<u8>) {
-        const PATH: &str = "search_path";
-        let mut now = now.clone();
-        let path = now.iter_mut().find(|(name, _)| **name == *PATH.as_bytes());
-        if let (Some((_, value)), Some(own)) = (path, self.base.get(PATH)) {
-            *value = own.as_bytes().into();
-        }
-        self.tell(&Rc::new(now), out);
-    }
-
-    /// To be said behind the next Sync, beside what is already.
-    pub(crate) fn say_behind_sync(&mut self, statements: Vec<String>) {
-        let all = self.follow.get_or_insert_default();
-        for statement in statements {
-            if !all.contains(&statement) {
-                all.push(statement);
-            }
-        }
-    }
-
-    /// DISCARD ALL, by an Execute, has done what it does.
-    pub(crate) fn is_discarded(&mut self) {
-        if let Some(leading) = &mut self.leading {
-            // The unnamed one stays.
-            leading.prepared.0.retain(|(name, _)| name.is_empty());
-        }
-        self.close_portals();
     }
 
     /// The session is at rest: takes note of what it did, and says what is to be done with its
@@ -813,126 +523,6 @@ impl Lending {
         })
     }
 
-    /// A named statement is used.
-    #[inline]
-    pub(crate) fn uses(&mut self, name: &[u8], tenant: &Tenant) {
-        if !self.prepared.heeds_uses() {
-            return;
-        }
-        if self.has_own_names || self.is_settled(tenant) {
-            self.prepared
-                .read_anew(name, &tenant.statements, &self.wanted);
-        } else {
-            self.prepared.used_unsettled(name);
-        }
-    }
-
-    /// Whether something was prepared before there were temporary objects and not used since.
-    #[inline]
-    pub(crate) fn has_outdated(&self) -> bool {
-        let may_have = Effects::TEMP.with(Effects::RUNS);
-        self.prepared.has_before_temporary()
-            && (self.prepared.has_had_temporary()
-                || self.found.contains(Pin::Temporary)
-                || (self.effects | self.cycle.effects).intersects(may_have))
-    }
-
-    /// Whether PostgreSQL has a reason to analyse a statement anew when it is used now, and its constants under the
-    /// settings of now: another `search_path`, or a role that may not see all of it.
-    #[inline]
-    pub(crate) fn changes(&self, statement: &Statement) -> bool {
-        const PATH: &str = "search_path";
-        let (own, wanted) = (&statement.parsing, self.wanted.parsing());
-        !Rc::ptr_eq(own, wanted) && own.get(PATH) != wanted.get(PATH)
-            || self.cycle.moves_path
-            || self.may_be_another()
-    }
-
-    /// A statement is used where PostgreSQL has a reason to analyse it anew. Its constants are as they were read then
-    /// until the next reason: where they were read alike before, it can be made so anywhere, as long as the session
-    /// reads constants like that ([`Self::keeps_constants`]); otherwise, on this server connection alone.
-    #[cold]
-    pub(crate) fn uses_elsewhere(&mut self, name: &[u8], statement: &Statement) {
-        if self.mode != PoolMode::Auto || self.has_own_names || !statement.has_constants() {
-            return;
-        }
-        let own = &statement.parsing;
-        if !self.cycle.moves_constants && own.reads_constants_as(self.wanted.parsing()) {
-            self.prepared.used_elsewhere(name);
-        } else {
-            self.sticky.add(Pin::Statement);
-        }
-    }
-
-    /// Whether a text behind which constants may be read otherwise takes away what is known of those of its statements.
-    #[inline]
-    pub(crate) fn keeps_constants(
-        &self,
-        effects: Effects,
-        exact: Option<&Exact>,
-        text: &[u8],
-    ) -> bool {
-        self.prepared.has_elsewhere() && moves_constants(effects, exact, text)
-    }
-
-    /// Whether PostgreSQL analyses one anew when it is used next, since there are temporary objects by now, and reads its
-    /// constants otherwise than when it was prepared.
-    #[inline]
-    pub(crate) fn is_outdated(&self, name: &[u8]) -> bool {
-        self.has_outdated() && self.is_read_otherwise(name)
-    }
-
-    #[cold]
-    fn is_read_otherwise(&self, name: &[u8]) -> bool {
-        self.mode == PoolMode::Auto
-            && self.prepared.is_before_temporary(name)
-            && self.prepared.get(name).is_some_and(|own| {
-                let wanted = self.wanted.parsing();
-                own.has_constants() && !own.parsing.reads_constants_as(wanted)
-            })
-    }
-
-    /// A text that changes settings is about to run: takes note of what may be otherwise behind it.
-    pub(crate) fn moves(&mut self, effects: Effects, exact: Option<&Exact>, text: &[u8]) {
-        self.cycle.moves_path |= moves_path(effects, text) && !self.stays_on_path(exact);
-        self.cycle.moves_constants |= moves_constants(effects, exact, text);
-    }
-
-    /// Whether it leads to the `search_path` that is in force. PostgreSQL then analyses nothing anew.
-    fn stays_on_path(&self, exact: Option<&Exact>) -> bool {
-        const PATH: &str = "search_path";
-        let now = self.wanted.get(PATH);
-        match exact {
-            Some(Exact::Set(list)) => {
-                let mut others = list.iter().filter(|(name, _)| name == PATH);
-                others.all(|(_, value)| now == Some(value))
-            }
-            Some(Exact::Reset(name) | Exact::ResetLocal(name)) => {
-                name != PATH || now == self.base.get(PATH)
-            }
-            _ => false,
-        }
-    }
-
-    /// The client sends a text that may make temporary objects, if this says so.
-    #[inline]
-    pub(crate) fn may_meet_temporary(&mut self, effects: Effects, text: &[u8]) {
-        let may_make = Effects::TEMP.with(Effects::RUNS);
-        if self.mode == PoolMode::Auto && effects.intersects(may_make) {
-            self.meets_temporary(text);
-        }
-    }
-
-    #[cold]
-    fn meets_temporary(&mut self, text: &[u8]) {
-        let says_so = |text: &[u8]| mentions(text, b"temp");
-        let path = self.wanted.get("search_path").unwrap_or_default();
-        if says_so(text) || says_so(path.as_bytes()) {
-            self.may_have_made_temporary = true;
-            self.cycle.meets_temporary |= self.prepared.meets_temporary();
-        }
-    }
-
     /// Whether SQL PREPARE may have made statements.
     pub(crate) fn may_have_prepared(&self, hazard: Hazard) -> bool {
         let effects = self.effects | self.cycle.effects;
@@ -1064,43 +654,6 @@ impl Lending {
     }
 }
 
-/// Whether a text that changes settings may change `search_path`.
-fn moves_path(effects: Effects, text: &[u8]) -> bool {
-    effects.intersects(Effects::RUNS.with(Effects::UNNAMED))
-        || mentions(text, b"search_path")
-        || mentions(text, b"schema")
-}
-
-/// Whether constants may be read otherwise behind a text that changes settings.
-fn moves_constants(effects: Effects, exact: Option<&Exact>, text: &[u8]) -> bool {
-    if effects.intersects(Effects::RUNS.with(Effects::UNNAMED)) {
-        return true;
-    }
-    match exact {
-        Some(Exact::Set(list)) => list.iter().any(|(name, _)| is_part_of_constants(name)),
-        Some(Exact::Reset(name) | Exact::ResetLocal(name)) => is_part_of_constants(name),
-        Some(Exact::ResetAll) => true,
-        Some(_) => false,
-        None => set_name(text).is_none_or(|name| is_part_of_constants(&name)),
-    }
-}
-
-/// The name in a text that is `SET LOCAL name` or the like, and nothing else.
-fn set_name(text: &[u8]) -> Option<String> {
-    let text = str::from_utf8(text).ok()?.trim();
-    let text = text.strip_suffix(';').unwrap_or(text);
-    let ends = |c: char| c.is_ascii_whitespace() || c == '=';
-    let mut words = text.split(ends).filter(|word| !word.is_empty());
-    let mut next = || words.next().map(str::to_ascii_lowercase);
-    if next()? != "set" || text.contains(';') {
-        return None;
-    }
-    match next()?.as_str() {
-        "local" | "session" => next(),
-        name => Some(name.to_owned()),
-    }
-}
-
 /// What is known about a tenant's database.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
@@ -1116,132 +669,4 @@ pub(crate) struct Known {
     pub(crate) defining: u32,
     /// The last look is long enough ago for one that nobody waits for.
     pub(crate) is_rested: bool,
-}
-
-/// Whether a text may lead settings back to what a server connection logged in with.
-pub(crate) fn mentions_reset(text: &[u8]) -> bool {
-    const WORDS: [&[u8]; 3] = [b"reset", b"default", b"discard"];
-    WORDS.iter().any(|word| mentions(text, word))
-        // Of a time zone. That of SET LOCAL leads back to what the session has.
-        || places(text, b"local").any(|at| !is_behind_set(&text[..at]))
-        // SET NAMES of nothing.
-        || places(text, b"names").any(|at| {
-            let behind = text[at + b"names".len()..].trim_ascii_start();
-            matches!(behind.first(), None | Some(b';' | b'-' | b'/'))
-        })
-}
-
-/// The same of its statements, without what stands around them: a comment resets nothing.
-#[cold]
-fn mentions_reset_inside(text: &[u8], context: Context) -> bool {
-    statement::split(text, context)
-        .is_none_or(|own| own.into_iter().any(|place| mentions_reset(&text[place])))
-}
-
-/// Whether a text ends with the word SET and blanks.
-fn is_behind_set(text: &[u8]) -> bool {
-    let word = text.trim_ascii_end();
-    let Some(before) = word.len().checked_sub(3) else {
-        return false;
-    };
-    word.len() < text.len()
-        && word[before..].eq_ignore_ascii_case(b"set")
-        && word[..before]
-            .last()
-            .is_none_or(|byte| byte.is_ascii_whitespace() || *byte == b';')
-}
-
-/// Its role in the group, if the session has none.
-fn role_if_missing(server: &Server) -> String {
-    let login = &server.login.server;
-    format!(
-        "SELECT pg_catalog.set_config('role', '{}', false) WHERE \
-         pg_catalog.current_setting('role') OPERATOR(pg_catalog.=) 'none' \
-         AND session_user OPERATOR(pg_catalog.=) {}",
-        login.group.as_str(),
-        Literal(&login.user)
-    )
-}
-
-/// Whether a text may say SESSION AUTHORIZATION, other than to have it shown.
-pub(crate) fn mentions_authorization(text: &[u8]) -> bool {
-    places(text, b"authorization").any(|at| !is_shown(&text[..at]))
-}
-
-/// Whether what comes before the word is `SHOW SESSION`.
-fn is_shown(before: &[u8]) -> bool {
-    let mut words = before
-        .rsplit(u8::is_ascii_whitespace)
-        .filter(|word| !word.is_empty());
-    let mut is_next = |own: &[u8]| {
-        words
-            .next()
-            .is_some_and(|word| word.eq_ignore_ascii_case(own))
-    };
-    before.last().is_some_and(u8::is_ascii_whitespace) && is_next(b"session") && is_next(b"show")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_holds_for_a_transaction_resets_nothing() {
-        for (text, mentions) in [
-            ("SET LOCAL IntervalStyle TO iso_8601", false),
-            ("begin;set\n local a = 1", false),
-            ("SET LOCAL a = 1; SET TIME ZONE LOCAL", true),
-            ("SET LOCAL TIME ZONE LOCAL", true),
-            ("SET LOCAL a TO DEFAULT", true),
-            ("SELECT offset local", true),
-            ("SELECT 'set', local", true),
-            ("SET/**/LOCAL a = 1", true),
-            ("setlocal", true),
-            ("LOCAL", true),
-            ("Discard plans", true),
-            ("set names; SELECT 1", true),
-            ("SET NAMES -- none", true),
-            ("SET NAMES 'UTF8'; SELECT 1", false),
-            ("SELECT names, 1", false),
-            ("SELECT 1", false),
-        ] {
-            assert_eq!(mentions_reset(text.as_bytes()), mentions, "{text}");
-        }
-    }
-
-    #[test]
-    fn who_sets_what_has_no_part_in_constants_moves_none() {
-        for (text, name) in [
-            ("SET LOCAL search_path TO s1", Some("search_path")),
-            ("set session App.User='5';", Some("app.user")),
-            ("SET timezone=3", Some("timezone")),
-            ("SET LOCAL a TO 1; SET LOCAL TimeZone TO 3", None),
-            ("SELECT set_config('a.b', '', true)", None),
-            ("SET", None),
-        ] {
-            assert_eq!(set_name(text.as_bytes()).as_deref(), name, "{text}");
-        }
-        let moves = |text: &str| moves_constants(Effects::SETTINGS, None, text.as_bytes());
-        assert!(!moves("SET LOCAL SCHEMA 's1'") && !moves("SET LOCAL app.user TO '5'"));
-        assert!(!moves("SET LOCAL statement_timeout = 5") && moves("SET LOCAL TIME ZONE 'UTC'"));
-        assert!(moves("DO $$ BEGIN END $$"));
-    }
-
-    #[test]
-    fn showing_who_one_is_mentions_nothing() {
-        for (text, mentions) in [
-            ("SHOW SESSION AUTHORIZATION", false),
-            ("set role none; show  session\nauthorization", false),
-            ("SET SESSION AUTHORIZATION DEFAULT", true),
-            (
-                "SHOW SESSION AUTHORIZATION; RESET SESSION AUTHORIZATION",
-                true,
-            ),
-            ("RESET/**/SESSION/**/AUTHORIZATION", true),
-            ("SHOW/**/SESSION AUTHORIZATION", true),
-            ("SELECT 1", false),
-        ] {
-            assert_eq!(mentions_authorization(text.as_bytes()), mentions, "{text}");
-        }
-    }
 }
