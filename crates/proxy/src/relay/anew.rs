@@ -12,7 +12,9 @@ use wire::{
 };
 
 use super::{
-    around::{Naming, Readiness, first_two, hand_over_names, say_in_passing},
+    around::{first_two, say_in_passing},
+    handed::{Naming, hand_over_names},
+    ready::Readiness,
     up::Outgoing,
 };
 use crate::{

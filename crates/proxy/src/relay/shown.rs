@@ -12,7 +12,8 @@ use wire::{
 use model::route::PoolMode;
 
 use super::{
-    around::{Naming, Readiness, hand_over_names},
+    handed::{Naming, hand_over_names},
+    ready::Readiness,
     up::Outgoing,
 };
 use crate::{lending::Lending, pool::Tenant, server::Server};

@@ -16,12 +16,15 @@ use super::{
     LOOKED_INTO_MAX,
     anew::{discards_plans, hand_over_elsewhere, ready_outdated},
     around::{
-        Body, Naming, Readiness, begin, body, changes_role, close_first, deallocates_all,
-        execute_by_sql, fail, free_names, hand_over_behind_failure, hand_over_names, large_parse,
-        may_need_follow_up, name_for_sql, names_statements, occupy, ready_before,
-        ready_before_role, say, sets_locally, unknown, write_parse,
+        Body, body, changes_role, close_first, deallocates_all, free_names, large_parse,
+        may_need_follow_up, occupy, say, sets_locally, unknown, write_parse,
+    },
+    handed::{
+        Naming, execute_by_sql, fail, hand_over_behind_failure, hand_over_names, name_for_sql,
+        names_statements,
     },
     insert::{self, Inserted},
+    ready::{Readiness, begin, ready_before, ready_before_role},
     shown::ready_shown,
     up::{Outgoing, Pass, UNSETTLING},
 };

@@ -21,12 +21,15 @@ use super::{
     Turn,
     anew::{hand_over_elsewhere, ready_outdated},
     around::{
-        Body, NAMES_MAX, NOBODYS, Naming, Readiness, begin, body, changes_role, first_two,
-        free_names, hand_over_names, name_for_sql, ready_all, ready_before, ready_before_role,
-        ready_named, ready_unnamed, rename, say_apart, say_behind_sync, say_in_passing,
+        Body, NAMES_MAX, NOBODYS, body, changes_role, first_two, free_names, rename, say_apart,
+        say_behind_sync, say_in_passing,
     },
     described::{Columns, columns, heeded_unnamed, is_heeded, refuse_bind, refuse_columns},
+    handed::{Naming, hand_over_names, name_for_sql},
     note::Flight,
+    ready::{
+        Readiness, begin, ready_all, ready_before, ready_before_role, ready_named, ready_unnamed,
+    },
     shown::ready_shown,
     text::{HEEDED, is_name_pending},
 };
