@@ -588,13 +588,13 @@ impl Stack {
         self.connect_with(&config).await.unwrap()
     }
 
-    /// Processes of clients in PostgreSQL, other than the asking one.
+    /// Processes of clients in PostgreSQL, other than those that ask here, of which one may be about to end.
     pub fn backends(&self) -> usize {
         self.postgres
             .sql(
                 "postgres",
                 "SELECT count(*) FROM pg_stat_activity
-                 WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()",
+                 WHERE backend_type = 'client backend' AND application_name <> 'psql'",
             )
             .parse()
             .unwrap()
