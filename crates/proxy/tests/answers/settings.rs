@@ -301,9 +301,11 @@ async fn a_reset_at_the_end_of_what_fails_at_its_commit_is_not_told_to_be_done()
                 "RESET work_mem",
                 "SET SESSION AUTHORIZATION DEFAULT",
             ] {
-                for divisor in [1, 0] {
-                    let hold =
-                        format!("DECLARE c CURSOR WITH HOLD FOR SELECT 1/{divisor} FROM s1.t");
+                // Its rows are read at the commit: the only text is as long as that.
+                for length in [4, 3] {
+                    let hold = format!(
+                        "DECLARE c CURSOR WITH HOLD FOR SELECT 1/(length(v) - {length}) FROM s1.t"
+                    );
                     pair.query("SET work_mem TO '3MB'");
                     pair.query(&format!("{hold}; {reset}"));
                     pair.query("SHOW work_mem");
