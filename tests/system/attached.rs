@@ -70,20 +70,20 @@ fn comes_back(of: Postgres, programs: Option<&Path>) {
             .contains("seen by nobody")
     );
 
-    let branch = [
-        "branch",
-        "create",
-        "main",
-        "--name",
-        "shape",
-        "--schema-only",
-        "--wait",
-        "--json",
-    ];
+    let branch = [&BRANCH[..], &["--wait", "--json"]].concat();
     let branch = stack.cli(&branch).json();
     assert_eq!(branch["branch"]["path"], "stream", "{branch}");
     is_clean(&stack);
 }
+
+const BRANCH: [&str; 6] = [
+    "branch",
+    "create",
+    "main",
+    "--name",
+    "shape",
+    "--schema-only",
+];
 
 fn is_clean(stack: &Stack) {
     let mut report = stack.cli_command(&["doctor", "--deep"]);
@@ -130,15 +130,7 @@ fn a_branch_of_an_attached_server_is_complete_after_a_kill() {
     comes_to("the lock", holds, "1");
     let waits =
         format!("pg_stat_activity WHERE usename = '{source}_dump' AND wait_event_type = 'Lock'");
-    let branch = [
-        "branch",
-        "create",
-        "main",
-        "--name",
-        "shape",
-        "--schema-only",
-    ];
-    stack.cli(&branch).ok();
+    stack.cli(&BRANCH).ok();
     comes_to("pg_dump to wait for the lock", &waits, "1");
     stack.kill();
     assert_eq!(count(logins), "2");

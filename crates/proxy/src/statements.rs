@@ -52,9 +52,26 @@ pub(crate) struct Statement {
     pub(crate) has_own_name: bool,
     /// May change settings until the end of its transaction.
     pub(crate) sets_locally: bool,
+    /// See [`is_heeded`].
+    pub(crate) heeds_columns: bool,
     /// For whom PostgreSQL has nothing to say beside its Parse: see [`Told`].
     quiet: Cell<u8>,
     texts: Rc<Cell<usize>>,
+}
+
+/// Whether the columns of what is prepared by this text are heeded: those of queries, which PostgreSQL reads anew. It must
+/// not be asked about `FETCH` from a cursor that is gone: it does not survive that (15.18 and 18.6). One that begins with a
+/// comment or a bracket is taken for none.
+pub(crate) fn is_heeded(text: &[u8], effects: Effects, exact: Option<&Exact>) -> bool {
+    const LEADS: [&[u8]; 8] = [
+        b"select", b"with", b"insert", b"update", b"delete", b"values", b"merge", b"table",
+    ];
+    let text = text.trim_ascii_start();
+    let begins = |lead: &&[u8]| {
+        let own = text.get(..lead.len());
+        own.is_some_and(|own| own.eq_ignore_ascii_case(lead))
+    };
+    exact.is_none() && !effects.intersects(Effects::RUNS) && LEADS.iter().any(begins)
 }
 
 /// What a client is told beside an answer: its `client_min_messages`.
@@ -221,14 +238,16 @@ impl Statements {
                 bytes.into()
             }
         };
+        let (effects, exact) = (parsed.reading.effects, parsed.reading.exact);
         let statement = Rc::new(Statement {
             number,
             name: self.name(number).into(),
             query: kept(parsed.query),
             types: kept(parsed.types),
             parsing: parsing.clone(),
-            effects: parsed.reading.effects,
-            exact: parsed.reading.exact,
+            heeds_columns: !is_private && is_heeded(parsed.query, effects, exact.as_ref()),
+            effects,
+            exact,
             is_private,
             has_own_name: false,
             sets_locally: parsed.sets_locally,
@@ -283,6 +302,7 @@ impl Statements {
             parsing: Rc::default(),
             effects: reading.effects,
             exact: reading.exact,
+            heeds_columns: false,
             is_private: true,
             has_own_name: true,
             sets_locally,

@@ -6,58 +6,33 @@
 //! A client that was told the columns of a statement does not ask again, and would read rows of other ones wrongly. So it
 //! is told as PostgreSQL tells it, and once: from then on it gets what there is.
 
-use statement::Effects;
 use wire::{
     frame::Head,
     message::{Kind, TransactionStatus, build},
     queue::{Request, Tags},
 };
 
-use super::{around::rename, up::Outgoing};
+use super::{
+    around::rename,
+    up::{Outgoing, Pass},
+};
 use crate::{
     lending::Lending,
     pool::Tenant,
     prepared::{Prepared, Unnamed},
     server::Server,
-    statements::{Statement, Which},
+    statements::{Which, is_heeded},
 };
 
-/// Whether the columns of a statement are heeded: those of queries, which PostgreSQL reads anew. It must not be asked about
-/// `FETCH` from a cursor that is gone: it does not survive that (15.18 and 18.6).
-#[inline]
-pub(super) fn is_heeded(statement: &Statement) -> bool {
-    !statement.is_private
-        && statement.exact.is_none()
-        && !statement.effects.intersects(Effects::RUNS)
-        && is_query(&statement.query)
-}
-
-/// The unnamed statement of a session, if its columns are heeded.
-#[inline]
+/// The unnamed statement of a session, if the columns that its client asks for are heeded.
 pub(super) fn heeded_unnamed(prepared: &Prepared) -> Option<Which> {
     let source = &prepared.source;
     match prepared.unnamed {
-        Unnamed::Kept(serial)
-            if source.exact.is_none()
-                && !source.effects.intersects(Effects::RUNS)
-                && is_query(&source.body) =>
-        {
+        Unnamed::Kept(serial) if is_heeded(&source.body, source.effects, source.exact.as_ref()) => {
             Some(Which::Unnamed(serial))
         }
         _ => None,
     }
-}
-
-/// Whether a text begins as one, and not with a comment or a bracket.
-fn is_query(text: &[u8]) -> bool {
-    const LEADS: [&[u8]; 8] = [
-        b"select", b"with", b"insert", b"update", b"delete", b"values", b"merge", b"table",
-    ];
-    let text = text.trim_ascii_start();
-    LEADS.iter().any(|lead| {
-        text.get(..lead.len())
-            .is_some_and(|own| own.eq_ignore_ascii_case(lead))
-    })
 }
 
 /// What is to be done with a message that names a statement which is there.
@@ -97,14 +72,15 @@ pub(super) fn columns(
     }
 }
 
-/// Has the server refuse the client's Bind of it.
-#[cold]
+/// Before a Bind that names it: what is to be done with that message, if it does not go on. `there`: its name on the server
+/// connection; `name` and `of`: that in the message, and where it begins.
+#[inline]
 #[expect(
     clippy::too_many_arguments,
     reason = "the parts of a message, and of a session"
 )]
-pub(super) fn refuse_bind(
-    which: Which,
+pub(super) fn before_bind(
+    (there, which): (&[u8], Which),
     (name, of): (&[u8], usize),
     head: Head,
     at: usize,
@@ -112,14 +88,21 @@ pub(super) fn refuse_bind(
     server: &mut Server,
     lending: &mut Lending,
     tenant: &Tenant,
-) {
-    let other = tenant.statements.changed_name();
-    rename(&other, of, name, head, at, outgoing);
-    lending.prepared.changed(which);
-    server.queue.sent_as(Request::Bind, Tags::NOTED);
+) -> Option<Pass> {
+    match columns(server, lending, (there, which), at, outgoing) {
+        Columns::AsTold => None,
+        Columns::Asked => Some(Pass::Asked),
+        Columns::Changed => {
+            let other = tenant.statements.changed_name();
+            rename(&other, of, name, head, at, outgoing);
+            lending.prepared.changed(which);
+            server.queue.sent_as(Request::Bind, Tags::NOTED);
+            Some(Pass::On)
+        }
+    }
 }
 
-/// The same with a Describe of it, which has the right name already: its parameters are told of before. Returns what
+/// Has the server refuse a Describe of it, which has the right name already: its parameters are told of before. Returns what
 /// goes behind it.
 #[cold]
 pub(super) fn refuse_columns(

@@ -24,7 +24,7 @@ use super::{
         Body, NAMES_MAX, NOBODYS, body, changes_role, first_two, free_names, rename, say_apart,
         say_behind_sync, say_in_passing,
     },
-    described::{Columns, columns, heeded_unnamed, is_heeded, refuse_bind, refuse_columns},
+    described::{Columns, before_bind, columns, heeded_unnamed, refuse_columns},
     handed::{Naming, hand_over_names, name_for_sql},
     note::Flight,
     ready::{
@@ -435,24 +435,19 @@ impl Session {
             if matches!(readiness, Readiness::Waits) {
                 return Pass::Waits;
             }
-            if let Some(which) = heeded_unnamed(&lending.prepared) {
-                match columns(server, lending, (b"", which), at, outgoing) {
-                    Columns::AsTold => {}
-                    Columns::Asked => return Pass::Asked,
-                    Columns::Changed => {
-                        refuse_bind(
-                            which,
-                            (name, of),
-                            head,
-                            at,
-                            outgoing,
-                            server,
-                            lending,
-                            &self.tenant,
-                        );
-                        return Pass::On;
-                    }
-                }
+            if let Unnamed::Kept(serial) = lending.prepared.unnamed
+                && let Some(pass) = before_bind(
+                    (b"", Which::Unnamed(serial)),
+                    (name, of),
+                    head,
+                    at,
+                    outgoing,
+                    server,
+                    lending,
+                    &self.tenant,
+                )
+            {
+                return pass;
             }
             let source = &lending.prepared.source;
             let (effects, exact) = (source.effects, source.exact.clone());
@@ -496,25 +491,19 @@ impl Session {
         if let Readiness::Waits = ready_named(server, lending, named, at, outgoing, &self.tenant) {
             return Pass::Waits;
         }
-        let which = Which::Named(statement.number);
-        match columns(server, lending, (&statement.name, which), at, outgoing) {
-            Columns::AsTold => {}
-            Columns::Asked => return Pass::Asked,
-            Columns::Changed => {
-                refuse_bind(
-                    which,
-                    (name, of),
-                    head,
-                    at,
-                    outgoing,
-                    server,
-                    lending,
-                    &self.tenant,
-                );
-                return Pass::On;
-            }
+        if let Some(pass) = before_bind(
+            (&statement.name, Which::Named(statement.number)),
+            (name, of),
+            head,
+            at,
+            outgoing,
+            server,
+            lending,
+            &self.tenant,
+        ) {
+            return pass;
         }
-        if portal.is_empty() && is_heeded(&statement) {
+        if portal.is_empty() && statement.heeds_columns {
             lending.prepared.binds(Some(statement.number));
         }
         let mut effects = statement.effects;
@@ -629,7 +618,7 @@ impl Session {
             {
                 return Pass::Waits;
             }
-            if is_heeded(&statement) {
+            if statement.heeds_columns {
                 heeded = Some((statement.name.clone(), Which::Named(statement.number)));
             } else {
                 rename(&statement.name, of, name, head, at, outgoing);

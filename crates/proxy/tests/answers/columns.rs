@@ -1,15 +1,12 @@
 //! Tables that change under statements whose columns a client was told of.
 
 use model::Role;
-use wire::{
-    message::{Kind, build},
-    startup::Protocol,
-};
+use wire::message::{Kind, build};
 
 use crate::{
     end,
     kit::{
-        Stack, Tenant,
+        Stack,
         pair::{Pair, parse, run_prepared},
         raw::{self, Raw},
     },
@@ -142,15 +139,6 @@ async fn rows_of_other_columns_than_were_told_of_are_refused() {
     end(&stack).await;
 }
 
-fn session(stack: &Stack, tenant: &Tenant) -> Raw {
-    let mut raw = Raw::plain(stack.port);
-    let user = tenant.login(Role::Admin).to_string();
-    let list = [("user", user.as_str()), ("database", "postgres")];
-    let seen = raw.log_in(Protocol::V3_0, &list, &tenant.password);
-    assert_eq!(raw::code_of(&seen), "");
-    raw
-}
-
 /// PostgreSQL does not survive a Describe of FETCH from a cursor that is gone, so none of ours is such a one.
 #[tokio::test(flavor = "multi_thread")]
 async fn columns_of_a_cursor_are_not_asked_for() {
@@ -188,7 +176,7 @@ async fn a_statement_that_is_prepared_behind_a_change_is_as_new() {
         "CREATE SCHEMA s1; GRANT ALL ON SCHEMA s1 TO tenantry_admin",
     );
     tokio::task::block_in_place(|| {
-        let mut other = session(&stack, &tenant);
+        let mut other = stack.session(&tenant);
         let mut does = |sql: &str| assert_eq!(raw::code_of(&other.query(sql)), "", "{sql}");
         does(
             "CREATE TABLE s1.c (n int); INSERT INTO s1.c VALUES (7); CREATE VIEW s1.v AS SELECT n FROM s1.c",
@@ -206,7 +194,7 @@ async fn a_statement_that_is_prepared_behind_a_change_is_as_new() {
             ),
         ] {
             let sql = format!("SELECT * FROM s1.{table}");
-            let mut before = session(&stack, &tenant);
+            let mut before = stack.session(&tenant);
             let say = |raw: &mut Raw, bytes: &[u8]| {
                 raw.send(bytes);
                 raw::code_of(&raw.until(b'Z'))
@@ -224,7 +212,7 @@ async fn a_statement_that_is_prepared_behind_a_change_is_as_new() {
             for sql in change {
                 does(sql);
             }
-            let mut new = session(&stack, &tenant);
+            let mut new = stack.session(&tenant);
             assert_eq!(
                 say(&mut new, &[&prepare[..], &run].concat()),
                 "",

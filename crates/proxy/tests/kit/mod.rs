@@ -588,6 +588,16 @@ impl Stack {
         self.connect_with(&config).await.unwrap()
     }
 
+    /// A session of the admin that shows every byte.
+    pub fn session(&self, tenant: &Tenant) -> raw::Raw {
+        let mut raw = raw::Raw::plain(self.port);
+        let user = tenant.login(Role::Admin).to_string();
+        let list = [("user", user.as_str()), ("database", "postgres")];
+        let seen = raw.log_in(wire::startup::Protocol::V3_0, &list, &tenant.password);
+        assert_eq!(raw::code_of(&seen), "");
+        raw
+    }
+
     /// Processes of clients in PostgreSQL, other than those that ask here, of which one may be about to end.
     pub fn backends(&self) -> usize {
         self.postgres

@@ -99,15 +99,6 @@ fn probe(raw: &mut Raw, sql: &str) -> String {
     }
 }
 
-fn session(stack: &Stack, tenant: &Tenant) -> Raw {
-    let mut raw = Raw::plain(stack.port);
-    let user = tenant.login(Role::Admin).to_string();
-    let list = [("user", user.as_str()), ("database", "postgres")];
-    let seen = raw.log_in(Protocol::V3_0, &list, &tenant.password);
-    assert_eq!(raw::code_of(&seen), "");
-    raw
-}
-
 fn direct(stack: &Stack, tenant: &Tenant) -> Raw {
     let mut raw = Raw::unix(&stack.postgres.socket());
     let (user, database) = (Role::Admin.login(&tenant.pid), tenant.pid.database());
@@ -153,7 +144,7 @@ fn check(stack: &Stack, case: &Case) {
         assert_ne!(held, clean, "the probe sees nothing on a direct connection");
     }
     drop(control);
-    let (mut one, mut two) = (session(stack, &tenant), session(stack, &tenant));
+    let (mut one, mut two) = (stack.session(&tenant), stack.session(&tenant));
     let is_clean = |seen: &str| {
         if is_random {
             seen != held
@@ -278,7 +269,7 @@ async fn the_first_question_for_a_lost_number_says_what_to_do() {
     };
     let tenant = tenant(&stack, &case);
     tokio::task::block_in_place(|| {
-        let (mut one, mut two) = (session(&stack, &tenant), session(&stack, &tenant));
+        let (mut one, mut two) = (stack.session(&tenant), stack.session(&tenant));
         for raw in [&mut one, &mut two] {
             assert_eq!(raw::code_of(&raw.query("SELECT nextval('q')")), "");
         }
