@@ -6,12 +6,12 @@
 //! No text of a user runs with rights of ours: everything of a user's is read as `_backup`, which may only
 //! read, in that one database; the superuser reads catalogs.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use model::{Pid, Secret};
 use serde::{Deserialize, Serialize};
 use tokio::process::ChildStdout;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::{
     Node, NodeError, Object,
@@ -112,6 +112,7 @@ impl From<&Object> for Made {
 pub struct Dump {
     reader: Client,
     program: Running,
+    moment: SystemTime,
     manifest: Manifest,
     tables: Vec<Table>,
 }
@@ -135,6 +136,12 @@ const TABLES: &str = "
         AND NOT EXISTS (SELECT FROM pg_depend d
             WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
     ORDER BY 1 LIMIT $1";
+
+/// The first snapshot of its transaction, and when, in microseconds since 1970. As one simple query: its statement
+/// begins when it arrives, which is before the snapshot is taken. The extended protocol takes it at Parse, and its statement
+/// begins anew at Execute: behind what was committed in between.
+const SNAPSHOT: &str =
+    "SELECT pg_export_snapshot(), (extract(epoch FROM statement_timestamp()) * 1000000)::bigint";
 
 const SEQUENCES: &str = "
     SELECT format('%I.%I', n.nspname, c.relname), pg_sequence_last_value(c.oid)
@@ -203,10 +210,7 @@ impl Node {
             ))
             .await?;
         }
-        let rows = self
-            .rows(&reader, STEP, "SELECT pg_export_snapshot()", &[])
-            .await?;
-        let snapshot: String = rows.first().map(|row| row.get(0)).unwrap_or_default();
+        let (snapshot, moment) = self.snapshot(&reader).await?;
         let tables = self.tables(&reader).await?;
         let mut manifest = self.manifest(source, &snapshot).await?;
         manifest.sequences = self.positions(&reader).await?;
@@ -226,9 +230,28 @@ impl Node {
         Ok(Dump {
             reader,
             program,
+            moment,
             manifest,
             tables,
         })
+    }
+
+    /// Takes the snapshot of the transaction that `reader` has begun. What was confirmed to be committed by the moment is
+    /// in it.
+    async fn snapshot(&self, reader: &Client) -> Result<(String, SystemTime), NodeError> {
+        let taken = reader.simple_query(SNAPSHOT).await;
+        let taken = taken.map_err(|error| self.error(STEP, error))?;
+        let row = taken.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => Some(row),
+            _ => None,
+        });
+        let row = row.and_then(|row| Some((row.get(0)?, row.get(1)?.parse().ok()?)));
+        let (name, micros): (&str, u64) = row.ok_or_else(|| NodeError::Conflict {
+            step: STEP,
+            what: "the server's answer to a snapshot cannot be read".to_owned(),
+        })?;
+        let moment = SystemTime::UNIX_EPOCH + Duration::from_micros(micros);
+        Ok((name.to_owned(), moment))
     }
 
     /// What the dump has to come back as. All of its output was read before.
@@ -242,6 +265,7 @@ impl Node {
             mut program,
             mut manifest,
             tables,
+            ..
         } = dump;
         program.ended().await.map_err(|words| NodeError::Program {
             step: STEP,
@@ -432,6 +456,12 @@ impl Node {
 }
 
 impl Dump {
+    /// Which moment it is of, by the server's clock: what was confirmed to be committed before is in it, and what began to
+    /// commit after the snapshot was taken, an instant later, is not.
+    pub fn moment(&self) -> SystemTime {
+        self.moment
+    }
+
     /// What `pg_dump` writes; once.
     pub fn output(&mut self) -> Option<ChildStdout> {
         self.program.child.stdout.take()

@@ -343,12 +343,10 @@ async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failu
         None => {
             let backup = context.api.get(&url("backups", &args.backup, "")?).await?;
             let question = format!(
-                "Replace the data of {} ({}) by what it was at {}?",
+                "Replace the data of {} ({}) by what it was {}?",
                 field(&backup, "database_name"),
                 field(&backup, "database_id"),
-                backup["moment"]
-                    .as_str()
-                    .unwrap_or_else(|| field(&backup, "created_at"))
+                when(&backup)
             );
             confirm(args.yes, "restoring in place", &question)?;
             args.backup.clone()
@@ -384,6 +382,14 @@ async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failu
         address: args.show_secrets,
     };
     database::show(context, restore["database"].take(), shown)
+}
+
+/// Of which moment a backup is. One of a version that did not write that down waited for locks for nobody knows how long.
+fn when(backup: &Value) -> String {
+    match backup["moment"].as_str() {
+        Some(moment) => format!("at {moment}"),
+        None => format!("at or after {}", field(backup, "created_at")),
+    }
 }
 
 /// Restores a backup as `body` says: with a `name`, into a new database, whose secrets are kept before anything is
@@ -477,6 +483,14 @@ async fn erase(context: &Context, args: EraseArgs) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_question_names_the_moment_that_a_backup_holds() {
+        let mut backup = json!({ "created_at": "2026-11-21T09:30:00Z", "moment": null });
+        assert_eq!(when(&backup), "at or after 2026-11-21T09:30:00Z");
+        backup["moment"] = json!("2026-11-21T09:30:26.5Z");
+        assert_eq!(when(&backup), "at 2026-11-21T09:30:26.5Z");
+    }
 
     #[test]
     fn a_table_says_of_a_backup_that_was_made_and_is_not_whole() {

@@ -189,6 +189,7 @@ pub(super) async fn make(
                 upload.write(ready).await?;
             }
         }
+        let moment = dump.moment().into();
         let manifest = node.finish_dump(dump).await?;
         let rest = packer.end(&manifest);
         size_bytes += rest.len() as u64;
@@ -203,6 +204,7 @@ pub(super) async fn make(
             tables: manifest.tables.len(),
             rows: manifest.tables.iter().map(|table| table.rows).sum(),
             took: begun.elapsed(),
+            moment,
         })
     };
     let result = timeout(within, copy).await;

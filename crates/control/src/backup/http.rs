@@ -73,7 +73,9 @@ pub(crate) struct BackupResponse {
     expires_at: Option<DateTime<Utc>>,
     /// False: it is deleted by itself once it was restored.
     keep: bool,
-    /// When the database was what it holds; null: when it was made.
+    /// When the database was what it holds, by the clock of PostgreSQL: what was confirmed to be committed before is in it. Null:
+    /// it is not ready; or it is of a version that did not write that down, and holds a moment between `created_at` and
+    /// `finished_at`.
     moment: Option<DateTime<Utc>>,
 }
 

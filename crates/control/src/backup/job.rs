@@ -211,6 +211,7 @@ async fn make(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
         source
     };
     let made = async {
+        // Others get theirs when they are made.
         if let Some(at) = backup.moment {
             let client = app.catalog.get().await?;
             if !store::begin(&client, &backup.id).await? {

@@ -60,7 +60,7 @@ pub(crate) struct ScheduleResponse {
     keep_for: String,
     /// What was said of this database.
     own: ScheduleRequest,
-    /// When its newest good backup was ready, whoever asked for it.
+    /// Which moment its newest good backup holds, whoever asked for it.
     last_at: Option<DateTime<Utc>>,
     /// When the next one is made; null: there is no schedule, or the database is not ACTIVE.
     next_at: Option<DateTime<Utc>>,

@@ -78,7 +78,8 @@ pub(crate) struct Backup {
     pub(crate) verified_at: Option<DateTime<Utc>>,
     pub(crate) verify_error: Option<String>,
     pub(crate) expires_at: Option<DateTime<Utc>>,
-    /// What it holds is what the database was then; `None`: when it was made.
+    /// What it holds is what the database was then. Of kind `moment` that was asked for; of others it is known once they are
+    /// ready. `None` of a ready one: it was made when nobody wrote that down.
     pub(crate) moment: Option<DateTime<Utc>>,
     /// False: it is given up once it was restored ([`super::spent`]).
     pub(crate) is_kept: bool,
@@ -251,7 +252,7 @@ pub(crate) async fn take_due(
          WHERE id IN (
              SELECT id FROM backup b
              WHERE due_at <= now() AND (leased_until IS NULL OR leased_until < now())
-                 AND ($4 OR moment IS NULL OR state NOT IN ('waiting', 'running'))
+                 AND ($4 OR kind <> 'moment' OR state NOT IN ('waiting', 'running'))
                  AND (state NOT IN ('waiting', 'running') OR id = (
                      SELECT o.id FROM backup o
                      WHERE o.tenant_id = b.tenant_id AND o.state IN ('waiting', 'running') AND o.due_at IS NOT NULL
@@ -378,6 +379,8 @@ pub(crate) struct Made {
     pub(crate) tables: usize,
     pub(crate) rows: u64,
     pub(crate) took: Duration,
+    /// Of the snapshot: of a recovered node, not what it was recovered to.
+    pub(crate) moment: DateTime<Utc>,
 }
 
 /// It is there. `false`: it is not wanted any more.
@@ -390,7 +393,7 @@ pub(crate) async fn made(
     let changed = catalog::execute(
         client,
         "UPDATE backup SET state = 'ready', finished_at = now(), size_bytes = $2, sha256 = $3, dump_bytes = $4,
-             tables = $5, rows = $6, took_ms = $7, upload = NULL, attempts = 0, last_error = NULL, due_at = NULL,
+             tables = $5, rows = $6, took_ms = $7, moment = coalesce(moment, $8), upload = NULL, attempts = 0, last_error = NULL, due_at = NULL,
              leased_by = NULL, leased_until = NULL
          WHERE id = $1 AND state = 'running'",
         &[
@@ -401,6 +404,7 @@ pub(crate) async fn made(
             &i32::try_from(made.tables).unwrap_or(i32::MAX),
             &number(made.rows),
             &i64::try_from(made.took.as_millis()).unwrap_or(i64::MAX),
+            &made.moment,
         ],
     )
     .await?;

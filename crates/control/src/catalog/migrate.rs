@@ -142,6 +142,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "installation key",
         sql: include_str!("../../migrations/0026_installation_key.sql"),
     },
+    Migration {
+        version: 27,
+        name: "moment of backups",
+        sql: include_str!("../../migrations/0027_moment_of_backups.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.
