@@ -39,7 +39,7 @@ use crate::{
     login::refusal_of,
     metrics::micros,
     pool::Tenant,
-    relay::{Inserted, Skip, Turn},
+    relay::{Cursors, Inserted, Skip, Turn},
     server::{ExchangeError, Said, Server},
     settings::Settings,
     stats::add,
@@ -152,13 +152,15 @@ pub(crate) struct Session {
     /// Of ours, to be sent before what the client sends next.
     pub(crate) prefix: Vec<u8>,
     /// Of ours, to be sent behind the message that is being looked at.
-    pub(crate) behind: Option<Vec<u8>>,
+    pub(crate) behind: Option<Box<[u8]>>,
     /// Of ours, in the text of the query that is being answered.
     pub(crate) inserted: Option<Box<Inserted>>,
     /// The rest of the last message of the server is not for the client.
     pub(crate) is_rest_ours: bool,
     /// The server said no to something of ours.
     pub(crate) ours_failed: bool,
+    /// Statements and portals of it that fetch from cursors, once there are some.
+    pub(crate) cursors: Option<Box<Cursors>>,
     /// Which answer belongs to which statement.
     pub(crate) watch: Box<Watch>,
     pub(crate) meter: Meter,
@@ -258,6 +260,7 @@ async fn begin(worker: &Rc<Worker>, arrived: Box<Arrived>) -> Option<Session> {
                 prefix: Vec::new(),
                 behind: None,
                 inserted: None,
+                cursors: None,
                 is_rest_ours: false,
                 ours_failed: false,
                 watch: Box::new(Watch::new(&registered.tenant.insight)),

@@ -322,11 +322,9 @@ impl Statements {
         self.name(0)
     }
 
-    /// Whether an error (26000) is the one that says so.
-    #[cold]
-    pub(crate) fn is_changed(&self, message: &[u8]) -> bool {
-        self.find_name(message)
-            .is_some_and(|place| message[place] == *self.changed_name())
+    /// The same, which says that what fetches from a cursor is described where that may be gone.
+    pub(crate) fn fetching_name(&self) -> Vec<u8> {
+        self.name(u64::MAX)
     }
 
     /// Whether a name of a client's looks like one of ours.

@@ -13,6 +13,7 @@ use wire::{
 
 use super::{
     around::{first_two, say_in_passing},
+    cursors::may_fetch,
     handed::{Naming, hand_over_names},
     ready::Readiness,
     up::Outgoing,
@@ -138,9 +139,9 @@ pub(super) fn hand_over_outdated(
     tenant: &Tenant,
 ) {
     let names = lending.prepared.take_before_temporary();
-    let parameters = names.iter().map(|name| {
-        let own = lending.prepared.get(name);
-        (name.clone(), own.map_or(0, |own| own.parameters()))
+    let parameters = names.iter().filter_map(|name| {
+        let own = lending.prepared.get(name)?;
+        may_be_analysed(own).then(|| (name.clone(), own.parameters()))
     });
     let named: Vec<_> = parameters.collect();
     hand_over_names(server, lending, &Naming::of(&names), at, outgoing, tenant);
@@ -171,7 +172,7 @@ pub(super) fn hand_over_elsewhere(
     let named = lending.prepared.take_elsewhere();
     let names: Vec<_> = named.iter().map(|(name, _)| name.clone()).collect();
     hand_over_names(server, lending, &Naming::of(&names), at, outgoing, tenant);
-    for (name, statement) in named {
+    for (name, statement) in named.into_iter().filter(|(_, own)| may_be_analysed(own)) {
         // What came back is analysed once more when it is used next, under the settings of then.
         let is_back = !lending.changes(&statement);
         let reason = is_back.then(ask::longer_path);
@@ -179,6 +180,16 @@ pub(super) fn hand_over_elsewhere(
         analyse(server, &[(name, parameters)], reason, outgoing.before(at));
     }
     Readiness::Ready
+}
+
+/// Whether a server may be asked about it: not about what fetches from a cursor that may be gone (`cursors`). Of those whose
+/// text is not kept, such a one has no effects.
+fn may_be_analysed(statement: &Statement) -> bool {
+    if statement.has_own_name {
+        !statement.effects.is_empty()
+    } else {
+        !may_fetch(&statement.query)
+    }
 }
 
 /// Has PostgreSQL analyse statements that the server connection knows by these names and that have so many parameters,

@@ -21,7 +21,7 @@ use crate::{
     pool::Tenant,
     prepared::{Prepared, Unnamed},
     server::Server,
-    statements::{Which, is_heeded},
+    statements::{Statements, Which, is_heeded},
 };
 
 /// The unnamed statement of a session, if the columns that its client asks for are heeded.
@@ -122,21 +122,33 @@ pub(super) fn refuse_columns(
 }
 
 /// `feature_not_supported`.
-pub(super) const CHANGED: &str = "0A000";
+pub(super) const REFUSED: &str = "0A000";
 
-/// What PostgreSQL says of such a statement.
+/// What the client is told in place of an error (26000) that was had on purpose.
 #[cold]
-pub(super) fn changed() -> Vec<u8> {
+pub(super) fn instead(message: &[u8], all: &Statements) -> Option<Vec<u8>> {
+    let named = &message[all.find_name(message)?];
+    let (message, hint) = if *named == *all.changed_name() {
+        // As PostgreSQL says it.
+        ("cached plan must not change result type", "")
+    } else if *named == *all.fetching_name() {
+        (
+            "FETCH is described only directly behind its Parse or Bind",
+            "PostgreSQL ends the sessions of everybody where the cursor is gone by then.",
+        )
+    } else {
+        return None;
+    };
     let report = build::Report {
         severity: build::Severity::Error,
-        code: CHANGED,
-        message: "cached plan must not change result type",
+        code: REFUSED,
+        message,
         detail: "",
-        hint: "",
+        hint,
     };
     let mut out = Vec::new();
     build::error_response(&report, &mut out);
-    out
+    Some(out)
 }
 
 /// Whether a command of this tag may change what statements return.

@@ -16,7 +16,7 @@ use wire::{
 
 use super::{
     LOOKED_INTO_MAX,
-    described::{self, CHANGED, redefines},
+    described::{self, REFUSED, redefines},
     full,
     insert::Passes,
     note::Clock,
@@ -304,15 +304,17 @@ impl Session {
                             let detail = report.field(b'D').unwrap_or_default();
                             instead = Some((why, String::from_utf8_lossy(detail)));
                         }
-                        let is_changed = code == Some("26000")
-                            && message.is_some_and(|text| self.tenant.statements.is_changed(text));
-                        if is_changed {
-                            code = Some(CHANGED);
-                            renamed = Some(described::changed());
+                        let refused = (code == Some("26000"))
+                            .then(|| described::instead(message?, &self.tenant.statements))
+                            .flatten();
+                        let is_refused = refused.is_some();
+                        if is_refused {
+                            code = Some(REFUSED);
+                            renamed = refused;
                         }
                         self.watch.error(&self.tenant.insight, code);
                         if let Some(report) = report
-                            && !is_changed
+                            && !is_refused
                         {
                             let message = report.field(b'M').unwrap_or_default();
                             let all = &self.tenant.statements;

@@ -10,6 +10,7 @@
 
 mod anew;
 mod around;
+mod cursors;
 mod described;
 mod down;
 mod full;
@@ -36,6 +37,7 @@ use wire::{
     queue::{FromClient, Request},
 };
 
+pub(crate) use cursors::Cursors;
 pub(crate) use insert::Inserted;
 pub(crate) use note::{Note, Text};
 

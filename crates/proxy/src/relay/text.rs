@@ -94,7 +94,7 @@ impl Session {
                 }
                 Some(queries) => {
                     server.queue.sent_as(Request::Query, Tags::TURNED);
-                    self.behind = Some(say(server, &[queries.join(";")], Tags::TURNED));
+                    self.behind = Some(say(server, &[queries.join(";")], Tags::TURNED).into());
                 }
             }
             return Pass::On;
@@ -275,7 +275,7 @@ impl Session {
         }
         server.queue.sent_as(Request::Query, tags);
         if let Some(queries) = follow {
-            self.behind = Some(say(server, &[queries.join(";")], Tags::TURNED));
+            self.behind = Some(say(server, &[queries.join(";")], Tags::TURNED).into());
         }
         Pass::On
     }
@@ -455,6 +455,7 @@ impl Session {
         }
         let mut reading = reading;
         reading.effects = effects;
+        let fetches = reading.lead == Lead::Fetch;
         // Not refused in a transaction that failed.
         let is_way_out = matches!(
             reading.lead,
@@ -487,7 +488,8 @@ impl Session {
         }
         let is_there = server.statements.uses(statement.number);
         let told = lending.is_told(&self.tenant);
-        if is_there && statement.is_quiet(told) {
+        // PostgreSQL keeps of FETCH that it returned something, and must not be asked for that when the cursor is gone.
+        if is_there && statement.is_quiet(told) && !fetches {
             let may_fail = server.status != TransactionStatus::Idle
                 || lending.cycle.effects.intersects(Effects::TRANSACTION);
             if may_fail && !server.queue.has_none() {

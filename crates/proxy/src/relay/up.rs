@@ -191,10 +191,9 @@ impl Session {
                 }
             }
             at = self.from_client.pass(at, head, bytes.len());
-            if let Some(follow) = &mut self.behind {
+            if let Some(follow) = self.behind.take() {
                 // Behind the whole message, and part of it to the client.
-                outgoing.before(at).append(follow);
-                self.behind = None;
+                outgoing.before(at).extend_from_slice(&follow);
             }
         }
         self.unlist(worker);
@@ -286,6 +285,9 @@ impl Session {
             server.queue.sent(request);
             return Pass::On;
         }
+        if let Some(pass) = self.heed_cursors(head, request, at, outgoing) {
+            return pass;
+        }
         if let Anew::Later(_) = self.lending.anew
             && let Some(pass) = self.say_later(head, request, at, outgoing)
         {
@@ -315,7 +317,7 @@ impl Session {
                     }
                     Some(queries) => {
                         server.queue.sent_as(request, Tags::TURNED);
-                        self.behind = Some(say_behind_sync(server, &queries));
+                        self.behind = Some(say_behind_sync(server, &queries).into());
                     }
                 }
                 Pass::On
@@ -640,7 +642,7 @@ impl Session {
             rename(&own, of, name, head, at, outgoing);
         }
         if let Columns::Changed = columns {
-            self.behind = Some(refuse_columns(which, server, lending, &self.tenant));
+            self.behind = Some(refuse_columns(which, server, lending, &self.tenant).into());
         } else {
             lending.prepared.described(which, true);
             server.queue.sent_as(request, Tags::NOTED);
@@ -707,7 +709,7 @@ impl Session {
         if !behind.is_empty() {
             let mut out = Vec::new();
             say_in_passing(server, &behind, Tags::NONE, &mut out);
-            self.behind = Some(out);
+            self.behind = Some(out.into());
         }
         Pass::On
     }

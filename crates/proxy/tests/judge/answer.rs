@@ -210,14 +210,18 @@ pub fn both_ended(direct: &[String], ours: &[String]) -> bool {
     is_lost(direct) && direct.iter().any(is_fatal) && direct == ours
 }
 
-/// Whether the proxy says that a statement is not found here, with what the client can do about it, where all
-/// before is as it should be. `docs/limits-of-sharing.md` lists what leads there.
+/// Whether the proxy says that a statement is not found here, or not described, with what the client can do about it, where
+/// all before is as it should be. `docs/limits-of-sharing.md` lists what leads there.
 pub fn is_out_of_reach(direct: &[String], ours: &[String]) -> bool {
     let unknown = "ErrorResponse S=ERROR V=ERROR C=26000";
+    let undescribed =
+        "ErrorResponse S=ERROR V=ERROR C=0A000 M=FETCH is described only directly behind";
     let said = |line: &String| {
-        line.starts_with(unknown)
-            && line
-                .contains("H=In pool mode auto, a statement prepared by the protocol is not found")
+        line.starts_with(undescribed)
+            || line.starts_with(unknown)
+                && line.contains(
+                    "H=In pool mode auto, a statement prepared by the protocol is not found",
+                )
     };
     let Some(at) = ours.iter().position(said) else {
         return false;

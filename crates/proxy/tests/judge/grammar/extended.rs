@@ -162,11 +162,20 @@ impl Maker {
     fn parse(&mut self, name: &str, text: &Text) -> Say {
         self.parsed.retain(|(own, _)| own != name);
         self.parsed.push((name.to_owned(), text.clone()));
+        if text.sql.starts_with("FETCH") {
+            self.fetched.push(name.to_owned());
+        }
         Say::Parse {
             name: name.to_owned(),
             text: text.sql.clone().into_bytes(),
             types: text.types.clone(),
         }
+    }
+
+    /// Whether a FETCH was prepared by this name. Where its cursor is gone, a Describe ends direct connections, and all others
+    /// with them.
+    pub(super) fn is_fetched(&self, name: &str) -> bool {
+        self.fetched.iter().any(|own| own == name)
     }
 
     /// A statement that was probably parsed before.
@@ -246,7 +255,11 @@ impl Maker {
                 says.push(Say::Close(What::Statement, name));
             }
             4 => {
-                let name = self.known().0;
+                let (name, text) = self.known();
+                if self.is_fetched(&name) {
+                    says.push(Say::Close(What::Statement, name.clone()));
+                    says.push(self.parse(&name, &text));
+                }
                 says.push(Say::Describe(What::Statement, name));
             }
             5 => says.push(Say::Flush),

@@ -52,6 +52,8 @@ struct Maker {
     in_transaction: bool,
     /// Names of statements that were parsed, roughly.
     parsed: Vec<(String, extended::Text)>,
+    /// By these names, a FETCH was.
+    fetched: Vec<String>,
     /// It began with settings, and RESET of them is left out where it is known to differ.
     tames_resets: bool,
 }
@@ -67,6 +69,7 @@ pub fn script(tribe: Tribe, slot: usize, seed: u64) -> Script {
         roles: rng.random_bool(0.2),
         in_transaction: false,
         parsed: Vec::new(),
+        fetched: Vec::new(),
         tames_resets: false,
         rng,
     };
@@ -351,10 +354,12 @@ impl Maker {
         let mut steps = vec![Step::query("ROLLBACK")];
         // What is prepared shows only when it is used.
         for name in extended::NAMES {
-            steps.push(Step::new(vec![
-                Say::Describe(What::Statement, name.to_owned()),
-                Say::Sync,
-            ]));
+            let look = if self.is_fetched(name) {
+                extended::bind("", name, vec![])
+            } else {
+                Say::Describe(What::Statement, name.to_owned())
+            };
+            steps.push(Step::new(vec![look, Say::Sync]));
         }
         steps.extend(session::HELD.iter().copied().map(Step::query));
         steps
