@@ -104,3 +104,66 @@ fn a_server_with_another_installation_key_does_not_start_and_changes_nothing() {
     stack.config_mut().arguments.pop();
     stack.start_again();
 }
+
+/// The server again, with this key (`None`: with a new one) in place of the one the catalog belongs to.
+fn replaced(stack: &mut Stack, key: Option<&str>) {
+    stack.stop();
+    let file = stack.data_dir().join("installation.key");
+    match key {
+        Some(key) => fs::write(&file, key).unwrap(),
+        None => fs::remove_file(&file).unwrap(),
+    }
+    let flag = "--replace-installation-key".to_owned();
+    stack.config_mut().arguments.push(flag.clone());
+    stack.start_again();
+    stack.config_mut().arguments.retain(|one| *one != flag);
+}
+
+/// What `backup list` says is wrong with a backup.
+fn wrong_with(stack: &Stack, id: &str) -> String {
+    let listed = stack.cli(&["backup", "list", "main", "--json"]).json();
+    let all = listed.as_array().unwrap();
+    let one = all.iter().find(|one| one["id"] == id).expect("it is there");
+    one["verify_error"].as_str().unwrap_or_default().to_owned()
+}
+
+#[test]
+fn under_another_installation_key_new_backups_begin_anew_and_those_from_before_say_why() {
+    let mut stack = Stack::start();
+    stack.create("main");
+    let create = ["backup", "create", "main", "--wait", "--quiet"];
+    let before = stack.cli(&create).ok().to_owned();
+    let file = stack.data_dir().join("installation.key");
+    let former = fs::read_to_string(&file).unwrap();
+    replaced(&mut stack, None);
+    let said = stack.log_at(&["WARN"]).join("\n");
+    assert!(said.contains(r#""backups":1,"databases":1"#), "{said}");
+
+    let after = stack.cli(&create).ok().to_owned();
+    stack.cli(&["backup", "verify", &after]).ok();
+    let copy = ["--as", "copy", "--wait"];
+    let restore = |id: &str, of: &[&str]| stack.cli(&[&["backup", "restore", id][..], of].concat());
+    restore(&after, &copy).ok();
+    // There, and what became of it is said wherever it is asked for.
+    assert!(wrong_with(&stack, &before).contains("another installation.key"));
+    assert_eq!(wrong_with(&stack, &after), "");
+    for refused in [
+        restore(&before, &["--as", "other"]),
+        restore(&before, &["--yes"]),
+        stack.cli(&["backup", "verify", &before]),
+    ] {
+        let said = format!("{refused:?}");
+        assert_ne!(refused.code, Some(0), "{said}");
+        assert!(said.contains("another installation.key"), "{said}");
+    }
+    // And nothing was touched.
+    assert_eq!(stack.listed(), ["main", "copy"]);
+
+    // Found again.
+    replaced(&mut stack, Some(&former));
+    assert_eq!(wrong_with(&stack, &before), "");
+    assert!(wrong_with(&stack, &after).contains("another installation.key"));
+    stack.cli(&["backup", "verify", &before]).ok();
+    stack.cli(&["backup", "erase", "main", "--yes"]).ok();
+    stack.cli(&create).ok();
+}

@@ -159,6 +159,19 @@ fn the_page_of_the_settings_is_up_to_date() {
          | `postgres/history/` | what the databases were at any second of the last day ([page](moments.md)) | 0710 |\n\
          | `audit/` | who did what and who connected, in files that show when somebody changed them ([page](audit.md)) | 0700 |\n\
          | `log/` | PostgreSQL's log, rotated, without statements | 0700 |\n\
-         | `tenantry.lock` | held while a server runs on this directory | 0600 |\n";
+         | `tenantry.lock` | held while a server runs on this directory | 0600 |\n\n\
+         ## When installation.key is lost\n\n\
+         Look for it first: another one brings nothing back. One start with `--replace-installation-key` makes the catalog belong to the key \
+         that is there, or to a new one; its log says how many backups and webhooks that concerns. Behind it\n\n\
+         | what | is | to do |\n| --- | --- | --- |\n\
+         | data, limits, users, schedules, tokens of the API | as before | |\n\
+         | passwords of databases and their users, connect tokens and keys | refused | `db reset-password`, `db users reset-password`; make new tokens and keys |\n\
+         | backups made before | listed, and said to be made under another installation.key by `backup list`, `verify` and `restore`; nothing opens them. They are no good backups for `backup_age`, drills and retention, and go with their age | `backup create`, or wait for the schedule: new backups of the same database have a key of their own |\n\
+         | webhooks of alerts | nothing is sent; `alert target show` says why | `alert target set URL --new-secret` |\n\
+         | answers kept for a repeated `Idempotency-Key` | not given again | |\n\
+         | the audit log | goes on in new files; `audit verify` objects to every line and signature from before | [how to check both parts](audit.md#under-another-installationkey) |\n\
+         | hashes of statements in the audit log | others for the same statement | `audit hash` knows those from now on |\n\n\
+         Should the lost key be found later, put it back and give the flag again: what was made under it opens, and what was made under the other \
+         one does not.\n";
     check("settings.md", &page);
 }

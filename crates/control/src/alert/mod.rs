@@ -19,7 +19,7 @@ mod rule;
 mod send;
 mod step;
 mod store;
-mod targets;
+pub(crate) mod targets;
 
 pub(crate) use queue::{Numbers, numbers, write_metrics};
 

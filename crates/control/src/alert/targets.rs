@@ -185,6 +185,27 @@ pub(super) async fn open(
     }))
 }
 
+/// The catalog belongs to this key of the installation from now on: whoever is told nothing any more, because the secret
+/// was sealed with another one, can see why. Returns how many these are.
+pub(crate) async fn belongs_to(
+    client: &impl GenericClient,
+    keys: &Keys,
+) -> Result<i64, CatalogError> {
+    let rows = catalog::query(client, "SELECT project_id, secret FROM alert_target", &[]).await?;
+    let mut others: Vec<&str> = Vec::new();
+    for row in &rows {
+        let (project, sealed): (&str, &[u8]) = (row.get(0), row.get(1));
+        if keys::open(&keys.alerts, project.as_bytes(), sealed).is_none() {
+            others.push(project);
+        }
+    }
+    let sql = "UPDATE alert_target SET failed_at = now(), last_error =
+            'nothing is sent: the secret was sealed with another installation.key; make a new one'
+        WHERE project_id = ANY($1)";
+    catalog::execute(client, sql, &[&others]).await?;
+    Ok(i64::try_from(others.len()).unwrap_or(i64::MAX))
+}
+
 /// A message was tried; none: it was taken.
 pub(super) async fn tried(
     client: &impl GenericClient,

@@ -201,6 +201,7 @@ pub(super) async fn make(
             size_bytes,
             sha256: hash.as_ref().try_into().expect("the hash has 32 bytes"),
             dump_bytes,
+            installation: app.keys.fingerprint,
             tables: manifest.tables.len(),
             rows: manifest.tables.iter().map(|table| table.rows).sum(),
             took: begun.elapsed(),
@@ -279,9 +280,8 @@ impl Reader {
     async fn open(app: &App, backup: &Backup) -> Result<Self, CarryError> {
         let key = {
             let client = app.catalog.get().await?;
-            key::find(&client, &app.keys, &backup.tenant).await?
+            key::of_backup(&client, &app.keys, backup).await?
         };
-        let key = key.ok_or(KeyError::Destroyed)?;
         let place = &app.config.backup_place;
         let download = place.open(&backup.tenant, &backup.id).await?;
         // The head says what it is, should it be another one; so the size is no reason to refuse before that.

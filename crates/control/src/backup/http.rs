@@ -65,7 +65,8 @@ pub(crate) struct BackupResponse {
     last_error: Option<String>,
     /// When all of it was read last, by `verify`.
     verified_at: Option<DateTime<Utc>>,
-    /// What was wrong with it then; null: nothing.
+    /// What was wrong with it then; null: nothing. Also, without being read, that it was made under another `installation.key`
+    /// than the one in use.
     verify_error: Option<String>,
     /// Whether it is being read now.
     verifying: bool,

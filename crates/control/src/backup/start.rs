@@ -141,6 +141,7 @@ pub(super) async fn restore(
         .ok_or(ErrorCode::BackupNotFound)?;
     audited::touched(&backup.tenant, &backup.project);
     must_be_ready(&backup)?;
+    must_open(app, &backup)?;
     // What the operator suspended is not got around by way of a backup.
     let source = lock(&transaction, &backup.tenant).await?;
     if let Some(source) = &source
@@ -212,6 +213,21 @@ fn must_be_ready(backup: &Backup) -> ApiResult<()> {
         format!("backup {} is {}", backup.id, backup.state.as_str()),
     )
     .hint(hint))
+}
+
+/// What is known not to open is refused at once.
+fn must_open(app: &App, backup: &Backup) -> ApiResult<()> {
+    if !key::is_of_another(&app.keys, backup) {
+        return Ok(());
+    }
+    Err(ApiError::with(
+        ErrorCode::BackupKeyWrong,
+        format!(
+            "backup {} was made under another installation.key than the one in use; nothing was touched",
+            backup.id
+        ),
+    )
+    .hint("it opens only where that key is back; backups that were made since can be restored"))
 }
 
 /// The database that a restore in place replaces.
@@ -339,7 +355,7 @@ pub(super) async fn erase(
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
     let tenant = change::find(&transaction, principal, key, Purpose::Change).await?;
-    key::destroy(&transaction, &tenant.id).await?;
+    key::destroy(&transaction, &app.keys, &tenant.id).await?;
     let removed = store::begin_remove_all(&transaction, &tenant.id).await?;
     transaction.commit().await?;
     drop(client);

@@ -7,6 +7,7 @@ use deadpool_postgres::GenericClient;
 use model::{BackupId, Pid, ProjectId, TenantId};
 use tokio_postgres::Row;
 
+use super::key;
 use crate::{
     api::auth::Reach,
     catalog::{self, CatalogError, parse},
@@ -83,13 +84,15 @@ pub(crate) struct Backup {
     pub(crate) moment: Option<DateTime<Utc>>,
     /// False: it is given up once it was restored ([`super::spent`]).
     pub(crate) is_kept: bool,
+    /// Fingerprint of the key of the installation under which it was made; `None`: it was not made yet.
+    pub(crate) installation: Option<Vec<u8>>,
 }
 
 const COLUMNS: &str =
     "id, tenant_id, project_id, tenant_name, kind, state, created_at, finished_at, took_ms,
     size_bytes, sha256, dump_bytes, tables, rows, upload, attempts, last_error,
     verify_asked_at IS NOT NULL AS is_to_be_verified, verified_at, verify_error, expires_at,
-    moment, is_kept";
+    moment, is_kept, installation";
 
 impl Backup {
     fn read(row: &Row) -> Self {
@@ -117,6 +120,7 @@ impl Backup {
             expires_at: row.get("expires_at"),
             moment: row.get("moment"),
             is_kept: row.get("is_kept"),
+            installation: row.get("installation"),
         }
     }
 }
@@ -376,6 +380,8 @@ pub(crate) struct Made {
     pub(crate) size_bytes: u64,
     pub(crate) sha256: [u8; 32],
     pub(crate) dump_bytes: u64,
+    /// Fingerprint of the key of the installation.
+    pub(crate) installation: [u8; 32],
     pub(crate) tables: usize,
     pub(crate) rows: u64,
     pub(crate) took: Duration,
@@ -383,7 +389,8 @@ pub(crate) struct Made {
     pub(crate) moment: DateTime<Utc>,
 }
 
-/// It is there. `false`: it is not wanted any more.
+/// It is there. `false`: it is not wanted any more. One made by a process that runs on under a key which the installation
+/// had before is no good one.
 pub(crate) async fn made(
     client: &impl GenericClient,
     id: &BackupId,
@@ -393,7 +400,9 @@ pub(crate) async fn made(
     let changed = catalog::execute(
         client,
         "UPDATE backup SET state = 'ready', finished_at = now(), size_bytes = $2, sha256 = $3, dump_bytes = $4,
-             tables = $5, rows = $6, took_ms = $7, moment = coalesce(moment, $8), upload = NULL, attempts = 0, last_error = NULL, due_at = NULL,
+             tables = $5, rows = $6, took_ms = $7, moment = coalesce(moment, $8), installation = $9,
+             verify_error = CASE WHEN EXISTS (SELECT FROM installation_key WHERE fingerprint <> $9) THEN $10 END,
+             upload = NULL, attempts = 0, last_error = NULL, due_at = NULL,
              leased_by = NULL, leased_until = NULL
          WHERE id = $1 AND state = 'running'",
         &[
@@ -405,6 +414,8 @@ pub(crate) async fn made(
             &number(made.rows),
             &i64::try_from(made.took.as_millis()).unwrap_or(i64::MAX),
             &made.moment,
+            &&made.installation[..],
+            &key::wrong(),
         ],
     )
     .await?;

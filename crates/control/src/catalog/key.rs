@@ -6,8 +6,8 @@
 
 use deadpool_postgres::GenericClient;
 
-use super::{Catalog, query_one, query_opt};
-use crate::{Keys, StartError};
+use super::{Catalog, CatalogError, query_one, query_opt};
+use crate::{Keys, StartError, alert, backup};
 
 /// Asks a catalog that may be an old one, or empty, whether it belongs to another key. Changes nothing.
 ///
@@ -34,18 +34,29 @@ pub(crate) async fn note(
     keys: &Keys,
     is_replaced: bool,
 ) -> Result<(), StartError> {
-    let client = catalog.get().await?;
+    let mut client = catalog.get().await?;
+    let transaction = client.transaction().await.map_err(CatalogError::from)?;
     let sql = "INSERT INTO installation_key AS kept (fingerprint) VALUES ($1) ON CONFLICT (only_one) DO UPDATE
             SET fingerprint = excluded.fingerprint, noted_at = now()
             WHERE $2 AND kept.fingerprint <> excluded.fingerprint
         RETURNING xmax <> 0";
-    let written = query_opt(&client, sql, &[&&keys.fingerprint[..], &is_replaced]).await?;
-    if written.is_some_and(|row| row.get(0)) {
-        tracing::warn!(
-            "the catalog belongs to this installation.key from now on: passwords have to be set anew, and backups made \
-             before cannot be restored"
-        );
+    let written = query_opt(&transaction, sql, &[&&keys.fingerprint[..], &is_replaced]).await?;
+    if let Some(row) = written {
+        let (backups, databases) = backup::key::belongs_to(&transaction, keys).await?;
+        let webhooks = alert::targets::belongs_to(&transaction, keys).await?;
+        if row.get(0) {
+            tracing::warn!(
+                backups,
+                databases,
+                webhooks,
+                "the catalog belongs to this installation.key from now on: all passwords of databases have to be set anew \
+                 (`db reset-password`); so many backups of so many databases, made under the former key, cannot be restored \
+                 (`backup list --all`): back these databases up; so many webhooks of alerts need a new secret \
+                 (`alert target set URL --new-secret`); `audit verify` says of lines written before that they are not of this key"
+            );
+        }
     }
+    transaction.commit().await.map_err(CatalogError::from)?;
     same(&client, keys).await
 }
 

@@ -147,6 +147,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "moment of backups",
         sql: include_str!("../../migrations/0027_moment_of_backups.sql"),
     },
+    Migration {
+        version: 28,
+        name: "backup keys",
+        sql: include_str!("../../migrations/0028_backup_keys.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

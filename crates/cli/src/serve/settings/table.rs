@@ -365,7 +365,8 @@ pub(crate) const SETTINGS: &[Setting] = &[
     switch(
         "replace-installation-key",
         "For one start, when installation.key is lost for good: go on with the one that is there, or a new one, although the \
-         catalog belongs to another. All passwords have to be set anew, and no backup made before opens",
+         catalog belongs to another. All passwords have to be set anew, no backup made before opens, webhooks of alerts need new \
+         secrets, and `audit verify` objects to every line written before ([list](settings.md#when-installationkey-is-lost))",
     ),
     switch(
         "api-tls",
