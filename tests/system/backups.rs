@@ -1,5 +1,11 @@
 //! `tenantry backup` as operators and owners type it. What backups are is in `crates/control/tests`.
 
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    process::Stdio,
+};
+
 use kit::{
     Stack,
     program::{Ran, run},
@@ -75,4 +81,38 @@ fn the_operator_drills_a_database_of_any_project_by_its_name() {
 
     let deleted = stack.cli(&["backup", "delete", &backup, "--yes"]);
     assert_eq!(deleted.ok(), format!("deleted backup {backup} of shop"));
+}
+
+#[test]
+fn who_waits_for_a_store_that_is_away_is_told() {
+    let stack = Stack::start();
+    stack.create("main");
+    let backup = stack.cli(&["backup", "create", "main", "--wait", "--quiet"]);
+    let backup = backup.ok().to_owned();
+    let store = stack.data_dir().join("backups");
+    let away = stack.data_dir().join("away");
+    for arguments in [
+        &["backup", "verify", &backup][..],
+        &["backup", "restore", &backup, "--as", "copy", "--wait"],
+        &["backup", "restore", &backup, "--yes", "--wait"],
+        &["backup", "create", "main", "--wait"],
+    ] {
+        fs::rename(&store, &away).unwrap();
+        // No folder, and nothing that could be taken for an empty one.
+        fs::write(&store, "").unwrap();
+        let mut waits = stack.cli_command(arguments);
+        let mut waits = waits
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut told = BufReader::new(waits.stderr.take().unwrap());
+        let mut line = String::new();
+        told.read_line(&mut line).unwrap();
+        fs::remove_file(&store).unwrap();
+        fs::rename(&away, &store).unwrap();
+        let is_why = line.starts_with("waiting: the folder of backups cannot be");
+        assert!(is_why, "{arguments:?}: {line}");
+        assert!(waits.wait().unwrap().success(), "{arguments:?}");
+    }
 }

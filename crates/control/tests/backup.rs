@@ -478,10 +478,33 @@ async fn backups_are_kept_in_an_s3_compatible_store() {
     })
     .await;
     assert!(
-        text(&away["last_error"]).contains("store of backups did not") && away["verifying"] == true,
+        text(&away["last_error"]).contains("the bucket of backups is not there")
+            && away["verifying"] == true,
         "{away}"
     );
+    let body = json!({ "safety_backup": false });
+    let again = stack
+        .post(&format!("{path}/restore"), &token, body)
+        .await
+        .ok();
+    let again = format!("/customer/restores/{}", text(&again["id"]));
+    let waits = wait_for(async || {
+        let seen = stack.get(&again, &token).await.ok();
+        (!seen["error"].is_null()).then_some(seen)
+    })
+    .await;
+    assert_eq!(waits["state"], "verifying", "{waits}");
+    assert_eq!(waits["error_code"], "backup_store_unreachable", "{waits}");
     bucket.be_gone(false);
+    let done = wait_for(async || {
+        let seen = stack.get(&again, &token).await.ok();
+        (seen["state"] == "done").then_some(seen)
+    })
+    .await;
+    assert!(
+        done["error"].is_null() && done["error_code"].is_null(),
+        "{done}"
+    );
     let back = wait_for(async || {
         let seen = stack.get(&path, &token).await.ok();
         (seen["verifying"] == false).then_some(seen)

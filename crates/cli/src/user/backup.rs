@@ -14,9 +14,9 @@ use crate::{
     exit::{Exit, Failure},
     output::{self, Format, Rows},
     user::{
-        Context, LOOK_EVERY, WAIT_S,
+        Context, LOOK_EVERY, WAIT_TOLD_S,
         database::{self, Shown, field, path},
-        progress::Progress,
+        progress::{Progress, Reasons},
     },
 };
 
@@ -198,7 +198,7 @@ pub(super) async fn of_moment(context: &Context, db: &str, at: &str) -> Result<V
 }
 
 async fn make(context: &Context, db: &str, body: &Value, wait: bool) -> Result<Value, Failure> {
-    let wait_s = if wait { WAIT_S } else { 0 };
+    let wait_s = if wait { WAIT_TOLD_S } else { 0 };
     let asked = path(db, &format!("/backups?wait={wait_s}"))?;
     let what = match body["at"].is_null() {
         true => "backing up",
@@ -210,7 +210,9 @@ async fn make(context: &Context, db: &str, body: &Value, wait: bool) -> Result<V
         return Ok(backup);
     }
     let until = Instant::now() + WAIT_MAX;
+    let mut reasons = Reasons::new(context.quiet);
     while matches!(field(&backup, "state"), "waiting" | "running") {
+        reasons.tell(field(&backup, "last_error"));
         if Instant::now() >= until {
             return Err(Failure::new(
                 Exit::Unavailable,
@@ -316,11 +318,17 @@ fn table(context: &Context, columns: &[&str], all: &[Value]) -> Result<(), Failu
 }
 
 async fn verify(context: &Context, args: BackupArgs) -> Result<(), Failure> {
-    let asked = url("backups", &args.backup, &format!("/verify?wait={WAIT_S}"))?;
+    let asked = url(
+        "backups",
+        &args.backup,
+        &format!("/verify?wait={WAIT_TOLD_S}"),
+    )?;
     let progress = Progress::wait("reading the backup", context.quiet);
     let mut backup = context.api.post(&asked, &json!({})).await?;
     let until = Instant::now() + WAIT_MAX;
+    let mut reasons = Reasons::new(context.quiet);
     while backup["verifying"] == true && Instant::now() < until {
+        reasons.tell(field(&backup, "last_error"));
         sleep(LOOK_EVERY).await;
         backup = context.api.get(&url("backups", &args.backup, "")?).await?;
     }
@@ -404,7 +412,7 @@ pub(super) async fn restored(
     body: &Value,
     wait: bool,
 ) -> Result<Value, Failure> {
-    let wait_s = if wait { WAIT_S } else { 0 };
+    let wait_s = if wait { WAIT_TOLD_S } else { 0 };
     let asked = url("backups", backup, &format!("/restore?wait={wait_s}"))?;
     let _progress = Progress::wait("restoring", context.quiet || !wait);
     let mut restore = context.api.post(&asked, body).await?;
@@ -415,7 +423,9 @@ pub(super) async fn restored(
         return Ok(restore);
     }
     let until = Instant::now() + WAIT_MAX;
+    let mut reasons = Reasons::new(context.quiet);
     while !matches!(field(&restore, "state"), "done" | "failed") && Instant::now() < until {
+        reasons.tell(field(&restore, "error"));
         sleep(LOOK_EVERY).await;
         let look = url("restores", field(&restore, "id"), "")?;
         let now = context.api.get(&look).await?;

@@ -50,6 +50,9 @@ use crate::{
 
 /// Seconds that one request waits for what it began: what the server allows.
 const WAIT_S: u64 = 60;
+
+/// The same, where the server can say what it waits for: whoever waits is told soon.
+const WAIT_TOLD_S: u64 = 3;
 /// Between two looks at what takes longer than that: a request that reads waits for nothing, and a second is little of
 /// the minute that was waited already.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

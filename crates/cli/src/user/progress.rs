@@ -59,6 +59,34 @@ impl Drop for Progress {
     }
 }
 
+/// Why what somebody waits for does not get on: each reason is told once, also where nobody looks at a terminal, since
+/// without it a wait of an hour looks like any other.
+pub(super) struct Reasons {
+    quiet: bool,
+    told: String,
+}
+
+impl Reasons {
+    /// Tells none when `quiet`.
+    pub(super) fn new(quiet: bool) -> Self {
+        let told = String::new();
+        Self { quiet, told }
+    }
+
+    /// `why` it did not work when it was tried last; empty: nothing is known.
+    pub(super) fn tell(&mut self, why: &str) {
+        if self.quiet || why.is_empty() || why == self.told {
+            return;
+        }
+        let clear = match std::io::stderr().is_terminal() {
+            true => "\r\x1b[K",
+            false => "",
+        };
+        eprintln!("{clear}waiting: {why}; it is tried again");
+        self.told = why.to_owned();
+    }
+}
+
 /// How fast it goes: over the last looks, since a mean of hours would not show that it stands still.
 struct Rate(VecDeque<(Instant, u64)>);
 

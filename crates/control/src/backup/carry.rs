@@ -77,7 +77,9 @@ impl CarryError {
             Self::Key(KeyError::Catalog(_))
             | Self::Catalog(_)
             | Self::NotNow(_)
-            | Self::Place(PlaceError::Folder(_) | PlaceError::Store(_)) => false,
+            | Self::Place(PlaceError::Folder(_) | PlaceError::Store(_) | PlaceError::NoBucket(_)) => {
+                false
+            }
             // A lock that was waited for, or a table that went.
             Self::Node(NodeError::Program { .. }) | Self::Pipe(_) => attempts >= 3,
             Self::Moment(MomentError::Unknown { .. } | MomentError::NotKept) => true,

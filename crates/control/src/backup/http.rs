@@ -61,7 +61,8 @@ pub(crate) struct BackupResponse {
     dump_bytes: Option<i64>,
     tables: Option<i32>,
     rows: Option<i64>,
-    /// Why it is not ready, or was not removed yet; it is tried again unless `state` is `failed`.
+    /// Why it is not ready, was not removed, or, while `verifying`, was not read yet; it is tried again unless `state` is
+    /// `failed`.
     last_error: Option<String>,
     /// When all of it was read last, by `verify`.
     verified_at: Option<DateTime<Utc>>,

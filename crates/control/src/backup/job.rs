@@ -274,6 +274,7 @@ async fn verify(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
             store::verified(&client, &backup.id, Some(&said)).await
         }
         Err(error) => {
+            tracing::warn!(tenant = %backup.tenant, backup = %backup.id, error = %chain(&error), "a backup was not read; trying again");
             let wait = Some(wait(backup.attempts));
             store::fail(&client, &backup.id, &error.reason(), wait).await
         }
@@ -331,7 +332,8 @@ async fn restore(app: &Arc<App>, id: &RestoreId) -> Result<(), CatalogError> {
         Err(error) => {
             tracing::warn!(tenant = %restore.tenant, backup = %restore.backup, error = %chain(&error), "a backup was not read; trying again");
             let client = app.catalog.get().await?;
-            restores::retry(&client, id, wait(restore.attempts)).await
+            let told = (error.code().as_str(), &*error.reason());
+            restores::retry(&client, id, told, wait(restore.attempts)).await
         }
     }
 }

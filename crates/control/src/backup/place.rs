@@ -45,6 +45,9 @@ pub(crate) enum PlaceError {
     /// The store, or the way to it. Its own words may hold addresses, and no credentials.
     #[error("the store of backups did not take or give what was asked of it")]
     Store(#[source] object_store::Error),
+    /// The store says so; nothing is known of what is in it.
+    #[error("the bucket of backups is not there")]
+    NoBucket(#[source] object_store::Error),
 }
 
 impl From<io::Error> for PlaceError {
@@ -59,11 +62,11 @@ impl From<io::Error> for PlaceError {
 impl From<object_store::Error> for PlaceError {
     fn from(error: object_store::Error) -> Self {
         match error {
-            // Without its bucket nothing is known of what is in it.
-            object_store::Error::NotFound { ref source, .. }
-                if !source.to_string().contains(NO_BUCKET) =>
-            {
-                Self::Gone
+            object_store::Error::NotFound { ref source, .. } => {
+                match source.to_string().contains(NO_BUCKET) {
+                    true => Self::NoBucket(error),
+                    false => Self::Gone,
+                }
             }
             other => Self::Store(other),
         }

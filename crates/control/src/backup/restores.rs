@@ -197,7 +197,7 @@ pub(super) async fn begin(
     catalog::execute(
         client,
         "UPDATE restore r SET state = 'filling', previous_pid = t.pid, safety_id = $3, due_at = NULL,
-             attempts = 0, leased_by = NULL, leased_until = NULL
+             attempts = 0, error_code = NULL, error = NULL, leased_by = NULL, leased_until = NULL
          FROM tenant t WHERE r.id = $1 AND t.id = $2",
         &[
             &restore.as_str(),
@@ -318,17 +318,19 @@ pub(super) async fn refuse(
     Ok(())
 }
 
-/// Reading the backup through did not work: again after `wait`.
+/// Reading the backup through did not work: again after `wait`. Why is told to whoever asks meanwhile.
 pub(super) async fn retry(
     client: &impl GenericClient,
     id: &RestoreId,
+    (code, error): (&str, &str),
     wait: Duration,
 ) -> Result<(), CatalogError> {
     let sql =
         "UPDATE restore SET attempts = attempts + 1, due_at = now() + make_interval(secs => $2),
-            leased_by = NULL, leased_until = NULL
-        WHERE id = $1";
-    catalog::execute(client, sql, &[&id.as_str(), &wait.as_secs_f64()]).await?;
+            error_code = $3, error = $4, leased_by = NULL, leased_until = NULL
+        WHERE id = $1 AND state = 'verifying'";
+    let wait_s = wait.as_secs_f64();
+    catalog::execute(client, sql, &[&id.as_str(), &wait_s, &code, &error]).await?;
     Ok(())
 }
 

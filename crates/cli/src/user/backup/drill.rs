@@ -9,9 +9,9 @@ use crate::{
     exit::{Exit, Failure},
     output::{self, Format},
     user::{
-        Context, LOOK_EVERY, WAIT_S,
+        Context, LOOK_EVERY, WAIT_TOLD_S,
         database::{self, field, path},
-        progress::Progress,
+        progress::{Progress, Reasons},
     },
 };
 
@@ -32,12 +32,14 @@ pub(super) async fn drill(context: &Context, args: DrillArgs) -> Result<(), Fail
         None => json!({}),
         Some(db) => json!({ "database_id": id_of(context, db).await? }),
     };
-    let wait = if args.wait { WAIT_S } else { 0 };
+    let wait = if args.wait { WAIT_TOLD_S } else { 0 };
     let asked = format!("/operator/drills?wait={wait}");
     let progress = Progress::wait("restoring for the drill", context.quiet || !args.wait);
     let mut drill = context.api.post(&asked, &body).await?;
     let until = Instant::now() + WAIT_MAX;
+    let mut reasons = Reasons::new(context.quiet);
     while args.wait && field(&drill, "state") == "running" && Instant::now() < until {
+        reasons.tell(field(&drill, "error"));
         sleep(LOOK_EVERY).await;
         let all = context.api.get("/operator/drills").await?;
         let mut all = all.as_array().into_iter().flatten();
