@@ -173,11 +173,39 @@ fn who_connected_and_what_an_operator_did_can_be_checked_and_carried_away() {
     assert!(there.starts_with(&first) && there.len() > first.len() && there.ends_with('\n'));
     assert!(fs::read_to_string(last).unwrap().starts_with(&there));
     audit(&stack, &["verify", kept.to_str().unwrap(), "--offline"]).ok();
-    // With what the catalog has, one of the three chains is not all: so it says what else that may be.
+    // With what the catalog has, too: one of the three chains is whole, and which are not in it is said. A look is a line of the
+    // log itself, and lines that the copy has not look cut off.
     let of_a_part = "it is so with a copy that was made before";
-    let part = audit(&stack, &["verify", kept.to_str().unwrap()]);
-    part.failed(1);
-    assert!(part.stderr.contains(of_a_part), "{part:?}");
+    let verified = wait_for("a copy without newer lines", LINE_MAX, || {
+        audit(&stack, &["export", "--to", &url]).ok();
+        let verified = audit(&stack, &["verify", kept.to_str().unwrap(), "--json"]);
+        let is_old = verified.stderr.contains(of_a_part);
+        (!is_old).then(|| verified.json())
+    });
+    assert_eq!(verified["whole"], true, "{verified}");
+    assert!(
+        verified["heads_of_catalog"].as_u64() >= Some(1),
+        "{verified}"
+    );
+    let absent = serde_json::json!(["connections", "statements"]);
+    assert_eq!(verified["absent"], absent, "{verified}");
+    let there = fs::read_to_string(&copy_of_last).unwrap();
+    // Of the log itself, a chain that is gone is a chain that was removed.
+    let data = stack.data_dir();
+    let gone = stack.scratch().join("gone");
+    fs::create_dir(&gone).unwrap();
+    for file in files(&stack, "connections") {
+        fs::rename(&file, gone.join(file.file_name().unwrap())).unwrap();
+    }
+    for path in [data.join("audit"), data.join("audit/../audit")] {
+        let found = audit(&stack, &["verify", path.to_str().unwrap()]);
+        found.failed(1);
+        let what = "there is no file of connections, and the catalog knows some";
+        assert!(found.stdout.contains(what), "{found:?}");
+    }
+    for file in fs::read_dir(&gone).unwrap().map(|file| file.unwrap()) {
+        fs::rename(file.path(), data.join("audit").join(file.file_name())).unwrap();
+    }
     fs::write(&copy_of_last, there.replacen('0', "1", 1)).unwrap();
     let refused = audit(&stack, &["export", "--to", &url]);
     refused.failed(1);
@@ -210,6 +238,16 @@ fn who_connected_and_what_an_operator_did_can_be_checked_and_carried_away() {
         ])
     };
     check(copy.to_str().unwrap()).ok();
+    // Who is somewhere else has no data directory, and is told of none.
+    let elsewhere = ["audit", "verify", copy.to_str().unwrap()];
+    let elsewhere = [&elsewhere[..], &["--public-key", &public]].concat();
+    let elsewhere = stack.cli(&elsewhere);
+    elsewhere.ok();
+    assert!(
+        elsewhere.stderr.contains("a cut end would not be found")
+            && !elsewhere.stderr.contains("operator.key"),
+        "{elsewhere:?}"
+    );
     let text = fs::read_to_string(&copy).unwrap();
     fs::write(
         &copy,

@@ -83,8 +83,10 @@ pub struct Report {
     /// Heads known from elsewhere that were found in the files.
     pub known: u64,
     /// Problems that are nothing but this: others know of lines that are not there. So it is also with a copy that
-    /// is older than what they know, or has not all chains.
+    /// is older than what they know.
     pub lacking: u64,
+    /// Chains of which a copy has no file.
+    pub absent: Vec<Stream>,
     /// Of each chain the last line, and how many lines no signature covers yet.
     pub ends: BTreeMap<Stream, (Link, u64)>,
     /// What is wrong; the first hundred.
@@ -119,6 +121,20 @@ impl Report {
 ///
 /// The files cannot be read; there are none.
 pub fn directory(dir: &Path, with: &With, known: &[Known]) -> io::Result<Report> {
+    chains_of(dir, with, known, true)
+}
+
+/// Checks the chains that a copy of such a directory has. It need not have all: those that it has not are in
+/// [`Report::absent`].
+///
+/// # Errors
+///
+/// As [`directory`].
+pub fn copy(dir: &Path, with: &With, known: &[Known]) -> io::Result<Report> {
+    chains_of(dir, with, known, false)
+}
+
+fn chains_of(dir: &Path, with: &With, known: &[Known], wants_all: bool) -> io::Result<Report> {
     let mut report = Report::default();
     let chains = chains(dir)?;
     // Others may share the catalog; what is known of them is not to be found here.
@@ -134,10 +150,10 @@ pub fn directory(dir: &Path, with: &With, known: &[Known]) -> io::Result<Report>
         for file in &files {
             chain.file(&file.path, Some((stream, file.number)))?;
         }
-        if files.is_empty() {
-            chain.nothing(dir, stream);
-        } else {
-            chain.end(dir, stream);
+        match (files.is_empty(), wants_all) {
+            (false, _) => chain.end(dir, stream),
+            (true, true) => chain.nothing(dir, stream),
+            (true, false) => chain.report.absent.push(stream),
         }
     }
     if report.files == 0 && report.problems_count == 0 {

@@ -218,6 +218,54 @@ async fn a_missing_file_is_found_at_the_beginning_in_the_middle_and_at_the_end()
 }
 
 #[tokio::test]
+async fn a_copy_may_lack_chains_and_the_log_itself_may_not() {
+    let dir = Scratch::new();
+    let admin = write(options(dir.path()), 3).await;
+    let mut others = options(dir.path());
+    others.stream = Stream::Connections;
+    let connections = write(others, 3).await;
+    for file in audit::segments(dir.path(), Stream::Connections).unwrap() {
+        fs::remove_file(file).unwrap();
+    }
+    let heads = [known(&admin), known(&connections)];
+    let with = With::keys(Keys::derive(&SECRET));
+    let log = verify::directory(dir.path(), &with, &heads).unwrap();
+    assert!(
+        told(&log).contains("there is no file of connections"),
+        "{}",
+        told(&log)
+    );
+    assert_eq!(log.absent, []);
+    let copy = || verify::copy(dir.path(), &with, &heads).unwrap();
+    assert!(copy().is_whole(), "{}", told(&copy()));
+    assert_eq!(copy().absent, [Stream::Connections, Stream::Statements]);
+    assert_eq!(copy().known, 1);
+
+    // What it has is held to everything.
+    let path = files(dir.path())[0].clone();
+    let whole = lines(&path);
+    let changed = whole[1].replacen("\"number\":0", "\"number\":1", 1);
+    let cases: [(&str, Vec<String>); 4] = [
+        ("changed", [&whole[..1], &[changed], &whole[2..]].concat()),
+        ("removed", [&whole[..1], &whole[2..]].concat()),
+        ("swapped", {
+            let mut swapped = whole.clone();
+            swapped.swap(1, 2);
+            swapped
+        }),
+        ("cut", whole[..whole.len() - 2].to_vec()),
+    ];
+    for (what, lines) in cases {
+        put(&path, &lines);
+        assert!(!copy().is_whole(), "{what}");
+    }
+    put(&path, &whole);
+    assert!(copy().is_whole());
+    fs::remove_file(&path).unwrap();
+    assert!(verify::copy(dir.path(), &with, &heads).is_err());
+}
+
+#[tokio::test]
 async fn a_chain_made_without_the_key_fits_and_is_found() {
     let dir = Scratch::new();
     let forger = Options {

@@ -38,7 +38,7 @@ const TEXT_BYTES_MAX: usize = 1 << 20;
 
 /// Behind problems that a copy has when it is nothing but old, or a part.
 const OF_A_COPY: &str = "hint: this is all that is wrong, and it is so with a copy that was made before those lines were \
-    written, or of some of the chains only: export again, all that it has, or check what is there by itself with --offline";
+    written: export again, or check what is there by itself with --offline";
 
 /// What can be done with the audit log.
 #[derive(Debug, Subcommand)]
@@ -154,10 +154,11 @@ async fn verify(args: &VerifyArgs, global: &Global) -> Result<(), Failure> {
         false => known(args, global).await,
     };
     let heads = known.as_deref().unwrap_or_default();
-    let report = if path.is_dir() {
-        verify::directory(&path, &with, heads)
-    } else {
-        verify::file(&path, &with, heads)
+    let report = match (path.is_dir(), is_same(&path, &args.data.audit())) {
+        // Of the log itself no chain may be missing; of a copy some may.
+        (true, true) => verify::directory(&path, &with, heads),
+        (true, false) => verify::copy(&path, &with, heads),
+        (false, _) => verify::file(&path, &with, heads),
     };
     let report = report.map_err(|error| {
         Failure::usage(
@@ -172,6 +173,13 @@ async fn verify(args: &VerifyArgs, global: &Global) -> Result<(), Failure> {
     match report.is_whole() {
         true => Ok(()),
         false => Err(Failure::Told(Exit::Failed)),
+    }
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => one == other,
     }
 }
 
@@ -191,6 +199,10 @@ async fn known(args: &VerifyArgs, global: &Global) -> Result<Vec<Known>, String>
     let operator = args.data.data_dir.join("operator.key");
     match fs::read_to_string(&operator) {
         Ok(key) => api = api.or_key(Secret::new(key.trim())),
+        // Who checks with the public key alone need not be where the server is.
+        Err(_) if args.public_key.is_some() && !api.has_given_key() => {
+            return Err("no key of the operator was given".to_owned());
+        }
         // Nobody is registered for a look.
         Err(error) if !api.has_given_key() => {
             return Err(format!("{}: {error}", operator.display()));
@@ -240,6 +252,7 @@ fn tell(report: &Report, not_asked: Option<&String>, global: &Global) -> Result<
             "heads": report.heads,
             "heads_of_catalog": report.known,
             "catalog_not_asked": not_asked,
+            "absent": report.absent.iter().map(|stream| stream.as_str()).collect::<Vec<_>>(),
             "ends": ends.collect::<Vec<_>>(),
             "problems_count": report.problems_count,
             "problems": problems.collect::<Vec<_>>(),
@@ -259,6 +272,10 @@ fn tell(report: &Report, not_asked: Option<&String>, global: &Global) -> Result<
     }
     for note in &report.notes {
         eprintln!("note: {note}");
+    }
+    if !report.absent.is_empty() {
+        let absent: Vec<_> = report.absent.iter().map(|stream| stream.as_str()).collect();
+        eprintln!("not in it, and so not checked: {}", absent.join(", "));
     }
     if let Some(why) = not_asked {
         eprintln!(
