@@ -10,7 +10,7 @@ mod strangers;
 
 use std::{path::PathBuf, sync::OnceLock};
 
-pub(crate) use doors::ADVICE;
+pub(crate) use doors::advice;
 pub use dsn::Dsn;
 use model::{Secret, route::NodeTarget};
 use tokio_postgres::Client;

@@ -19,10 +19,23 @@ const STEP: &str = "look at databases of others";
 pub(super) const GROUPS: &str = "+tenantry_admin,+tenantry_write,+tenantry_read";
 
 /// What closes all of them for tenants and nobody else; for the operator.
-pub(crate) const ADVICE: &str = "logins of tenants could connect: REVOKE CONNECT ON DATABASE … FROM \
-    PUBLIC (and grant it to whom it serves), or put these first into pg_hba.conf, for host and local \
-    alike: \"host samerole +tenantry_admin,+tenantry_write,+tenantry_read all scram-sha-256\", \"host \
-    all +tenantry_admin,+tenantry_write,+tenantry_read all reject\"";
+pub(crate) fn advice() -> String {
+    format!(
+        "logins of tenants could connect: REVOKE CONNECT ON DATABASE … FROM PUBLIC (and grant it to whom it serves), or put \
+         these lines, in this order, first into pg_hba.conf, and reload it: {}, {}",
+        lines("host"),
+        lines("local")
+    )
+}
+
+/// Of `pg_hba.conf`, for one kind of connection: logins of tenants come into their own database with their password, and
+/// into no other one. The first of the two alone leaves all others to the lines behind it.
+pub(super) fn lines(kind: &str) -> String {
+    let from = if kind == "local" { "" } else { " all" };
+    format!(
+        "\"{kind} samerole {GROUPS}{from} scram-sha-256\", \"{kind} all {GROUPS}{from} reject\""
+    )
+}
 
 /// [`GROUPS`], one by one.
 const MEMBERS: [&str; 3] = ["+tenantry_admin", "+tenantry_write", "+tenantry_read"];
@@ -83,7 +96,9 @@ impl Node {
                 node = self.name(),
                 line,
                 "pg_hba.conf of the attached server lets logins of tenants in without a password, from where \
-                 this line fits: put a line that rejects {GROUPS} before it"
+                 this line fits: put these lines, in this order, before it, and reload: {}, {}",
+                lines("host"),
+                lines("local")
             );
         }
         let open = self.open_doors(lease).await?;
@@ -92,7 +107,8 @@ impl Node {
             tracing::warn!(
                 node = self.name(),
                 databases = databases.join(", "),
-                "databases of others on the attached server: {ADVICE}"
+                "databases of others on the attached server: {}",
+                advice()
             );
         }
         Ok(())
@@ -201,13 +217,26 @@ mod tests {
     #[test]
     fn the_lines_that_the_advice_names_close_every_door() {
         let groups = MEMBERS.join(",");
-        let advised = format!(
-            "host samerole {groups} all scram-sha-256\nhost all {groups} all reject\n\
-             local samerole {groups} - scram-sha-256\nlocal all {groups} - reject\n\
-             host all all all md5\nlocal all all - peer"
-        );
-        assert!(!lets_through(&rules(&advised), "theirs"));
-        assert!(groups.split(',').all(|group| ADVICE.contains(group)));
+        let behind = "host all all all md5\nlocal all all - peer";
+        let advised = advice();
+        let lines: Vec<String> = advised
+            .split('"')
+            .skip(1)
+            .step_by(2)
+            .map(|line| match line.starts_with("local") {
+                true => line.replace(GROUPS, &format!("{GROUPS} -")),
+                false => line.to_owned(),
+            })
+            .collect();
+        let with = |lines: &[String]| rules(&format!("{}\n{behind}", lines.join("\n")));
+        assert_eq!(lines.len(), 4);
+        assert!(!lets_through(&with(&lines), "theirs"));
+        // None of them is too many: each first line lets tenants in, each second one stops them.
+        for left_out in [1, 3] {
+            let mut fewer = lines.clone();
+            fewer.remove(left_out);
+            assert!(lets_through(&with(&fewer), "theirs"), "{left_out}");
+        }
         assert_eq!(groups, GROUPS);
     }
 

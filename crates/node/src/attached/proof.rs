@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 
-use super::doors::GROUPS;
+use super::doors::lines;
 use crate::{Node, NodeError, handle::CONNECT_MAX};
 
 const STEP: &str = "ask how logins of tenants come in";
@@ -57,13 +57,12 @@ impl Node {
             NodeAddress::Unix(_) => "local",
             NodeAddress::Tcp { .. } => "host",
         };
-        let from = if kind == "local" { "" } else { " all" };
         Err(NodeError::Conflict {
             step: STEP,
             what: format!(
-                "{}. Put \"{kind} samerole {GROUPS}{from} scram-sha-256\" before the line of pg_hba.conf that \
-                 fits now, and reload it",
-                wrong.join("; ")
+                "{}. Put these lines, in this order, before the line of pg_hba.conf that fits now, and reload it: {}",
+                wrong.join("; "),
+                lines(kind)
             ),
         })
     }

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 use super::{Expected, ExpectedState, Finding, FindingKind as Kind};
 use crate::{
     Node, NodeError, Physical, ServerVersion,
-    attached::ADVICE,
+    attached::advice,
     handle::{CATALOG_DATABASE, Lease, TEMPLATE_DATABASE},
     inventory::split,
     steps::TENANT,
@@ -84,7 +84,7 @@ impl Node {
         }
         if !is_managed && only.is_none() {
             for database in self.open_doors(lease).await? {
-                findings.push(Finding::new(Kind::PublicAccess, database, ADVICE));
+                findings.push(Finding::new(Kind::PublicAccess, database, advice()));
             }
         }
         for database in foreign {
