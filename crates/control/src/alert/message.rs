@@ -71,15 +71,27 @@ struct Message<'a> {
 pub(super) fn text(kind: Kind, subject: &Subject, value: f64, threshold: f64) -> String {
     let said = kind.said();
     let name = subject.name.as_deref().unwrap_or(&subject.id);
-    let unit = match said.unit {
+    let about = &subject.about;
+    match kind {
+        // So or not so: there is nothing to count.
+        Kind::BackupFailed if value < 1.0 => {
+            format!("{about} {name}: its last backup did not fail")
+        }
+        Kind::BackupFailed => format!("{about} {name}: its last backup could not be made"),
+        Kind::DrillFailed if value < 1.0 => {
+            format!("{about} {name}: its last restore drill did not fail")
+        }
+        Kind::DrillFailed => format!("{about} {name}: its last restore drill failed"),
         // It says itself what is counted.
-        "count" => String::new(),
-        unit => format!(" {unit}"),
-    };
-    format!(
-        "{} {name}: {} is {value}{unit} (rule: {threshold}{unit})",
-        subject.about, said.what,
-    )
+        Kind::DatabasesBehind => format!(
+            "{about} {name}: {} is {value} (rule: {threshold})",
+            said.what
+        ),
+        _ => {
+            let (what, unit) = (said.what, said.unit);
+            format!("{about} {name}: {what} is {value} {unit} (rule: {threshold} {unit})")
+        }
+    }
 }
 
 /// The body of a message about an alert, or of a test.
@@ -118,7 +130,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_has_the_unit_but_where_it_says_what_is_counted() {
+    fn a_text_says_it_as_a_person_would() {
         let subject = Subject {
             about: "database".to_owned(),
             id: "po7enm1erym3".to_owned(),
@@ -133,7 +145,17 @@ mod tests {
             );
         };
         ends(Kind::Latency, " is 2 ms (rule: 1 ms)");
-        ends(Kind::BackupFailed, " is 2 (rule: 1)");
+        ends(
+            Kind::DatabasesBehind,
+            " at the version that they should be at is 2 (rule: 1)",
+        );
+        ends(
+            Kind::BackupFailed,
+            "shop: its last backup could not be made",
+        );
+        ends(Kind::DrillFailed, "shop: its last restore drill failed");
+        let over = text(Kind::DrillFailed, &subject, 0.0, 1.0);
+        assert_eq!(over, "database shop: its last restore drill did not fail");
     }
 
     /// As `printf %s '1800000000.{}' | openssl dgst -sha256 -hmac whs_test` says.
