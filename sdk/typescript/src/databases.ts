@@ -84,6 +84,17 @@ export interface LogFilter {
 /** What `inspect` shows. */
 export type Inspected = 'schemas' | 'tables' | 'indexes' | 'locks' | 'connections';
 
+/** A migration that `tenantry migration up` recorded in a database. */
+export interface Migration {
+  /** Of its file. */
+  name: string;
+  /** SHA-256 of the file, in hex. */
+  checksum: string;
+  began_at: string;
+  /** Null: it began outside of a transaction, and did not end, or is under way. */
+  applied_at: string | null;
+}
+
 /** From these a database does not become ACTIVE by itself. */
 const NOT_ON_ITS_WAY = new Set(['SUSPENDED', 'DISABLING', 'DISABLED', 'CREATE_FAILED']);
 /** A branch may take 300 s by the server's own default, and is worth a longer wait; this is for everything else. */
@@ -322,8 +333,13 @@ export class Databases {
   /** What is in it and who is there, rows as objects: a thousand at most. */
   async inspect<Row = Record<string, unknown>>(database: string, what: Inspected, options: RequestOptions = {}): Promise<Row[]> {
     const result = await this.session.call('GET /customer/databases/{database}/inspect/{what}', { path: { database, what }, ...options });
-    if (result.error !== undefined && result.error !== null) throw new SqlError(result.error);
-    return named<Row>(result).rows;
+    return found<Row>(result);
+  }
+
+  /** Migrations that were recorded in it, by their names, the last thousand; none where nothing was. */
+  async listMigrations(database: string, options: RequestOptions = {}): Promise<Migration[]> {
+    const result = await this.session.call('GET /customer/databases/{database}/migrations', { path: { database }, ...options });
+    return found<Migration>(result);
   }
 
   /** The connection string with its password, where it was made on this machine; undefined elsewhere. */
@@ -403,6 +419,12 @@ export class Databases {
 function named<Row>({ columns, rows, row_count, command }: SqlResult): QueryResult<Row> {
   const objects = rows.map((row) => Object.fromEntries(columns.map(({ name }, at) => [name, row[at]])) as Row);
   return { rows: objects, rowCount: row_count, command, columns };
+}
+
+/** Rows of what the server looked up itself. */
+function found<Row>(result: SqlResult): Row[] {
+  if (result.error !== undefined && result.error !== null) throw new SqlError(result.error);
+  return named<Row>(result).rows;
 }
 
 async function write(store: WritableStore, database: Database): Promise<void> {

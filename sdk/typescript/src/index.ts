@@ -9,7 +9,7 @@ export { FileCredentialStore, MemoryCredentialStore } from './credentials.js';
 export type { AnonymousProject, CredentialStore, KeptServer, WritableStore } from './credentials.js';
 export { DatabaseLimits, Databases, DatabaseUsers } from './databases.js';
 export type {
-  BatchOptions, BatchStatement, Database, DatabaseUser, Inspected, Limits, LimitValues, ListFilter, LogFilter, Observing, QueryResult, SqlResult, Sweep,
+  BatchOptions, BatchStatement, Database, DatabaseUser, Inspected, Limits, LimitValues, ListFilter, LogFilter, Migration, Observing, QueryResult, SqlResult, Sweep,
 } from './databases.js';
 export * from './errors.js';
 export { instantDatabase } from './instant.js';

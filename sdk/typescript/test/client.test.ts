@@ -80,6 +80,24 @@ test('what failed in a database is in its log, without constants, and is counted
   await assert.rejects(databases.logs('nowhere'), NotFoundError);
 });
 
+test('migrations that were recorded in a database are listed, and none of one that has had none', async () => {
+  const { databases } = await ownClient();
+  await databases.create({ name: 'migrated' });
+  assert.deepEqual(await databases.listMigrations('migrated'), []);
+  // As `tenantry migration up` makes them.
+  await databases.sql('migrated', `CREATE SCHEMA tenantry_migrations;
+    CREATE TABLE tenantry_migrations.applied (name text PRIMARY KEY, checksum text NOT NULL,
+      began_at timestamptz NOT NULL DEFAULT clock_timestamp(), applied_at timestamptz);
+    INSERT INTO tenantry_migrations.applied VALUES ('20261121093000_b.sql', 'f00d', '2026-11-21T09:30:00Z', NULL),
+      ('20261120093000_a.sql', 'beef', '2026-11-20T09:30:00Z', '2026-11-20T09:30:01Z')`);
+  const listed = await databases.listMigrations('migrated');
+  assert.deepEqual(listed.map(({ name, checksum }) => [name, checksum]), [['20261120093000_a.sql', 'beef'], ['20261121093000_b.sql', 'f00d']]);
+  const [first, second] = listed;
+  assert.equal(second?.applied_at, null);
+  assert.equal(Date.parse(first?.applied_at ?? '') - Date.parse(first?.began_at ?? ''), 1000);
+  await assert.rejects(databases.listMigrations('nowhere'), NotFoundError);
+});
+
 test('rules of alerts are written and removed; what is open is listed', async () => {
   const { alerts, databases } = await ownClient();
   const { id } = await databases.create({ name: 'watched' });
