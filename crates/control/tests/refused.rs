@@ -140,6 +140,10 @@ const ENDPOINTS: &[(&str, &str, For, &str)] = &[
         For::Readers,
         "",
     ),
+    // As TenantsDB has them.
+    ("GET", "/tenants/{database}/metrics", For::Readers, ""),
+    ("GET", "/tenants/{database}/logs", For::Readers, ""),
+    ("GET", "/tenants/{database}/logs/stats", For::Readers, ""),
     // As the role `read`, whoever asks.
     (
         "GET",

@@ -165,11 +165,40 @@ async fn logs_are_those_of_all_processes_and_outlive_them() {
     }
     assert_eq!(stats["statement_log"], "slow");
 
+    // The same where TenantsDB has it, in its envelope.
+    let of_tenant = async |path: &str, token: &str| {
+        let url = format!("{}/tenants/{path}", stack.base);
+        stack.send(stack.http.get(url).bearer_auth(token)).await
+    };
+    for path in ["logs?type=error&limit=3", "logs/stats?since=24h", "metrics"] {
+        let mut enveloped = of_tenant(&format!("app/{path}"), &token).await.ok();
+        for (name, want) in [
+            ("success", Value::from(true)),
+            ("http_status", 200.into()),
+            ("code", "ok".into()),
+            ("tenant_id", id.as_str().into()),
+        ] {
+            let was = enveloped.as_object_mut().unwrap().remove(name);
+            assert_eq!(was, Some(want), "{path}: {name}");
+        }
+        let mut plain = page(&stack, &format!("{id}/{path}")).await;
+        for answer in [&mut enveloped, &mut plain] {
+            // Measured while it is asked for.
+            let measured = answer.as_object_mut().unwrap().remove("database_metrics");
+            assert_eq!(measured.is_some(), path == "metrics", "{path}");
+        }
+        assert_eq!(enveloped, plain, "{path}");
+    }
+    let refused = of_tenant("app/logs?type=x", &token).await;
+    refused.error(400, "invalid_field");
+
     // Nobody else's.
     let stranger = stack.token().await;
     for path in ["logs", "logs/stats", "metrics"] {
         let path = format!("{id}/{path}");
         let answer = get(&stack, &stack.base, &stranger, &path).await;
+        answer.error(404, "database_not_found");
+        let answer = of_tenant(&path, &stranger).await;
         answer.error(404, "database_not_found");
     }
     assert_eq!(count(&stack, &idle).await, 1);

@@ -60,7 +60,7 @@ pub(crate) struct DatabaseMetrics {
 /// What a database did.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Metrics {
-    database_id: String,
+    pub(crate) database_id: String,
     /// Always `PostgreSQL`.
     database_type: &'static str,
     /// Always 1: a database of its own on a server that others use, too.

@@ -13,6 +13,7 @@ pub(crate) mod http;
 pub(crate) mod inspect;
 pub(crate) mod metrics;
 mod store;
+pub(crate) mod tenants;
 mod window;
 
 pub(crate) use store::recent;

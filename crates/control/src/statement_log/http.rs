@@ -83,7 +83,7 @@ pub(crate) struct LogEntry {
 /// A page of a log, the newest line first.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct LogPage {
-    database_id: String,
+    pub(crate) database_id: String,
     logs: Vec<LogEntry>,
     /// Lines in this answer.
     count: usize,
@@ -103,7 +103,7 @@ pub(crate) struct LogErrors {
 /// What is in a log, and what is kept in it.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct LogStats {
-    database_id: String,
+    pub(crate) database_id: String,
     since_seconds: u64,
     /// Lines.
     count: u64,
