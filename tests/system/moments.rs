@@ -32,6 +32,21 @@ fn as_it_was(of: Postgres) {
         let moments = stack.cli(&moments).json();
         moments["oldest"].as_str().map(str::to_owned)
     });
+    // What it takes stands where the operator looks at what everything takes.
+    let fleet = |form: &[&str]| {
+        let mut fleet = stack.cli_command(&[&["fleet"], form].concat());
+        run(fleet.env("TENANTRY_API_KEY", stack.operator_key()))
+    };
+    let seen = fleet(&["--json"]).json();
+    let history = &seen["history"];
+    assert_eq!(history["state"], "kept", "{seen}");
+    assert!(history["bases"].as_u64() >= Some(1), "{history}");
+    assert!(history["base_bytes"].as_u64() > Some(1 << 20), "{history}");
+    let page = fleet(&[]);
+    assert!(
+        page.ok().contains("history: every second since "),
+        "{page:?}"
+    );
     assert_eq!(ask(&neighbour, "CREATE TABLE n (v int)"), "");
     ask(
         &main,

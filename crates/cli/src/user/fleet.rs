@@ -82,6 +82,9 @@ pub(super) async fn fleet(context: &Context) -> Result<(), Failure> {
             Some(rest) => format!("; {rest} were not measured yet"),
         },
     ))?;
+    if let Some(line) = history(&seen["history"]) {
+        output::line(&line)?;
+    }
     let costs = list("costs");
     if costs.is_empty() {
         return Ok(());
@@ -111,6 +114,20 @@ pub(super) async fn fleet(context: &Context) -> Result<(), Failure> {
     Rows { columns, rows }.print(context.format)
 }
 
+/// What can be recovered, and what that takes of the disk. Nothing where none is kept.
+fn history(seen: &Value) -> Option<String> {
+    let state = seen["state"].as_str()?;
+    let since = match (state, seen["oldest"].as_str()) {
+        ("kept", Some(oldest)) => format!("every second since {oldest}"),
+        ("beginning", _) => "its first base backup is being made".to_owned(),
+        _ => "given up for now, the server's log says why".to_owned(),
+    };
+    Some(format!(
+        "history: {since}; {} base backups take {} bytes, the log since then {} bytes",
+        seen["bases"], seen["base_bytes"], seen["log_bytes"]
+    ))
+}
+
 /// A share in percent, a time in seconds.
 fn shown(figure: &Value, name: &str) -> Option<String> {
     let value = figure[name].as_f64()?;
@@ -126,5 +143,23 @@ fn said(figure: &Value) -> String {
         Some(true) => "yes".to_owned(),
         Some(false) => "no".to_owned(),
         None => field(figure, "missing").to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_history_says_what_it_costs_and_none_says_nothing() {
+        let mut seen = json!({ "state": "kept", "oldest": "2026-11-22T09:30:00Z", "bases": 2, "base_bytes": 70, "log_bytes": 9 });
+        let cost = "2 base backups take 70 bytes, the log since then 9 bytes";
+        let kept = format!("history: every second since 2026-11-22T09:30:00Z; {cost}");
+        assert_eq!(history(&seen), Some(kept));
+        seen["state"] = json!("given_up");
+        assert!(history(&seen).is_some_and(|line| line.contains("given up")));
+        assert_eq!(history(&Value::Null), None);
     }
 }

@@ -11,6 +11,7 @@ use model::{
     exposition::Page,
     insight::{Pools, Question},
 };
+use node::managed::HistoryStatus;
 use serde::Serialize;
 use tokio::time::timeout;
 use utoipa::ToSchema;
@@ -93,6 +94,33 @@ pub(crate) struct Storage {
     oldest_measured_at: Option<DateTime<Utc>>,
 }
 
+/// What every second of the last day can be recovered from, and what that takes of the disk: beside `storage`.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct History {
+    /// `beginning`: the first base backup is being made; `kept`; or `given_up`: nothing is kept for now, the log says why.
+    state: &'static str,
+    /// The first moment that can be had; null: none.
+    oldest: Option<DateTime<Utc>>,
+    /// Base backups.
+    bases: usize,
+    /// On the disk, what they share with each other counted once; less where files share blocks with the data.
+    base_bytes: u64,
+    /// PostgreSQL's log since then, compressed.
+    log_bytes: u64,
+}
+
+impl From<HistoryStatus> for History {
+    fn from(status: HistoryStatus) -> Self {
+        Self {
+            state: status.state.as_str(),
+            oldest: status.oldest.map(DateTime::from),
+            bases: status.bases,
+            base_bytes: status.base_bytes,
+            log_bytes: status.log_bytes,
+        }
+    }
+}
+
 /// What all did together.
 #[derive(Clone, Copy, Debug, Default, Serialize, ToSchema)]
 pub(crate) struct Total {
@@ -112,6 +140,8 @@ pub(crate) struct Fleet {
     /// In the last day, all databases together.
     total: Total,
     storage: Storage,
+    /// Null: none is kept, or another process than the one that answers runs the node.
+    history: Option<History>,
     /// In the last day, the 20 databases that were active longest.
     costs: Vec<Cost>,
 }
@@ -344,6 +374,7 @@ pub(crate) async fn fleet(
         last_drill: drills.last.as_ref().map(DrillResponse::from),
         total,
         storage,
+        history: app.node.history().map(History::from),
         costs,
     }))
 }
