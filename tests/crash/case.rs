@@ -7,7 +7,7 @@ use control::Moment;
 use serde_json::json;
 
 use super::{
-    backups,
+    backups, dumps,
     point::{Kept, Operation, Point, operation},
     projects,
     request::{Answer, Request},
@@ -43,6 +43,7 @@ pub(crate) async fn run(world: &mut World, point: Point) {
         Operation::DeleteBackup => backups::delete(world, point).await,
         Operation::Restore => backups::restore(world, point).await,
         Operation::Drill => backups::drill(world, point).await,
+        Operation::Dump => dumps::write(world, point).await,
         Operation::CreateUser => users::create(world, point).await,
         Operation::DeleteUser => users::delete(world, point).await,
     };

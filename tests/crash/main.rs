@@ -11,6 +11,7 @@
 
 mod backups;
 mod case;
+mod dumps;
 mod point;
 mod projects;
 mod request;
@@ -120,6 +121,11 @@ fn of_drills(postgres: Postgres, kills: &[Kill]) {
     block_on(run_all(postgres, 0, KEPT_LONG, &all));
 }
 
+fn of_dumps(postgres: Postgres, kills: &[Kill]) {
+    let all = points(&[Operation::Dump], kills);
+    block_on(run_all(postgres, 0, KEPT_LONG, &all));
+}
+
 /// With a history; and what is restored there was made only for that.
 fn of_moments(postgres: Postgres, kills: &[Kill]) {
     let config = StackConfig::on(postgres)
@@ -219,6 +225,16 @@ fn on_18_both_killed_at_every_step_of_a_drill_leaves_nothing_of_it() {
 }
 
 #[test]
+fn kills_at_every_step_of_a_dump_leave_nothing_of_it() {
+    of_dumps(Postgres::System, &Kill::ALL);
+}
+
+#[test]
+fn on_18_both_killed_at_every_step_of_a_dump_leaves_nothing_of_it() {
+    of_dumps(Postgres::V18, &[Kill::Both]);
+}
+
+#[test]
 fn on_18_both_killed_at_every_step_of_a_branch_converges() {
     of_branches(Postgres::V18, &[Kill::Both]);
 }
@@ -284,6 +300,7 @@ fn every_step_is_killed() {
     all.extend(points(&OF_USERS, &[Kill::Both]));
     all.extend(points(&OF_BACKUPS, &[Kill::Both]));
     all.extend(points(&[Operation::Drill], &[Kill::Both]));
+    all.extend(points(&[Operation::Dump], &[Kill::Both]));
     all.extend(points(&[Operation::BackupMoment], &[Kill::Both]));
     for step in Step::ALL {
         let tried = all.iter().filter(|point| point.step == *step).count();

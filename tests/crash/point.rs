@@ -56,6 +56,8 @@ pub(crate) enum Operation {
     Restore,
     /// The same, where nobody can reach it.
     Drill,
+    /// The server writes a dump.
+    Dump,
     /// A user of a database.
     CreateUser,
     DeleteUser,
@@ -92,6 +94,7 @@ pub(crate) fn operation(step: Step) -> Operation {
         | Step::DrillEnd
         | Step::DrillDrop
         | Step::DrillForget => Operation::Drill,
+        Step::DumpWrite | Step::DumpEnd => Operation::Dump,
         Step::DeleteCommit | Step::DeleteClose => Operation::Delete,
         Step::PurgeBegin | Step::PurgeDatabase | Step::PurgeLogins => Operation::Purge,
         Step::UndeleteCommit | Step::UndeleteOpen => Operation::Undelete,
@@ -156,6 +159,11 @@ impl Point {
                 (Moment::Before, Kill::Postgres) => Kept::Either,
                 (Moment::Before | Moment::Between, _) => Kept::No,
                 (Moment::After, _) => Kept::Yes,
+            },
+            // A stream that broke off is no dump.
+            Step::DumpWrite | Step::DumpEnd => match self.kill {
+                Kill::Postgres => Kept::Either,
+                Kill::Tenantry | Kill::Both => Kept::No,
             },
             Step::CreateLogins
             | Step::CreateDatabase

@@ -19,8 +19,8 @@ use axum::{
 use futures_util::stream;
 use model::{Limits, Pid};
 use node::{
-    NodeError,
-    export::{Form, Part, Wanted},
+    Node, NodeError,
+    export::{Export, Form, Part, Wanted},
 };
 use serde::Deserialize;
 use tokio::{
@@ -40,12 +40,15 @@ use crate::{
     audited,
     backup::store::{Source, source},
     limits,
+    placement::step::{Moment, Step, reached},
     tasks::Tasks,
     tenant::{self, store::Tenant},
 };
 
 /// Removing a login: more is waited for by nobody.
 const REMOVE_TIME_MAX: Duration = Duration::from_secs(30);
+/// Between two tries to remove one.
+const REMOVE_EVERY: Duration = Duration::from_millis(500);
 /// What is read at once.
 const READ: usize = 64 << 10;
 /// Pieces that wait for a slow client; `pg_dump` waits when there are more.
@@ -248,6 +251,7 @@ async fn write(turn: Turn, tenant: &Tenant, wanted: Wanted, pieces: Pieces) {
             return;
         }
     };
+    reached(Step::DumpWrite, Moment::Before).await;
     let mut export = None;
     let written = timeout(within, async {
         let export = export.insert(node.begin_export(pid, &wanted, within).await?);
@@ -266,9 +270,13 @@ async fn write(turn: Turn, tenant: &Tenant, wanted: Wanted, pieces: Pieces) {
                 if count == 0 {
                     break;
                 }
+                let is_first = bytes == 0;
                 bytes += count as u64;
                 if pieces.send(Ok(piece.freeze())).await.is_err() {
                     return Ok(None);
+                }
+                if is_first {
+                    reached(Step::DumpWrite, Moment::Between).await;
                 }
             }
         }
@@ -276,11 +284,15 @@ async fn write(turn: Turn, tenant: &Tenant, wanted: Wanted, pieces: Pieces) {
         Ok::<_, NodeError>(Some(bytes))
     });
     let written = written.await;
-    let removed = timeout(REMOVE_TIME_MAX, node.end_export(pid, export)).await;
+    reached(Step::DumpWrite, Moment::After).await;
+    reached(Step::DumpEnd, Moment::Before).await;
+    let removed = timeout(REMOVE_TIME_MAX, remove(node, pid, export)).await;
     if !matches!(removed, Ok(Ok(()))) {
         tracing::warn!(tenant = %tenant.id, "the login of a dump was not removed; the next dump, or the next start, does that");
     }
+    reached(Step::DumpEnd, Moment::Between).await;
     let _ = timeout(REMOVE_TIME_MAX, among_all.end()).await;
+    reached(Step::DumpEnd, Moment::After).await;
     let error = match written {
         Ok(Ok(Some(bytes))) => {
             tracing::info!(tenant = %tenant.id, bytes, "a database was dumped");
@@ -304,6 +316,16 @@ async fn write(turn: Turn, tenant: &Tenant, wanted: Wanted, pieces: Pieces) {
     };
     // Until the stream has ended with it: whoever reads must not take what there is for all.
     let _ = pieces.send(Err(error)).await;
+}
+
+/// Removes its login. A server that died, perhaps of this very dump, is back within seconds.
+async fn remove(node: &Node, pid: &Pid, export: Option<Export>) -> Result<(), NodeError> {
+    let mut removed = node.end_export(pid, export).await;
+    while removed.as_ref().is_err_and(NodeError::is_temporary) {
+        tokio::time::sleep(REMOVE_EVERY).await;
+        removed = node.end_export(pid, None).await;
+    }
+    removed
 }
 
 fn told(error: NodeError) -> ApiError {

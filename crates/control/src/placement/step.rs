@@ -86,6 +86,10 @@ steps! {
     DrillDrop = "drill.drop",
     /// Its logins are dropped, and its place is forgotten.
     DrillForget = "drill.forget",
+    /// A dump is written by the server: its login is made, and everything read.
+    DumpWrite = "dump.write",
+    /// Its login is removed, and its turn ends; only then does whoever wanted it hear that it was all.
+    DumpEnd = "dump.end",
     /// Logins of a pool entry.
     FillLogins = "fill.logins",
     /// Database of a pool entry.
