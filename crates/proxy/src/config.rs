@@ -98,8 +98,8 @@ pub struct Limits {
     /// A statement that waits so long for a server connection tells its client for what. 3 s: a usual wait
     /// says nothing, and there is time left to do something about it.
     pub wait_notice_after: Duration,
-    /// Server connections being opened at once, per node. 8: each costs the server a fork and
-    /// several milliseconds of CPU.
+    /// Server connections being opened at once, per node, by all processes together (by each, one at least). 8: each
+    /// costs the server a fork and several milliseconds of CPU.
     pub connects_max: usize,
     /// Time to open one server connection, login included. 5 s.
     pub connect_time_max: Duration,

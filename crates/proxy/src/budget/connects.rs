@@ -2,6 +2,8 @@
 //!
 //! Owns: how many are opened at once, and waiting while a node cannot be reached. Does not own: how many
 //! there may be (`budget`), or opening one (`server::open`).
+//!
+//! All processes together open so many at once: each has the same part of that as of the node's budget, and one at least.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -23,10 +25,21 @@ const PAUSE_MAX: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub(crate) struct Connects {
     turns: Semaphore,
+    /// Of all processes.
     max: usize,
+    part: Mutex<Part>,
     /// Who tries while it cannot be reached.
     trial: Semaphore,
     outage: Mutex<Option<Outage>>,
+}
+
+/// Turns that there are.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    /// Those that are free and those that somebody has.
+    all: usize,
+    /// So many there are to be; what is too many ends with those who have it.
+    wanted: usize,
 }
 
 /// A node that cannot be reached.
@@ -42,7 +55,8 @@ struct Outage {
 pub(crate) struct Turn<'a> {
     connects: &'a Connects,
     began: Instant,
-    _turn: SemaphorePermit<'a>,
+    /// Always there until it is dropped.
+    turn: Option<SemaphorePermit<'a>>,
     _trial: Option<SemaphorePermit<'a>>,
 }
 
@@ -51,6 +65,10 @@ impl Connects {
         Self {
             turns: Semaphore::new(max),
             max,
+            part: Mutex::new(Part {
+                all: max,
+                wanted: max,
+            }),
             trial: Semaphore::new(1),
             outage: Mutex::default(),
         }
@@ -58,7 +76,27 @@ impl Connects {
 
     /// Connections being opened, or waiting for the node to come back.
     pub(super) fn open(&self) -> usize {
-        self.max - self.turns.available_permits()
+        self.part()
+            .all
+            .saturating_sub(self.turns.available_permits())
+    }
+
+    fn part(&self) -> MutexGuard<'_, Part> {
+        self.part.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// This process has so many of the server connections of the node.
+    pub(super) fn set_part(&self, lent: u32, of: u32) {
+        let (lent, of) = (lent as usize, of as usize);
+        let wanted = (self.max * lent.min(of) / of.max(1)).max(1);
+        let mut part = self.part();
+        part.wanted = wanted;
+        if part.all < wanted {
+            self.turns.add_permits(wanted - part.all);
+            part.all = wanted;
+        } else {
+            part.all -= self.turns.forget_permits(part.all - wanted);
+        }
     }
 
     fn outage(&self) -> MutexGuard<'_, Option<Outage>> {
@@ -82,8 +120,20 @@ impl Connects {
         Turn {
             connects: self,
             began: Instant::now(),
-            _turn: turn,
+            turn: Some(turn),
             _trial: trial,
+        }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut part = self.connects.part();
+        if part.all > part.wanted
+            && let Some(turn) = self.turn.take()
+        {
+            turn.forget();
+            part.all -= 1;
         }
     }
 }
@@ -186,5 +236,42 @@ mod tests {
         assert!(epoch.elapsed() < Duration::from_millis(9240 + 10 * 7));
         assert_eq!(node.most.load(Ordering::Relaxed), 4);
         assert_eq!(connects.open(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_process_opens_its_part_at_once() {
+        let (connects, node) = (Arc::new(Connects::new(8)), Arc::new(Node::default()));
+        node.is_up.store(true, Ordering::Relaxed);
+        let at_once = async || {
+            node.most.store(0, Ordering::Relaxed);
+            let each = (0..20).map(|_| connect(connects.clone(), node.clone(), Instant::now()));
+            futures_util::future::join_all(each.collect::<Vec<_>>()).await;
+            node.most.load(Ordering::Relaxed)
+        };
+        for (lent, of, most) in [
+            (10, 40, 2),
+            (40, 40, 8),
+            (13, 40, 2),
+            (0, 40, 1),
+            (50, 40, 8),
+        ] {
+            connects.set_part(lent, of);
+            assert_eq!(at_once().await, most, "{lent} of {of}");
+            assert_eq!(connects.open(), 0);
+        }
+
+        // What others have meanwhile is no longer ours when it is given back.
+        let held = futures_util::future::join_all((0..8).map(|_| connects.turn())).await;
+        connects.set_part(20, 40);
+        assert_eq!(connects.open(), 8);
+        let mut next = std::pin::pin!(connects.turn());
+        let mut held = held.into_iter();
+        for left in (4..8).rev() {
+            drop(held.next());
+            assert_eq!(connects.open(), left);
+            assert!(futures_util::poll!(next.as_mut()).is_pending());
+        }
+        drop(held.next());
+        assert!(futures_util::poll!(next.as_mut()).is_ready());
     }
 }

@@ -185,6 +185,7 @@ impl Budget {
         let mut state = self.state();
         if state.ceiling != ceiling {
             state.ceiling = ceiling;
+            self.connects.set_part(state.lent, ceiling);
             drop(state);
             self.asks.notify_one();
             self.serve_round();
@@ -210,6 +211,7 @@ impl Budget {
         let mut state = self.state();
         state.lent = count;
         state.lent_until = Some(until);
+        self.connects.set_part(count, state.ceiling);
         let excess = state.used.saturating_sub(state.max());
         drop(state);
         self.serve_round();
