@@ -206,6 +206,11 @@ pub(super) fn hand_over_behind_failure(
             server.queue.sent_as(Request::Query, Tags::OURS);
             fail(server, out);
         }
+        WayOut::Chain => {
+            server.status = TransactionStatus::InTransaction;
+            hand_over_names(server, lending, naming, at, outgoing, tenant);
+            fail(server, outgoing.before(at));
+        }
     }
     Readiness::Ready
 }
@@ -222,20 +227,28 @@ pub(super) fn fail(server: &mut Server, out: &mut Vec<u8>) {
 enum WayOut {
     /// It is over.
     End,
+    /// Another one like it begins at once.
+    Chain,
     /// It goes on from a savepoint.
     Savepoint,
 }
 
 impl WayOut {
-    /// Of a statement that begins so. `None`: it does not, or begins another transaction at once.
+    /// Of a statement that begins so. `None`: it does not, or it is not certain.
     fn of(lead: Lead, statement: &[u8]) -> Option<Self> {
         let says = |own: &[u8]| {
             let mut words = statement.split(|byte| !byte.is_ascii_alphanumeric());
             words.any(|word| word.eq_ignore_ascii_case(own))
         };
         match lead {
-            _ if says(b"chain") || says(b"prepared") => None,
+            _ if says(b"prepared") => None,
             Lead::Rollback if says(b"to") => Some(Self::Savepoint),
+            Lead::Rollback | Lead::Commit if says(b"chain") && !says(b"no") => {
+                let has_comment = [&b"--"[..], b"/*"]
+                    .iter()
+                    .any(|own| memchr::memmem::find(statement, own).is_some());
+                (!has_comment).then_some(Self::Chain)
+            }
             Lead::Rollback | Lead::Commit => Some(Self::End),
             _ => None,
         }

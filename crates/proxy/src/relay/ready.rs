@@ -15,7 +15,7 @@ use wire::{
 use super::{
     anew::{hand_over_outdated, note_use, ready_discard},
     around::{close_first, first_two, say_in_passing, write_parse},
-    up::Outgoing,
+    up::{Outgoing, Pass},
 };
 use crate::{
     elsewhere::around_settings,
@@ -247,6 +247,32 @@ pub(super) fn ready_before_role(
         make_before(named, server, lending, at, outgoing, tenant);
     }
     Readiness::Ready
+}
+
+/// Before a Describe that nothing of an open pipeline comes before. Unlike that, making the statement takes a snapshot, behind
+/// which a transaction can no longer be told how isolated it is to be. So it is made in a transaction of its own.
+#[inline]
+pub(super) fn ready_alone(
+    server: &mut Server,
+    lending: &mut Lending,
+    name: &[u8],
+    at: usize,
+    outgoing: &mut Outgoing<'_>,
+    tenant: &Tenant,
+) -> Option<Pass> {
+    let statement = lending.prepared.get(name).cloned()?;
+    if !is_missing(&statement, server, lending) || !lending.is_settled(tenant) {
+        return None;
+    }
+    if !server.queue.are_ours() {
+        return Some(Pass::Waits);
+    }
+    if server.status != TransactionStatus::Idle {
+        return None;
+    }
+    make_before(vec![statement], server, lending, at, outgoing, tenant);
+    // The server connection is kept until then.
+    Some(Pass::Asked)
 }
 
 /// Named statements that can be made now and are not there. `bytes` from `at` on: what comes next.

@@ -28,7 +28,8 @@ use super::{
     handed::{Naming, hand_over_names, name_for_sql},
     note::Flight,
     ready::{
-        Readiness, begin, ready_all, ready_before, ready_before_role, ready_named, ready_unnamed,
+        Readiness, begin, ready_all, ready_alone, ready_before, ready_before_role, ready_named,
+        ready_unnamed,
     },
     shown::ready_shown,
     text::{HEEDED, is_name_pending},
@@ -576,6 +577,12 @@ impl Session {
                     ready_outdated(server, lending, at, outgoing, &self.tenant)
             {
                 return Pass::Waits;
+            }
+            if !was_open
+                && request == Request::DescribeStatement
+                && let Some(pass) = ready_alone(server, lending, key, at, outgoing, &self.tenant)
+            {
+                return pass;
             }
             lending.uses(key, &self.tenant);
         }

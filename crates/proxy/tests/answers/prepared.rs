@@ -5,7 +5,10 @@ use wire::message::{Kind, build};
 
 use crate::{
     end,
-    kit::pair::{Pair, parse, run_prepared},
+    kit::{
+        pair::{Pair, parse, run_prepared},
+        raw,
+    },
     run, start,
 };
 
@@ -379,4 +382,66 @@ async fn a_statement_that_is_closed_in_a_failed_transaction_is_gone() {
             }
         }
     });
+}
+
+/// Making a statement takes a snapshot, which having it described does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_describe_a_transaction_is_as_isolated_as_was_said() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+        parse(&mut pair, "there", "SELECT v FROM s1.t");
+        parse(&mut pair, "gone", "SELECT v FROM s1.gone");
+        parse(&mut pair, "dropped", "SELECT v FROM s2.t");
+        let describe_and_begin = |name: &str| {
+            let mut bytes = Vec::new();
+            build::describe(Kind::Statement, name.as_bytes(), &mut bytes);
+            build::parse(
+                b"",
+                b"BEGIN ISOLATION LEVEL REPEATABLE READ",
+                &[],
+                &mut bytes,
+            );
+            use_it(b"", b"", &mut bytes);
+            build::sync(&mut bytes);
+            bytes
+        };
+        for name in ["there", "gone"] {
+            let bytes = describe_and_begin(name);
+            pair.flight(format!("describe {name}, and begin"), &bytes, 1);
+            pair.query("SHOW transaction_isolation");
+            pair.query("ROLLBACK");
+        }
+        // The parameters, which a direct connection tells before the error, are not told of.
+        stack
+            .postgres
+            .sql(&tenant.pid.database(), "DROP TABLE s2.t");
+        pair.ours.send(&describe_and_begin("dropped"));
+        assert_eq!(raw::code_of(&pair.ours.until(b'Z')), "42P01");
+    });
+    end(&stack).await;
+}
+
+/// In a transaction that failed nothing can be handed over to SQL, and in the one that follows it at once it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn sql_behind_a_chain_knows_what_was_prepared() {
+    let (stack, tenant) = start().await;
+    tokio::task::block_in_place(|| {
+        let mut pair = Pair::new(&stack, &tenant, "auto", &[]);
+        parse(&mut pair, "one", "SELECT 'one'");
+        for sql in [
+            "ROLLBACK AND CHAIN; PREPARE one AS SELECT 2",
+            "COMMIT AND CHAIN; EXECUTE one; SELECT 3",
+            "ROLLBACK AND NO CHAIN; EXECUTE one",
+            "ABORT AND CHAIN; DEALLOCATE one",
+        ] {
+            pair.query("BEGIN ISOLATION LEVEL REPEATABLE READ");
+            pair.query("SELECT 1/0");
+            pair.query(sql);
+            pair.query("SHOW transaction_isolation");
+            pair.query("ROLLBACK");
+            run_prepared(&mut pair, "one");
+        }
+    });
+    end(&stack).await;
 }

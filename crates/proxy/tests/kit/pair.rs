@@ -17,7 +17,7 @@ use super::{
 
 /// Two connections that should not differ.
 pub struct Pair {
-    ours: Raw,
+    pub ours: Raw,
     pub direct: Raw,
     told: [BTreeMap<String, String>; 2],
     pub log: Vec<String>,
