@@ -1,0 +1,17 @@
+SET ROLE grp_admin;
+SELECT cap.note('ddl_command_end','x','x','x','x');
+SELECT cap.saw();
+INSERT INTO cap.log(tag) VALUES ('forged');
+SELECT count(*) FROM cap.log;
+SELECT setval('cap.s', 1);
+ALTER EVENT TRIGGER cap_end DISABLE;
+DROP SCHEMA cap CASCADE;
+DROP FUNCTION cap.saw() CASCADE;
+SET session_replication_role = replica;
+SET event_triggers = off;
+CREATE SCHEMA evil; SET search_path = evil, pg_catalog;
+CREATE FUNCTION evil.current_setting(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'evil as %', current_user; RETURN 'x'; END $$;
+CREATE FUNCTION evil.eq(text, text) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'evil op as %', current_user; RETURN true; END $$;
+CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.eq);
+CREATE DOMAIN evil.text AS pg_catalog.text CHECK (evil.eq(VALUE, VALUE));
+CREATE TABLE evil.t (x int);
