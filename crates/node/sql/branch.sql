@@ -216,13 +216,49 @@ DROP ROLE IF EXISTS {database}_fill;
 
 -- step: stand_in | postgres | transaction
 -- A dump names roles of the database it was made of. One that is gone since has to be there for as long as
--- the dump is read: it may not log in, and is in nothing.
+-- the dump is read: it may not log in, and is in nothing. Its comment names those that it is made for, so that the checker knows, and
+-- whoever is the last one removes it, also when the process that made it died. Several restores may need one.
 DO $$
+DECLARE
+  made_for text;
 BEGIN
+  PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended('{role}', 0));
   IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = '{role}') THEN
     CREATE ROLE {role} NOLOGIN;
+    COMMENT ON ROLE {role} IS 'stands in for: {database}';
+    RETURN;
+  END IF;
+  made_for := pg_catalog.shobj_description('{role}'::regrole, 'pg_authid');
+  IF pg_catalog.starts_with(made_for, 'stands in for: ')
+      AND '{database}' <> ALL (pg_catalog.string_to_array(made_for, ' ')) THEN
+    EXECUTE pg_catalog.format('COMMENT ON ROLE {role} IS %L', made_for || ' {database}');
   END IF;
 END $$;
 
--- step: stand_in_drop | postgres | transaction
-DROP ROLE IF EXISTS {role};
+-- step: stand_ins_drop | postgres | transaction
+-- What {database} needed. One that something still names stays, and says whom it was made for.
+DO $$
+DECLARE
+  role name;
+  made_for text;
+BEGIN
+  FOR role IN SELECT r.rolname FROM pg_catalog.pg_roles r
+      WHERE r.rolname ~ '^x_[a-z][a-z0-9]{11}(_|$)'
+        AND '{database}' = ANY (pg_catalog.string_to_array(pg_catalog.shobj_description(r.oid, 'pg_authid'), ' '))
+      ORDER BY 1 LOOP
+    PERFORM pg_catalog.pg_advisory_xact_lock(pg_catalog.hashtextextended(role::text, 0));
+    SELECT pg_catalog.shobj_description(r.oid, 'pg_authid') INTO made_for FROM pg_catalog.pg_roles r WHERE r.rolname = role;
+    CONTINUE WHEN made_for IS NULL OR NOT pg_catalog.starts_with(made_for, 'stands in for: ');
+    made_for := pg_catalog.array_to_string(
+      pg_catalog.array_remove(pg_catalog.string_to_array(made_for, ' '), '{database}'), ' ');
+    IF made_for <> 'stands in for:' THEN
+      EXECUTE pg_catalog.format('COMMENT ON ROLE %I IS %L', role, made_for);
+      CONTINUE;
+    END IF;
+    BEGIN
+      EXECUTE pg_catalog.format('DROP ROLE %I', role);
+    EXCEPTION WHEN dependent_objects_still_exist THEN
+      NULL;
+    END;
+  END LOOP;
+END $$;

@@ -24,8 +24,6 @@ const STEP: &str = "restore a backup";
 #[derive(Debug)]
 pub struct Fill {
     program: Running,
-    /// Roles made for the time being.
-    stand_ins: Vec<String>,
 }
 
 impl Fill {
@@ -62,7 +60,7 @@ impl Node {
             });
         }
         self.begin_fill(pid, within).await?;
-        let stand_ins = self.make_stand_ins(&source, manifest).await?;
+        self.make_stand_ins(pid, &source, manifest).await?;
         let objects = objects(manifest);
         {
             let copy = self.visit(STEP, &pid.database()).await?;
@@ -80,7 +78,7 @@ impl Node {
             program: "pg_restore",
             words: error.to_string(),
         })?;
-        Ok(Fill { program, stand_ins })
+        Ok(Fill { program })
     }
 
     /// Makes what was filled complete: waits for `pg_restore`, makes out to the logins of `pid` what names
@@ -99,9 +97,9 @@ impl Node {
         users: &[(Role, UserId)],
         within: Duration,
     ) -> Result<(), NodeError> {
-        let Fill { program, stand_ins } = fill;
-        let filled = self.complete(pid, program, manifest, users, within).await;
-        self.undo_stand_ins(&stand_ins).await;
+        let filled = self.complete(pid, fill.program, manifest, users, within);
+        let filled = filled.await;
+        self.try_drop_stand_ins(pid).await;
         filled?;
         let name = pid.database();
         self.run(STEP, &format!("ALTER DATABASE {name} CONNECTION LIMIT 0"))
@@ -141,36 +139,37 @@ impl Node {
         Ok(())
     }
 
-    /// Roles that stood in for others go, if nothing names them any more: what is left is named by another
-    /// restore that is under way, which removes it.
-    async fn undo_stand_ins(&self, stand_ins: &[String]) {
-        for role in stand_ins {
-            let dropped = self
-                .run(STEP, &BRANCH.fill("stand_in_drop", &[("role", role)]))
-                .await;
-            if let Err(error) = dropped {
-                tracing::debug!(role, error = %error, "a role that stood in for another stays for now");
-            }
+    async fn try_drop_stand_ins(&self, pid: &Pid) {
+        if let Err(error) = self.drop_stand_ins(pid).await {
+            tracing::debug!(%pid, error = %error, "roles that stood in for others stay for now");
         }
     }
 
+    /// Roles that stood in for others while the database of `pid` was filled go, unless another restore needs them. Those
+    /// that a half filled database names go when it went, with the logins of `pid`.
+    pub(crate) async fn drop_stand_ins(&self, pid: &Pid) -> Result<(), NodeError> {
+        let own = [("database", &*pid.database())];
+        self.run(STEP, &BRANCH.fill("stand_ins_drop", &own)).await
+    }
+
     /// Ends a fill that came to nothing.
-    pub async fn abandon_fill(&self, mut fill: Fill) {
+    pub async fn abandon_fill(&self, pid: &Pid, mut fill: Fill) {
         let _ = fill.program.child.kill().await;
-        self.undo_stand_ins(&fill.stand_ins).await;
+        self.try_drop_stand_ins(pid).await;
     }
 
     async fn make_stand_ins(
         &self,
+        pid: &Pid,
         source: &Pid,
         manifest: &Manifest,
-    ) -> Result<Vec<String>, NodeError> {
+    ) -> Result<(), NodeError> {
         let lease = self.lease(STEP).await?;
-        let sql = "SELECT rolname::text FROM pg_roles WHERE starts_with(rolname, $1)";
+        let sql = "SELECT rolname::text FROM pg_roles r WHERE starts_with(rolname, $1)
+            AND shobj_description(r.oid, 'pg_authid') IS NULL";
         let rows = self.rows(&lease, STEP, sql, &[&source.database()]).await?;
         lease.give_back();
         let there: BTreeSet<String> = rows.iter().map(|row| row.get(0)).collect();
-        let mut made = Vec::new();
         for suffix in &manifest.logins {
             let role = format!("{}{suffix}", source.database());
             if there.contains(&role) {
@@ -185,11 +184,10 @@ impl Node {
                     what: "the backup names a role that is none of a database's".to_owned(),
                 });
             }
-            self.run(STEP, &BRANCH.fill("stand_in", &[("role", &role)]))
-                .await?;
-            made.push(role);
+            let values = [("role", &*role), ("database", &*pid.database())];
+            self.run(STEP, &BRANCH.fill("stand_in", &values)).await?;
         }
-        Ok(made)
+        Ok(())
     }
 
     /// Whether the database of `pid` is what the manifest says.

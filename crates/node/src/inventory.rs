@@ -60,8 +60,10 @@ fn state(allows_connections: bool, limit: i32) -> DatabaseState {
 
 const DATABASES: &str = "SELECT datname::text, datallowconn, datconnlimit FROM pg_database \
      WHERE datname ~ '^x_[a-z][a-z0-9]{11}$'";
+/// Those that only stand in for what is gone (`sql/branch.sql`) are nobody's.
 const ROLES: &str = "SELECT rolname::text FROM pg_roles \
-     WHERE rolname ~ '^x_[a-z][a-z0-9]{11}(_(admin|write|read))?$'";
+     WHERE rolname ~ '^x_[a-z][a-z0-9]{11}(_(admin|write|read))?$' \
+       AND NOT coalesce(starts_with(shobj_description(oid, 'pg_authid'), 'stands in for: '), false)";
 
 impl Node {
     /// What is on the server, in the order of physical ids.

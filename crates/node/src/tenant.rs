@@ -412,7 +412,8 @@ impl Node {
             self.forget(row.get(0), &TENANT.fill("forget", &values))
                 .await?;
         }
-        self.run(STEP, &TENANT.fill("drop_roles", &values)).await
+        self.run(STEP, &TENANT.fill("drop_roles", &values)).await?;
+        self.drop_stand_ins(pid).await
     }
 
     /// Runs `forget` inside `database`, also when that one is closed.

@@ -49,7 +49,7 @@ impl Node {
         key.verifier(&role.user_login(pid, user), Self::EPOCH)
     }
 
-    /// Users of `pid` that have a login on the server.
+    /// Users of `pid` that have a login on the server, or something that stands in for one.
     ///
     /// # Errors
     ///

@@ -334,7 +334,7 @@ const DATABASES: &str = "Databases";
 /// did not look.
 async fn deep(api: &Api, progress: bool) -> (Vec<Check>, Option<Exit>) {
     let mut looked = 0;
-    let mut checks = Vec::new();
+    let (mut checks, mut notes) = (Vec::new(), Vec::new());
     let mut after = String::new();
     loop {
         let part = format!("/operator/check?limit={PART}{after}");
@@ -343,7 +343,8 @@ async fn deep(api: &Api, progress: bool) -> (Vec<Check>, Option<Exit>) {
             Err(failure) => {
                 let (check, exit) = not_looked(failure, looked);
                 checks.push(check);
-                return (checks, Some(exit));
+                notes.extend(checks);
+                return (notes, Some(exit));
             }
         };
         let told = |finding: &Value| {
@@ -352,6 +353,8 @@ async fn deep(api: &Api, progress: bool) -> (Vec<Check>, Option<Exit>) {
         };
         let findings = report["findings"].as_array();
         checks.extend(findings.into_iter().flatten().map(told));
+        let under_way = report["under_way"].as_array();
+        notes.extend(under_way.into_iter().flatten().map(is_under_way));
         let checked = report["checked"].as_u64().unwrap_or_default();
         looked += checked;
         match report["next_after"].as_str() {
@@ -370,7 +373,21 @@ async fn deep(api: &Api, progress: bool) -> (Vec<Check>, Option<Exit>) {
         let found = format!("{looked} compared, nothing found");
         checks.push(Check::good(DATABASES, found));
     }
-    (checks, None)
+    notes.extend(checks);
+    (notes, None)
+}
+
+/// What was left alone because it is not finished.
+fn is_under_way(fill: &Value) -> Check {
+    let [kind, id, database, subject, begun_at] =
+        ["kind", "id", "database_id", "subject", "begun_at"].map(|name| field(fill, name));
+    let found = format!("{kind} {id} of database {database} fills {subject} since {begun_at}");
+    Check::new(
+        DATABASES,
+        Verdict::Note,
+        found,
+        "what it makes is compared when it has ended: look again then",
+    )
 }
 
 /// Why the server did not look, or not further.
@@ -417,4 +434,20 @@ fn tell(checks: &[Check], global: &Global) -> Result<(), Failure> {
         }
     }
     output::text(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restore_that_is_under_way_is_told_and_fails_nothing() {
+        let fill = json!({ "kind": "restore", "id": "rst_a", "database_id": "b", "subject": "x_c", "begun_at": "then" });
+        let told = is_under_way(&fill);
+        assert_eq!(told.verdict, Verdict::Note);
+        assert_eq!(
+            told.found,
+            "restore rst_a of database b fills x_c since then"
+        );
+    }
 }

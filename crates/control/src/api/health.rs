@@ -10,6 +10,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
+use chrono::{DateTime, Utc};
 use model::Pid;
 use node::{
     NodeError,
@@ -25,7 +26,10 @@ use super::{
     error::{ApiError, ApiResult, ErrorBody, ErrorCode},
     extract::Params,
 };
-use crate::placement::{Stage, store};
+use crate::{
+    backup::restores,
+    placement::{Stage, store},
+};
 
 /// A word about our state.
 #[derive(Serialize, ToSchema)]
@@ -78,6 +82,22 @@ pub(crate) struct CheckReport {
     next_after: Option<String>,
     /// What is not as it should be.
     findings: Vec<CheckFinding>,
+    /// Restores and restore drills that fill a database now, 100 at most, in the first part: what they make on the server, and open for
+    /// themselves, is no finding until they have ended.
+    under_way: Vec<CheckUnderWay>,
+}
+
+/// What changes the server while it is compared.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct CheckUnderWay {
+    /// `restore` or `drill`.
+    kind: String,
+    /// Of the restore or the drill.
+    id: String,
+    database_id: String,
+    /// Name of the database on the server that is filled.
+    subject: String,
+    begun_at: DateTime<Utc>,
 }
 
 /// One thing that is not as it should be.
@@ -142,6 +162,11 @@ pub(crate) async fn check(
             until: Some(Instant::now() + PART_TIME_MAX),
         })
     };
+    // Before the look, so that what ends meanwhile is told, too.
+    let under_way = match after {
+        None => restores::fills(&app.catalog.get().await?).await?,
+        Some(_) => Vec::new(),
+    };
     let mut checked = look(&app, after.as_ref(), part()).await?;
     if !checked.findings.is_empty() {
         // Rows and server cannot be read at one moment: what is made or dropped in between looks
@@ -172,6 +197,16 @@ pub(crate) async fn check(
                 detail: finding.detail,
             })
             .collect(),
+        under_way: under_way
+            .into_iter()
+            .map(|fill| CheckUnderWay {
+                kind: fill.kind,
+                id: fill.id,
+                database_id: fill.tenant.to_string(),
+                subject: fill.pid.database(),
+                begun_at: fill.begun_at,
+            })
+            .collect(),
     }))
 }
 
@@ -200,13 +235,19 @@ async fn expected(app: &App) -> ApiResult<Vec<Expected>> {
     drop(client);
     let expected = rows
         .into_iter()
-        .map(|(pid, stage, settled)| {
-            let state = match stage {
-                Stage::Open if settled => ExpectedState::Open,
-                Stage::Closed if settled => ExpectedState::Closed,
+        .map(|should| {
+            let state = match should.stage {
+                Stage::Open if should.is_settled => ExpectedState::Open,
+                Stage::Closed if should.is_settled && should.is_backed_up => {
+                    ExpectedState::BackedUp
+                }
+                Stage::Closed if should.is_settled => ExpectedState::Closed,
                 _ => ExpectedState::Changing,
             };
-            Expected { pid, state }
+            Expected {
+                pid: should.pid,
+                state,
+            }
         })
         .collect();
     Ok(expected)

@@ -255,11 +255,11 @@ pub(super) async fn restore(
     match timeout(within, fed).await {
         Ok(Ok(()) | Err(CarryError::Pipe(_))) => {}
         Ok(Err(error)) => {
-            app.node.abandon_fill(fill).await;
+            app.node.abandon_fill(pid, fill).await;
             return Err(error);
         }
         Err(_) => {
-            app.node.abandon_fill(fill).await;
+            app.node.abandon_fill(pid, fill).await;
             return Err(CarryError::TooLong(within));
         }
     }

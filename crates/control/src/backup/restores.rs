@@ -12,6 +12,9 @@ use crate::{
     catalog::{self, CatalogError, parse},
 };
 
+/// Databases being filled that one answer counts up.
+const FILLS_MAX: usize = 100;
+
 /// A restore's row.
 #[derive(Clone, Debug)]
 pub(crate) struct Restore {
@@ -156,6 +159,37 @@ pub(crate) async fn needs(
     Ok(catalog::query_opt(client, &sql, &[&backup.as_str()])
         .await?
         .is_some())
+}
+
+/// A database that is being filled from a backup.
+pub(crate) struct Fill {
+    /// `restore` or `drill`.
+    pub(crate) kind: String,
+    pub(crate) id: String,
+    /// Whose backup it is, or that becomes it.
+    pub(crate) tenant: TenantId,
+    pub(crate) pid: Pid,
+    pub(crate) begun_at: DateTime<Utc>,
+}
+
+/// Which databases are being filled, those that began first before others, no more than [`FILLS_MAX`].
+pub(crate) async fn fills(client: &impl GenericClient) -> Result<Vec<Fill>, CatalogError> {
+    let sql = format!(
+        "SELECT 'restore', r.id, r.tenant_id, t.pid, r.begun_at FROM restore r JOIN tenant t ON t.id = r.tenant_id
+         WHERE r.state = 'filling' AND {GOES_ON}
+         UNION ALL SELECT 'drill', id, tenant_id, pid, coalesce(begun_at, asked_at) FROM drill
+         WHERE state = 'running' AND pid IS NOT NULL
+         ORDER BY 5, 2 LIMIT {FILLS_MAX}"
+    );
+    let rows = catalog::query(client, &sql, &[]).await?;
+    let fill = |row: &Row| Fill {
+        kind: row.get(0),
+        id: row.get(1),
+        tenant: parse(row.get(2)),
+        pid: parse(row.get(3)),
+        begun_at: row.get(4),
+    };
+    Ok(rows.iter().map(fill).collect())
 }
 
 /// Leases restores in place whose backup is to be read through.

@@ -632,22 +632,36 @@ pub(crate) async fn is_still_under_way(
     Ok(row.is_some())
 }
 
+/// How a placement should be found on its node.
+pub(crate) struct Should {
+    pub(crate) pid: Pid,
+    pub(crate) stage: Stage,
+    pub(crate) is_settled: bool,
+    /// It is what a restore replaces, and that is backed up first: whoever reads it is let in for that.
+    pub(crate) is_backed_up: bool,
+}
+
 /// What should be on the node, for the checker.
 pub(crate) async fn expected(
     client: &impl GenericClient,
     node: &str,
-) -> Result<Vec<(Pid, Stage, bool)>, CatalogError> {
+) -> Result<Vec<Should>, CatalogError> {
     let rows = catalog::query(
         client,
-        "SELECT pid, stage, unsettled_since IS NULL FROM placement WHERE node = $1",
+        "SELECT p.pid, p.stage, p.unsettled_since IS NULL, EXISTS (
+             SELECT FROM restore r JOIN backup b ON b.id = r.safety_id
+             WHERE r.previous_pid = p.pid AND r.state = 'filling' AND b.state = 'running')
+         FROM placement p WHERE p.node = $1",
         &[&node],
     )
     .await?;
     Ok(rows
         .iter()
-        .map(|row| {
-            let stage = Stage::parse(row.get(1)).expect("the schema allows known stages only");
-            (parse(row.get(0)), stage, row.get(2))
+        .map(|row| Should {
+            pid: parse(row.get(0)),
+            stage: Stage::parse(row.get(1)).expect("the schema allows known stages only"),
+            is_settled: row.get(2),
+            is_backed_up: row.get(3),
         })
         .collect())
 }

@@ -13,6 +13,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
+use tokio::sync::watch;
 
 pub const ACCESS_KEY: &str = "backups";
 
@@ -28,6 +29,8 @@ struct Inside {
     /// Requests that are answered with 503 from now on.
     refuse: u32,
     refused: u32,
+    /// Parts of uploads are not answered for now.
+    holds: watch::Sender<bool>,
     /// There is no bucket.
     is_gone: bool,
 }
@@ -67,6 +70,11 @@ impl Bucket {
         self.0.lock().unwrap().refuse = count;
     }
 
+    /// Lets whoever sends a part of an upload wait.
+    pub fn hold(&self, holds: bool) {
+        self.0.lock().unwrap().holds.send_replace(holds);
+    }
+
     /// Removes the bucket with all that is in it, or brings it back.
     pub fn be_gone(&self, is_gone: bool) {
         self.0.lock().unwrap().is_gone = is_gone;
@@ -92,6 +100,10 @@ async fn answer(
     let wanted = format!("AWS4-HMAC-SHA256 Credential={ACCESS_KEY}/");
     if !text(header::AUTHORIZATION).starts_with(&wanted) {
         return StatusCode::FORBIDDEN.into_response();
+    }
+    if method == Method::PUT && query.contains_key("uploadId") {
+        let mut holds = bucket.0.lock().unwrap().holds.subscribe();
+        holds.wait_for(|holds| !holds).await.unwrap();
     }
     let name = uri.path().trim_start_matches('/').to_owned();
     let mut inside = bucket.0.lock().unwrap();

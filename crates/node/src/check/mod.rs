@@ -76,6 +76,8 @@ pub enum ExpectedState {
     Open,
     /// Database there and closed.
     Closed,
+    /// The same, but for a while: a restore backs up what it replaces. Open to the login that reads it, and to nobody else.
+    BackedUp,
     /// A step is under way: whatever is there is neither missing nor orphaned.
     Changing,
 }
@@ -187,7 +189,7 @@ impl Node {
                 .await?;
             let roles = Roles::read(self, &lease, None).await?;
             roles.check_groups(&mut findings);
-            roles.check_strays(&seen, &mut findings);
+            roles.check_strays(&seen, expected, &mut findings);
             self.check_settings(&lease, None, &mut findings).await?;
             self.check_shared_grants(&lease, &mut findings).await?;
             self.check_template(&lease, &mut findings).await?;
@@ -243,7 +245,8 @@ impl Node {
     async fn check_one(&self, physical: Physical, roles: &Roles) -> (Pid, Vec<Finding>) {
         let mut findings = Vec::new();
         self.check_logins(&physical, roles, &mut findings).await;
-        if physical.database == DatabaseState::Open {
+        let is_filled = roles.is_being_filled(&physical.pid.database());
+        if physical.database == DatabaseState::Open && !is_filled {
             self.check_inside(&physical.pid, &mut findings).await;
         }
         (physical.pid, findings)
@@ -403,7 +406,8 @@ fn compare(expected: &[Expected], seen: &[Physical], findings: &mut Vec<Finding>
             (None, _) => find(FindingKind::OrphanDatabase, "no tenant has it"),
             (Some(ExpectedState::Changing), _)
             | (Some(ExpectedState::Open), DatabaseState::Open)
-            | (Some(ExpectedState::Closed), DatabaseState::Closed) => {}
+            | (Some(ExpectedState::Closed | ExpectedState::BackedUp), DatabaseState::Closed)
+            | (Some(ExpectedState::BackedUp), DatabaseState::Open) => {}
             (Some(_), DatabaseState::Absent) => {
                 find(FindingKind::MissingDatabase, "only roles are there");
             }

@@ -34,7 +34,7 @@ impl Node {
                d.datdba = (SELECT oid FROM pg_roles WHERE rolname = current_user), \
                coalesce(r.rolname::text, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE 'unknown' END), \
                a.privilege_type, a.is_grantable, a.grantee = d.datdba, \
-               d.datacl IS NULL AND (NOT d.datallowconn OR d.datconnlimit = 0) \
+               d.datacl IS NULL AND (NOT d.datallowconn OR d.datconnlimit = 0), d.datallowconn \
              FROM pg_database d \
              CROSS JOIN aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a \
              LEFT JOIN pg_roles r ON r.oid = a.grantee \
@@ -45,6 +45,7 @@ impl Node {
             .filter(|one| one.state == ExpectedState::Open)
             .map(|one| one.pid.database())
             .collect();
+        let read = read_only_by_us(expected);
         let is_managed = self.shared.parts.managed.is_some();
         let mut connects = BTreeSet::new();
         let mut foreign = BTreeSet::new();
@@ -79,6 +80,11 @@ impl Node {
                 let detail = format!("{grantee} has {privilege}");
                 findings.push(Finding::new(Kind::DatabaseAcl, database, detail));
             } else if privilege == "CONNECT" {
+                let is_let_in: bool = row.get(7);
+                if is_let_in && read.contains(&database) && !grantee.ends_with("_backup") {
+                    let detail = format!("{grantee} may connect while it is backed up");
+                    findings.push(Finding::new(Kind::DatabaseAcl, &database, detail));
+                }
                 connects.insert((database, grantee.to_owned()));
             }
         }
@@ -136,6 +142,14 @@ impl Node {
     }
 }
 
+/// Databases of which nobody of the tenant may come in while somebody reads them.
+fn read_only_by_us(expected: &[Expected]) -> BTreeSet<String> {
+    let read = expected
+        .iter()
+        .filter(|one| one.state == ExpectedState::BackedUp);
+    read.map(|one| one.pid.database()).collect()
+}
+
 /// Whether a role may have been granted this on a tenant's database (see `open` and
 /// `open_blueprint` in `sql/tenant.sql`).
 fn may(database: &str, grantee: &str, privilege: &str) -> bool {
@@ -165,6 +179,8 @@ struct RoleRow {
     connection_limit: i32,
     password: Option<String>,
     expires: bool,
+    /// Databases that are filled from a dump that names it; empty: it is what its name says.
+    stands_in_for: Vec<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -191,6 +207,8 @@ const ATTRIBUTES: [&str; 7] = [
 const LOGIN: [bool; 7] = [true, false, false, false, false, false, false];
 /// A group, or the role that the second wall asks for: nothing at all.
 const NOTHING: [bool; 7] = [false; 7];
+/// What stands in for a role that is gone: as `CREATE ROLE` makes it.
+const STAND_IN: [bool; 7] = [false, true, false, false, false, false, false];
 
 impl Roles {
     /// All roles of ours, or those of one tenant.
@@ -201,7 +219,9 @@ impl Roles {
     ) -> Result<Self, NodeError> {
         const ROLES: &str = "SELECT rolname::text, rolcanlogin, rolinherit, rolsuper, rolcreatedb, \
                rolcreaterole, rolreplication, rolbypassrls, rolconnlimit, rolpassword, \
-               rolvaliduntil IS NOT NULL \
+               rolvaliduntil IS NOT NULL, \
+               coalesce(CASE WHEN starts_with(shobj_description(oid, 'pg_authid'), 'stands in for: ') \
+                 THEN (string_to_array(shobj_description(oid, 'pg_authid'), ' '))[4:] END, '{}') \
              FROM pg_authid \
              WHERE ($1::text IS NULL AND rolname ~ '^(x_[a-z][a-z0-9]{11}|tenantry_(owner|admin|write|read)$)') \
                OR starts_with(rolname, $1)";
@@ -220,6 +240,7 @@ impl Roles {
             connection_limit: row.get(8),
             password: row.get(9),
             expires: row.get(10),
+            stands_in_for: row.get(11),
         };
         let member = |row: Row| MemberRow {
             member: row.get(0),
@@ -247,8 +268,11 @@ impl Roles {
 
     /// Users of one tenant that have a login.
     pub(super) fn users(&self, pid: &Pid) -> Vec<(Role, UserId)> {
-        let names = self.roles.iter().filter_map(|role| split(&role.name));
-        names
+        let own = self
+            .roles
+            .iter()
+            .filter(|role| role.stands_in_for.is_empty());
+        own.filter_map(|role| split(&role.name))
             .filter(|(own, _)| own == pid)
             .filter_map(|(_, suffix)| user_of(suffix))
             .collect()
@@ -308,13 +332,41 @@ impl Roles {
         }
     }
 
+    /// Whether the database of `pid` is being filled: nothing in it is where it belongs yet.
+    pub(super) fn is_being_filled(&self, database: &str) -> bool {
+        self.role(&format!("{database}_fill")).is_some()
+    }
+
     /// Roles of our form whose tenant is not there at all: `_deploy`, `_dump`, `_backup`, `_export` and `_fill` alone, or a
-    /// suffix that we never use.
-    pub(super) fn check_strays(&self, seen: &[Physical], findings: &mut Vec<Finding>) {
+    /// suffix that we never use. What fills a database and what stands in for roles that are gone, after that has ended.
+    pub(super) fn check_strays(
+        &self,
+        seen: &[Physical],
+        expected: &[Expected],
+        findings: &mut Vec<Finding>,
+    ) {
         for role in &self.roles {
             let Some((pid, suffix)) = split(&role.name) else {
                 continue;
             };
+            if !role.stands_in_for.is_empty() {
+                role.check(STAND_IN, None, findings);
+                let mut whom = role.stands_in_for.iter();
+                if !whom.any(|database| self.is_being_filled(database)) {
+                    let detail = format!(
+                        "stood in for a role that a restore needed, and nothing is restored into {}",
+                        role.stands_in_for.join(", ")
+                    );
+                    findings.push(Finding::new(Kind::OrphanRole, &role.name, detail));
+                }
+                continue;
+            }
+            let is_settled =
+                |one: &Expected| one.pid == pid && one.state != ExpectedState::Changing;
+            if suffix == "_fill" && expected.iter().any(is_settled) {
+                let detail = "is left of a copy or a restore that has ended";
+                findings.push(Finding::new(Kind::OrphanRole, &role.name, detail));
+            }
             let known = [
                 "", "_admin", "_write", "_read", "_deploy", "_dump", "_backup", "_export", "_fill",
             ]
