@@ -360,3 +360,34 @@ async fn a_part_of_the_log_that_is_missing_is_never_recovered_over() {
     assert!(matches!(error, MomentError::Unknown { .. }), "{error:?}");
     server.stop(STOP).await;
 }
+
+/// Whoever asked went away, at some place of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_that_is_given_up_leaves_nothing_and_the_next_one_is_right() {
+    for major in MAJORS {
+        let dir = Scratch::new();
+        let server = start(major, &dir, often()).await;
+        let node = server.node();
+        let (pid, client) = with_table(&node).await;
+        is_kept(&node).await;
+        let mut log = Log::default();
+        log.write(&client, 20).await;
+        let moment = log.between(10);
+        let root = dir.path().join("data/postgres/moment");
+        for reached in ["conf", "data/global", "data/pg_wal", "data/postmaster.pid"] {
+            let made = root.join(reached);
+            tokio::select! {
+                found = node.recover(moment, Some(&pid), WITHIN) => {
+                    found.unwrap().throw_away().await.unwrap();
+                }
+                () = until("it got so far", async || made.exists()) => {}
+            }
+            until("nothing is left", async || !root.exists()).await;
+        }
+        let found = node.recover(moment, Some(&pid), WITHIN).await.unwrap();
+        let rows = rows_of(&found.node(), &pid).await;
+        assert_eq!(rows.len() as i64, log.at(moment), "{major}");
+        found.throw_away().await.unwrap();
+        server.stop(STOP).await;
+    }
+}

@@ -17,6 +17,7 @@ use crate::{
         Context, LOOK_EVERY, WAIT_TOLD_S,
         database::{self, Shown, field, path},
         progress::{Progress, Reasons},
+        signals::asked_to_end,
     },
 };
 
@@ -25,6 +26,8 @@ mod schedule;
 
 /// How long a backup or a restore is waited for: as long as the server gives a backup, and its queue.
 const WAIT_MAX: Duration = Duration::from_secs(12 * 3600);
+
+const RECOVERING: &str = "recovering that moment, and backing it up";
 
 /// What can be done with backups.
 #[derive(Debug, Subcommand)]
@@ -45,7 +48,7 @@ pub(crate) enum BackupCommand {
     Drills,
     /// Make a database what a backup holds, or make a new one of it.
     Restore(RestoreBackupArgs),
-    /// Delete a backup.
+    /// Delete a backup. One that is being made is given up.
     Delete(DeleteBackupArgs),
     /// Destroy the key of a database's backups: nothing opens them any more. The database stays.
     Erase(EraseArgs),
@@ -194,7 +197,19 @@ async fn create(context: &Context, args: CreateBackupArgs) -> Result<(), Failure
 ///
 /// When it is not kept what databases were then, or the backup could not be made.
 pub(super) async fn of_moment(context: &Context, db: &str, at: &str) -> Result<Value, Failure> {
-    make(context, db, &json!({ "at": at, "keep": false }), true).await
+    let asked = asked_to_end()?;
+    let backup = make(context, db, &json!({ "at": at, "keep": false }), false).await?;
+    let _progress = Progress::wait(RECOVERING, context.quiet);
+    let id = field(&backup, "id").to_owned();
+    tokio::select! {
+        ready = ready(context, backup) => ready,
+        () = asked => {
+            // Nobody else wants it. Should this not get there, it ends by itself in some minutes.
+            let _ = context.api.delete(&url("backups", &id, "")?).await;
+            let became = "the recovery of that moment was given up";
+            Err(Failure::new(Exit::Failed, "broken off", became))
+        }
+    }
 }
 
 async fn make(context: &Context, db: &str, body: &Value, wait: bool) -> Result<Value, Failure> {
@@ -202,13 +217,18 @@ async fn make(context: &Context, db: &str, body: &Value, wait: bool) -> Result<V
     let asked = path(db, &format!("/backups?wait={wait_s}"))?;
     let what = match body["at"].is_null() {
         true => "backing up",
-        false => "recovering that moment, and backing it up",
+        false => RECOVERING,
     };
     let _progress = Progress::wait(what, context.quiet || !wait);
-    let mut backup = context.api.post(&asked, body).await?;
-    if !wait {
-        return Ok(backup);
+    let backup = context.api.post(&asked, body).await?;
+    match wait {
+        true => ready(context, backup).await,
+        false => Ok(backup),
     }
+}
+
+/// Waits for a backup that is being made.
+async fn ready(context: &Context, mut backup: Value) -> Result<Value, Failure> {
     let until = Instant::now() + WAIT_MAX;
     let mut reasons = Reasons::new(context.quiet);
     while matches!(field(&backup, "state"), "waiting" | "running") {
@@ -223,6 +243,13 @@ async fn make(context: &Context, db: &str, body: &Value, wait: bool) -> Result<V
         sleep(LOOK_EVERY).await;
         let look = url("backups", field(&backup, "id"), "")?;
         backup = context.api.get(&look).await?;
+    }
+    if field(&backup, "state") == "deleting" {
+        let gone = format!(
+            "backup {} was deleted while it was being made",
+            field(&backup, "id")
+        );
+        return Err(Failure::new(Exit::Failed, gone, ""));
     }
     if field(&backup, "state") != "ready" {
         return Err(Failure::new(

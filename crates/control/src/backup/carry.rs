@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256};
-use model::Pid;
+use model::{BackupId, Pid};
 use node::{Manifest, Node, NodeError, managed::MomentError};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
@@ -24,6 +24,8 @@ use crate::{
     catalog::CatalogError,
 };
 
+/// Between two looks at whether a backup that is being made is still wanted.
+const UNWANTED_LOOK: Duration = Duration::from_secs(1);
 /// Bytes of one read of a dump.
 const READ: usize = 64 << 10;
 const UNREACHABLE: &str = "the database server could not be reached";
@@ -53,6 +55,9 @@ pub(crate) enum CarryError {
     /// There is nothing to read any more, or the backup is not one that can be used.
     #[error("{0}")]
     Gone(&'static str),
+    /// It was deleted while it was made.
+    #[error("the backup is not wanted any more")]
+    Unwanted,
     /// Nothing to read now.
     #[error("{0}")]
     NotNow(&'static str),
@@ -73,6 +78,7 @@ impl CarryError {
             | Self::Key(KeyError::Destroyed | KeyError::Wrapped)
             | Self::Place(PlaceError::Gone)
             | Self::TooLong(_)
+            | Self::Unwanted
             | Self::Gone(_) => true,
             Self::Key(KeyError::Catalog(_))
             | Self::Catalog(_)
@@ -104,7 +110,7 @@ impl CarryError {
             }
             Self::Node(_) | Self::Pipe(_) | Self::Moment(_) => ErrorCode::BackupFailed,
             Self::TooLong(_) => ErrorCode::Timeout,
-            Self::Gone(_) | Self::NotNow(_) => ErrorCode::WrongState,
+            Self::Gone(_) | Self::Unwanted | Self::NotNow(_) => ErrorCode::WrongState,
         }
     }
 
@@ -138,6 +144,7 @@ impl CarryError {
             | Self::Key(_)
             | Self::TooLong(_)
             | Self::Gone(_)
+            | Self::Unwanted
             | Self::NotNow(_) => self.to_string(),
         }
     }
@@ -210,7 +217,10 @@ pub(super) async fn make(
             moment,
         })
     };
-    let result = timeout(within, copy).await;
+    let result = tokio::select! {
+        result = timeout(within, copy) => result,
+        () = unwanted(app, id) => Ok(Err(CarryError::Unwanted)),
+    };
     let ended = node.end_dump(pid, is_closed).await;
     let result = result.unwrap_or(Err(CarryError::TooLong(within)));
     if result.is_err()
@@ -221,6 +231,18 @@ pub(super) async fn make(
     let made = result?;
     ended?;
     Ok(made)
+}
+
+/// Resolves when a backup that is being made is to go. What works on it ends then: nobody would have anything of it.
+pub(super) async fn unwanted(app: &App, id: &BackupId) {
+    loop {
+        if let Ok(client) = app.catalog.get().await
+            && let Ok(false) = store::is_running(&client, id).await
+        {
+            return;
+        }
+        sleep(UNWANTED_LOOK).await;
+    }
 }
 
 /// Reads all of a backup: whether it is what was written. Touches nothing.

@@ -190,8 +190,9 @@ pub(crate) struct BackupRequest {
     /// What the database was at this moment (RFC 3339), recovered from the history of its node; what it is now, when
     /// left out.
     at: Option<String>,
-    /// False: it is made only to be restored. It is deleted by itself once that has ended, or when nobody restored it for an
-    /// hour. True when left out.
+    /// False: it is made only to be restored, by somebody who waits for it. It is given up when nobody asked for it (with its id, or by `wait`) for
+    /// five minutes while it was being made, and deleted by itself once its restore has ended, or when nobody restored it for an hour.
+    /// True when left out.
     keep: Option<bool>,
 }
 
@@ -288,10 +289,15 @@ pub(crate) async fn get(
     principal: Principal,
     BackupKey(key): BackupKey,
 ) -> ApiResult<axum::Json<BackupResponse>> {
-    Ok(axum::Json((&find(&app, &principal, key).await?).into()))
+    let backup = find(&app, &principal, key).await?;
+    if !backup.is_kept {
+        store::watch(&app.catalog.get().await?, &backup.id).await?;
+    }
+    Ok(axum::Json((&backup).into()))
 }
 
-/// Deletes a backup. Deleting twice is fine while it is being removed.
+/// Deletes a backup. One that is being made is given up at once, with all that works for it. Deleting twice is fine while it is
+/// being removed.
 #[utoipa::path(delete, path = "/customer/backups/{backup}", tag = "backups", operation_id = "delete_backup",
     security(("bearer" = [])), params(("backup" = String, Path, description = "id")),
     responses((status = 200, body = BackupResponse), (status = 401, body = ErrorBody),
@@ -487,6 +493,9 @@ async fn wait_for(
         let look = LOOK_EVERY.min(until - Instant::now());
         let _ = tokio::time::timeout(look, changed).await;
         let client = app.catalog.get().await?;
+        if !backup.is_kept {
+            store::watch(&client, &backup.id).await?;
+        }
         backup = store::read(&client, &backup.id)
             .await?
             .ok_or(ErrorCode::BackupNotFound)?;

@@ -46,6 +46,7 @@ type Driven = Arc<Mutex<BTreeSet<String>>>;
 /// What a process of this name worked on is anybody's: it ended.
 pub(crate) async fn void_leases(app: &App) -> Result<(), CatalogError> {
     let client = app.catalog.get().await?;
+    store::watch_all(&client).await?;
     store::release_leases(&client, &app.config.instance, &[]).await
 }
 
@@ -82,6 +83,7 @@ async fn pass(
     plan: &mut Plan,
 ) -> Result<Duration, CatalogError> {
     let mut client = app.catalog.get().await?;
+    spent::go_on(app, &mut client).await?;
     let free = permits.available_permits();
     if free == 0 {
         return Ok(TICK);
@@ -92,7 +94,6 @@ async fn pass(
         let ours: Vec<&str> = ours.iter().map(String::as_str).collect();
         store::release_leases(&client, &app.config.instance, &ours).await?;
     }
-    spent::go_on(app, &mut client).await?;
     let instance = &app.config.instance;
     // Somebody waits for a restore.
     let restores = restores::take_due(&client, instance, LEASE, free).await?;
@@ -215,7 +216,7 @@ async fn make(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
         if let Some(at) = backup.moment {
             let client = app.catalog.get().await?;
             if !store::begin(&client, &backup.id).await? {
-                return Err(CarryError::Gone("the backup is not wanted any more"));
+                return Err(CarryError::Unwanted);
             }
             drop(client);
             return moment::make(app, backup, at).await;
@@ -227,7 +228,7 @@ async fn make(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
         };
         let client = app.catalog.get().await?;
         if !store::begin(&client, &backup.id).await? {
-            return Err(CarryError::Gone("the backup is not wanted any more"));
+            return Err(CarryError::Unwanted);
         }
         drop(client);
         carry::make(app, &app.node, backup, &pid, false).await
@@ -243,6 +244,11 @@ async fn make(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
                     took_ms = made.took.as_millis(), "a database was backed up");
                 app.counted.backup_made();
             }
+        }
+        // The next pass removes it.
+        Err(CarryError::Unwanted) => {
+            tracing::info!(tenant = %backup.tenant, backup = %backup.id, took_ms = began.elapsed().as_millis(),
+                "a backup that was being made is not wanted any more");
         }
         Err(error) => {
             let ends = error.is_final(backup.attempts) || backup.attempts >= ATTEMPTS_MAX;

@@ -90,10 +90,11 @@ pub(super) async fn make(
     loop {
         let left = until.saturating_duration_since(Instant::now());
         reached(Step::MomentRead, Moment::Before).await;
-        let found = app
-            .node
-            .recover(moment.into(), guess.as_ref(), left)
-            .await?;
+        // Dropped, it leaves nothing.
+        let found = tokio::select! {
+            found = app.node.recover(moment.into(), guess.as_ref(), left) => found?,
+            () = carry::unwanted(app, &backup.id) => return Err(CarryError::Unwanted),
+        };
         reached(Step::MomentRead, Moment::Between).await;
         let read = read(app, backup, &found, now.as_ref()).await;
         if let Err(error) = found.throw_away().await {

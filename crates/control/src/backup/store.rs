@@ -13,6 +13,9 @@ use crate::{
     catalog::{self, CatalogError, parse},
 };
 
+/// Between two notes that somebody waits for a backup.
+const WATCHED_EVERY: Duration = Duration::from_secs(15);
+
 /// Where a backup is in its life.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum State {
@@ -145,8 +148,9 @@ pub(crate) async fn insert(
 ) -> Result<Backup, CatalogError> {
     let id = BackupId::random(&mut rand::rng());
     let sql = format!(
-        "INSERT INTO backup (id, tenant_id, project_id, tenant_name, kind, due_at, moment, is_kept)
-         VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN now() END, $7, $8) RETURNING {COLUMNS}"
+        "INSERT INTO backup (id, tenant_id, project_id, tenant_name, kind, due_at, moment, is_kept, watched_at)
+         VALUES ($1, $2, $3, $4, $5, CASE WHEN $6 THEN now() END, $7, $8, CASE WHEN NOT $8 THEN now() END)
+         RETURNING {COLUMNS}"
     );
     let row = catalog::query_one(
         client,
@@ -363,6 +367,34 @@ pub(crate) async fn begin(
     Ok(catalog::execute(client, sql, &[&id.as_str()]).await? == 1)
 }
 
+/// Whether it is being made; otherwise nobody wants it any more.
+pub(crate) async fn is_running(
+    client: &impl GenericClient,
+    id: &BackupId,
+) -> Result<bool, CatalogError> {
+    let sql = "SELECT FROM backup WHERE id = $1 AND state = 'running'";
+    Ok(catalog::query_opt(client, sql, &[&id.as_str()])
+        .await?
+        .is_some())
+}
+
+/// Somebody waits for one that is to be restored once ([`super::spent`]).
+pub(crate) async fn watch(client: &impl GenericClient, id: &BackupId) -> Result<(), CatalogError> {
+    let sql = "UPDATE backup SET watched_at = now()
+        WHERE id = $1 AND NOT is_kept AND state IN ('waiting', 'running')
+            AND watched_at < now() - make_interval(secs => $2)";
+    let every = WATCHED_EVERY.as_secs_f64();
+    catalog::execute(client, sql, &[&id.as_str(), &every]).await?;
+    Ok(())
+}
+
+/// Nobody could ask for anything while no process was there.
+pub(crate) async fn watch_all(client: &impl GenericClient) -> Result<(), CatalogError> {
+    let sql = "UPDATE backup SET watched_at = now() WHERE NOT is_kept AND state IN ('waiting', 'running')";
+    catalog::execute(client, sql, &[]).await?;
+    Ok(())
+}
+
 /// Writes down by what an upload can be ended.
 pub(crate) async fn set_upload(
     client: &impl GenericClient,
@@ -433,7 +465,8 @@ pub(crate) async fn fail(
         client,
         "UPDATE backup SET attempts = attempts + 1, last_error = $2, leased_by = NULL, leased_until = NULL,
              state = CASE WHEN $3::float8 IS NULL AND state IN ('waiting', 'running') THEN 'failed' ELSE state END,
-             due_at = now() + make_interval(secs => $3::float8)
+             due_at = CASE WHEN state = 'deleting' AND $3::float8 IS NULL THEN now()
+                 ELSE now() + make_interval(secs => $3::float8) END
          WHERE id = $1",
         &[&id.as_str(), &error, &wait.map(|wait| wait.as_secs_f64())],
     )

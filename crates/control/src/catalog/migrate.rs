@@ -152,6 +152,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "backup keys",
         sql: include_str!("../../migrations/0028_backup_keys.sql"),
     },
+    Migration {
+        version: 29,
+        name: "watched",
+        sql: include_str!("../../migrations/0029_watched.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.

@@ -47,6 +47,8 @@ const ARCHIVED_MAX: Duration = Duration::from_secs(120);
 const ARCHIVED_POLL: Duration = Duration::from_millis(50);
 /// Memory of its cache: of the machine's, which belongs to the node, but replaying goes through it.
 const SHARED_BUFFERS: &str = "128MB";
+/// Between two looks at whether what was given up is still being written.
+const WRITTEN_POLL: Duration = Duration::from_millis(20);
 /// How long it may take to end at once. It writes nothing.
 const END_MAX: Duration = Duration::from_secs(10);
 
@@ -85,6 +87,56 @@ pub enum MomentError {
     /// A statement on the node failed.
     #[error(transparent)]
     Node(#[from] NodeError),
+}
+
+/// Whoever has it writes where moments are recovered, and nobody else does.
+type Turn = Arc<OwnedMutexGuard<()>>;
+
+/// A recovery that is being made. Dropped before [`Self::done`], what it made is removed, once nothing writes there; then the
+/// next one has its turn.
+struct Making {
+    base: PathBuf,
+    turn: Option<Turn>,
+}
+
+impl Making {
+    fn done(mut self) {
+        self.turn = None;
+    }
+
+    /// Removes what was made.
+    async fn undo(mut self) -> Result<(), ManagedError> {
+        let removed = match &self.turn {
+            Some(turn) => remove(&self.base, turn).await,
+            None => Ok(()),
+        };
+        self.turn = None;
+        removed
+    }
+}
+
+impl Drop for Making {
+    fn drop(&mut self) {
+        let Some(turn) = self.turn.take() else { return };
+        // Without a runtime the process ends, and the next start cleans.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let base = std::mem::take(&mut self.base);
+        runtime.spawn(async move {
+            if let Err(error) = remove(&base, &turn).await {
+                tracing::warn!(%error, "what was recovered of a moment is removed later");
+            }
+        });
+    }
+}
+
+/// Removes what was recovered, when nobody but the caller has the turn any more: a write that was begun ends by itself.
+async fn remove(base: &Path, turn: &Turn) -> Result<(), ManagedError> {
+    while Arc::strong_count(turn) > 1 {
+        tokio::time::sleep(WRITTEN_POLL).await;
+    }
+    clean(base).await
 }
 
 /// What recovering needs besides the history.
@@ -134,7 +186,7 @@ pub(crate) async fn clean(base: &Path) -> Result<(), ManagedError> {
 pub struct Recovered {
     server: Server,
     base: PathBuf,
-    _turn: OwnedMutexGuard<()>,
+    _turn: Turn,
 }
 
 #[derive(Debug)]
@@ -204,6 +256,8 @@ impl Node {
     /// nothing that was committed later. Waits for its turn: there is one at a time. With the database of
     /// `wanted`, others need not be copied, and are [not usable](Recovered::is_partial) then.
     ///
+    /// Safe to cancel: what was made is removed, and the next recovery waits for that.
+    ///
     /// # Errors
     ///
     /// [`MomentError`]. Nothing of it is left.
@@ -223,7 +277,11 @@ impl Node {
         let until = Instant::now() + within;
         let too_long = |_| MomentError::TooLong(within);
         let turn = facts.moments.turn.clone().lock_owned();
-        let turn = timeout_at(until, turn).await.map_err(too_long)?;
+        let turn = Arc::new(timeout_at(until, turn).await.map_err(too_long)?);
+        let making = Making {
+            base: facts.moments.base.clone(),
+            turn: Some(turn.clone()),
+        };
         let base = &facts.moments.base;
         clean(base).await?;
         let begun = Instant::now();
@@ -242,12 +300,14 @@ impl Node {
                 history: &history,
                 begin: &begin,
                 moment,
+                turn,
             };
             recovery.make(hollow, only.cloned()).await
         };
         let recovered = timeout_at(until, recovered).await;
         match recovered.map_err(too_long).flatten() {
-            Ok(server) => {
+            Ok((server, turn)) => {
+                making.done();
                 tracing::info!(
                     took_ms = begun.elapsed().as_millis(),
                     wrote_bytes = server.wrote_bytes,
@@ -261,7 +321,7 @@ impl Node {
                 })
             }
             Err(error) => {
-                clean(base).await?;
+                making.undo().await?;
                 Err(error)
             }
         }
@@ -322,10 +382,15 @@ struct Recovery<'a> {
     history: &'a History,
     begin: &'a Begin,
     moment: SystemTime,
+    turn: Turn,
 }
 
 impl Recovery<'_> {
-    async fn make(&self, hollow: HashSet<u32>, only: Option<Pid>) -> Result<Server, MomentError> {
+    async fn make(
+        self,
+        hollow: HashSet<u32>,
+        only: Option<Pid>,
+    ) -> Result<(Server, Turn), MomentError> {
         let (parts, facts) = (&self.node.shared.parts, self.facts);
         let dir = dir(&facts.moments.base);
         let user = self.history.user.as_ref();
@@ -339,7 +404,10 @@ impl Recovery<'_> {
                 set_mode(passed, 0o750)?;
             }
         }
-        let cloned = self.history.clone_to(self.begin, hollow, &cluster).await?;
+        let cloned = self
+            .history
+            .clone_to(self.begin, hollow, &cluster, &self.turn)
+            .await?;
         let wrote_bytes = cloned.map_err(|(needed, left)| MomentError::NoRoom { needed, left })?;
         let group = user.map(|user| user.gid);
         let moment = self.node.written(self.moment).await?;
@@ -400,13 +468,14 @@ impl Recovery<'_> {
                 launch.tail.text()
             )));
         }
-        Ok(Server {
+        let server = Server {
             node,
             child,
             only,
             wrote_bytes,
             _launch: launch,
-        })
+        };
+        Ok((server, self.turn))
     }
 }
 

@@ -179,7 +179,7 @@ impl Node {
         let system: String = system.first().map(|row| row.get(0)).unwrap_or_default();
         let databases = ask("SELECT oid, datname::text FROM pg_database").await?;
         ask(&format!("SELECT pg_backup_start('tenantry', {is_fast})")).await?;
-        let copied = copy::copy(wanted, PACE).await?;
+        let copied = copy::copy(wanted, PACE, ()).await?;
         let rows = ask("SELECT labelfile FROM pg_backup_stop(false)").await?;
         let label: String = rows.first().map(|row| row.get(0)).unwrap_or_default();
         let finished = SystemTime::now();

@@ -293,11 +293,23 @@ fn piece(from: &mut File, to: &mut File) -> io::Result<u64> {
 }
 
 /// Copies, at most `pace` bytes a second. Dropped, it ends after its turn and leaves what it has done.
-pub(super) async fn copy(wanted: Wanted, pace: u64) -> io::Result<Copied> {
-    let mut copier = blocking(move || Copier::new(wanted)).await?;
+/// What is `held` is let go when the last turn has ended, also when nobody waits for it any more.
+pub(super) async fn copy(
+    wanted: Wanted,
+    pace: u64,
+    held: impl Clone + Send + 'static,
+) -> io::Result<Copied> {
+    let holds = held.clone();
+    let mut copier = blocking(move || {
+        let _held = holds;
+        Copier::new(wanted)
+    })
+    .await?;
     loop {
+        let holds = held.clone();
         let (begun, before) = (Instant::now(), copier.copied.copied_bytes);
         let (back, is_more) = blocking(move || {
+            let _held = holds;
             let is_more = copier.turn()?;
             Ok((copier, is_more))
         })

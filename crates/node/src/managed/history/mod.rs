@@ -25,13 +25,16 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::{
-        Mutex, PoisonError,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64},
     },
     time::{Duration, SystemTime},
 };
 
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, OwnedMutexGuard},
+    time::Instant,
+};
 
 pub(crate) use self::pass::keep;
 use self::{copy::blocking, trim::Base, wal::Segment};
@@ -328,6 +331,7 @@ impl History {
         begin: &Begin,
         hollow: HashSet<u32>,
         to: &Path,
+        turn: &Arc<OwnedMutexGuard<()>>,
     ) -> io::Result<Result<u64, (u64, u64)>> {
         let _kept = self.in_use.read().await;
         let dir = base::dir(&self.files.bases(), &begin.base.name);
@@ -349,21 +353,22 @@ impl History {
         if let Some(lack) = self.has_room_for(own + log_bytes)? {
             return Ok(Err(lack));
         }
-        let copied = copy::copy(wanted, RECOVERY_PACE).await?;
-        let (packed, to, owner) = (self.files.packed(), to.to_owned(), self.user.clone());
-        let segments = begin.segments.clone();
-        blocking(move || {
-            let label = std::fs::read(dir.join(base::LABEL))?;
-            io::Write::write_all(
-                &mut copy::make(&to.join(base::LABEL), owner.as_ref())?,
-                &label,
-            )?;
-            for segment in &segments {
-                wal::unpack(segment, &packed, &to.join("pg_wal"), owner.as_ref())?;
-            }
-            Ok(())
-        })
-        .await?;
+        let copied = copy::copy(wanted, RECOVERY_PACE, turn.clone()).await?;
+        let label = std::fs::read(dir.join(base::LABEL))?;
+        io::Write::write_all(
+            &mut copy::make(&to.join(base::LABEL), self.user.as_ref())?,
+            &label,
+        )?;
+        // One after another: whoever gives up waits for one at most.
+        for segment in begin.segments.clone() {
+            let (packed, to) = (self.files.packed(), to.join("pg_wal"));
+            let (owner, turn) = (self.user.clone(), turn.clone());
+            blocking(move || {
+                let _turn = turn;
+                wal::unpack(&segment, &packed, &to, owner.as_ref())
+            })
+            .await?;
+        }
         Ok(Ok(copied.copied_bytes + log_bytes))
     }
 }
