@@ -67,6 +67,22 @@ fn as_it_was(of: Postgres) {
     let all = "SELECT string_agg(n || v, ',' ORDER BY n) FROM log";
     assert_eq!(ask(then, all), "1first,2second");
     ask(then, "INSERT INTO log VALUES (9, 'its own')");
+    // The name is taken: nothing is recovered to find that out.
+    let made = || {
+        stack
+            .cli(&["backup", "list", "main", "--quiet"])
+            .ok()
+            .to_owned()
+    };
+    let before = made();
+    let again = branch("then", &moment);
+    assert!(again.failed(5).contains("name_taken"), "{again:?}");
+    // That of the first one may be gone by now; no other is there.
+    let after = made();
+    assert!(
+        after.lines().all(|id| before.contains(id)),
+        "{before} {after}"
+    );
     assert_eq!(
         ask(&main, "SELECT array_agg(n ORDER BY n) FROM log"),
         "{2,3}"

@@ -182,3 +182,37 @@ async fn a_backup_that_is_not_kept_and_that_nobody_restores_goes_in_time_and_nev
     backup(&stack, &token, true).await;
     stack.stop().await;
 }
+
+/// What would be refused when the backup is made is refused before that: a moment takes long to recover.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_for_a_database_that_could_not_be_made_is_refused_at_once() {
+    let stack = Stack::with(|config| config.limits.anonymous_databases_max = 2).await;
+    let token = stack.token().await;
+    stack.create(&token, "main").await;
+    let path = "/customer/databases/main/backups";
+    let ask = async |name: &str| {
+        let body = json!({ "keep": false, "restore_as": name });
+        stack.post(path, &token, body).await
+    };
+    ask("main").await.error(409, "name_taken");
+    ask("No name").await.error(400, "invalid_name");
+    ask("second").await.ok();
+    let third = stack.create(&token, "third").await;
+    ask("second").await.error(403, "quota_exceeded");
+    let made = stack.get(path, &token).await.ok();
+    assert_eq!(made.as_array().unwrap().len(), 1, "{made}");
+
+    // By the time it is restored it may be otherwise.
+    let kept = backup(&stack, &token, true).await;
+    let restore_path = format!("/customer/backups/{}/restore", text(&kept["id"]));
+    let restore = async || {
+        let body = json!({ "name": "second" });
+        stack.post(&restore_path, &token, body).await
+    };
+    restore().await.error(403, "quota_exceeded");
+    let third = format!("/customer/databases/{}?wait=30", text(&third["id"]));
+    stack.delete(&third, &token).await.ok();
+    ask("second").await.ok();
+    restore().await.ok();
+    stack.stop().await;
+}

@@ -191,14 +191,21 @@ async fn create(context: &Context, args: CreateBackupArgs) -> Result<(), Failure
     show(context, &[backup])
 }
 
-/// A backup of what a database was at a moment, ready to be restored once: the server gives it up then.
+/// A backup of what a database was at a moment, ready to be restored once: the server gives it up then. With the `name` of
+/// a new database, refused before anything is recovered where that could not be made.
 ///
 /// # Errors
 ///
 /// When it is not kept what databases were then, or the backup could not be made.
-pub(super) async fn of_moment(context: &Context, db: &str, at: &str) -> Result<Value, Failure> {
+pub(super) async fn of_moment(
+    context: &Context,
+    db: &str,
+    at: &str,
+    name: Option<&str>,
+) -> Result<Value, Failure> {
     let asked = asked_to_end()?;
-    let backup = make(context, db, &json!({ "at": at, "keep": false }), false).await?;
+    let body = json!({ "at": at, "keep": false, "restore_as": name });
+    let backup = make(context, db, &body, false).await?;
     let _progress = Progress::wait(RECOVERING, context.quiet);
     let id = field(&backup, "id").to_owned();
     tokio::select! {
@@ -394,7 +401,7 @@ async fn restore(context: &Context, args: RestoreBackupArgs) -> Result<(), Failu
                 );
                 confirm(args.yes, "restoring in place", &question)?;
             }
-            let made = of_moment(context, &args.backup, at).await?;
+            let made = of_moment(context, &args.backup, at, args.name.as_deref()).await?;
             field(&made, "id").to_owned()
         }
     };

@@ -147,7 +147,7 @@ async fn create_at(
     at: &str,
     args: &BranchArgs,
 ) -> Result<(), Failure> {
-    let backup = backup::of_moment(context, db, at).await?;
+    let backup = backup::of_moment(context, db, at, Some(&args.name)).await?;
     let mut body = json!({ "name": args.name });
     if let Some(seconds) = args.timeout {
         body["timeout_seconds"] = json!(seconds);

@@ -194,6 +194,9 @@ pub(crate) struct BackupRequest {
     /// five minutes while it was being made, and deleted by itself once its restore has ended, or when nobody restored it for an hour.
     /// True when left out.
     keep: Option<bool>,
+    /// A new database of this name will be made of it: refused now, where that would be refused (the name is taken, the project has as many
+    /// databases as it may have). Nothing is made of it by itself, and a restore asks again.
+    restore_as: Option<String>,
 }
 
 /// Has a database backed up: one moment of it, while it stays in use. With `at`, a moment that is past: then
@@ -217,7 +220,9 @@ pub(crate) async fn create(
     principal.may_write()?;
     let wait = wait_of(&app, Some(query.wait.unwrap_or(0.0)))?;
     let moment = request.at.as_deref().map(moment::parse_moment);
+    let restore_as = request.restore_as.as_deref().map(parse_name);
     let asked = Asked {
+        restore_as: restore_as.transpose()?,
         moment: moment.transpose()?,
         is_kept: request.keep.unwrap_or(true),
     };

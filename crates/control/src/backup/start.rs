@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use axum::http::StatusCode;
 use chrono::{DateTime, Utc};
 use model::{
-    BackupId, LoginName, Pid, Role, Secret, TenantId, TenantName,
+    BackupId, LoginName, Pid, ProjectId, Role, Secret, TenantId, TenantName,
     lifecycle::{TenantEvent, TenantState},
 };
 
@@ -30,10 +30,10 @@ use crate::{
     placement::step::{Moment, Step, reached},
     tenant::{
         change,
-        create::{not_made, quota_exceeded},
+        create::{name_taken, not_made, quota_exceeded},
         describe::describe,
         lifetime::Lifetime,
-        store::{Purpose, Tenant, count, lock, lock_project, read},
+        store::{Purpose, Tenant, count, is_name_taken, lock, lock_project, read},
     },
     user,
 };
@@ -44,8 +44,10 @@ const KEPT_MAX: i64 = 100;
 const ONCE_MAX: i64 = 10;
 
 /// What a backup is to be of.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Asked {
+    /// A database of this name will be made of it: what would refuse that, refuses this.
+    pub(super) restore_as: Option<TenantName>,
     /// What the database was then; `None`: what it is.
     pub(super) moment: Option<DateTime<Utc>>,
     /// False: it is given up once it was restored.
@@ -60,7 +62,11 @@ pub(super) async fn backup(
     key: &DatabaseKey,
     asked: Asked,
 ) -> ApiResult<Backup> {
-    let Asked { moment, is_kept } = asked;
+    let Asked {
+        restore_as,
+        moment,
+        is_kept,
+    } = asked;
     reached(Step::BackupCommit, Moment::Before).await;
     let mut client = app.catalog.get().await?;
     let transaction = client.transaction().await?;
@@ -73,6 +79,13 @@ pub(super) async fn backup(
             format!("database {} is {}", tenant.name, tenant.state),
         )
         .hint("a database is backed up while it is ACTIVE"));
+    }
+    if let Some(name) = &restore_as {
+        // Before hours of work. The restore asks again: by then it may be otherwise.
+        must_have_room(app, principal, &transaction, &tenant.project).await?;
+        if is_name_taken(&transaction, &tenant.project, name).await? {
+            return Err(name_taken(name));
+        }
     }
     let most = if is_kept { KEPT_MAX } else { ONCE_MAX };
     if store::count_asked(&transaction, &tenant.id, is_kept).await? >= most {
@@ -257,6 +270,23 @@ struct Beside<'a> {
     source: Option<&'a Tenant>,
 }
 
+/// Refuses one database more than the project may have.
+async fn must_have_room(
+    app: &App,
+    principal: &Principal,
+    transaction: &deadpool_postgres::Transaction<'_>,
+    project: &ProjectId,
+) -> ApiResult<()> {
+    let Some(quota) = principal.quota(app) else {
+        return Ok(());
+    };
+    lock_project(transaction, project).await?;
+    match count(transaction, project).await? >= i64::from(quota) {
+        true => Err(quota_exceeded(quota)),
+        false => Ok(()),
+    }
+}
+
 async fn beside(
     app: &App,
     principal: &Principal,
@@ -264,13 +294,7 @@ async fn beside(
     new: Beside<'_>,
 ) -> ApiResult<Tenant> {
     let project = &new.backup.project;
-    let quota = principal.quota(app);
-    if let Some(quota) = quota {
-        lock_project(transaction, project).await?;
-        if count(transaction, project).await? >= i64::from(quota) {
-            return Err(quota_exceeded(quota));
-        }
-    }
+    must_have_room(app, principal, transaction, project).await?;
     let expires_at = new.lifetime.ends_at(transaction).await?;
     let pid = Pid::random(&mut rand::rng());
     let sql = "INSERT INTO placement (pid, node, owner) VALUES ($1, $2, 'tenant')";

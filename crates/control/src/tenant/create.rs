@@ -202,7 +202,7 @@ pub(crate) fn not_made(name: &TenantName, error: CatalogError) -> ApiError {
     }
 }
 
-pub(super) fn name_taken(name: &TenantName) -> ApiError {
+pub(crate) fn name_taken(name: &TenantName) -> ApiError {
     ApiError::with(
         ErrorCode::NameTaken,
         format!("database name already exists: {name}"),

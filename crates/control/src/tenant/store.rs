@@ -308,6 +308,18 @@ pub(crate) async fn count(
     Ok(row.get(0))
 }
 
+/// Whether no other database of the project may have this name.
+pub(crate) async fn is_name_taken(
+    client: &impl GenericClient,
+    project: &ProjectId,
+    name: &TenantName,
+) -> Result<bool, CatalogError> {
+    let sql = "SELECT FROM tenant
+        WHERE project_id = $1 AND name = $2 AND state NOT IN ('DISABLING', 'DISABLED')";
+    let row = catalog::query_opt(client, sql, &[&project.as_str(), &name.as_str()]).await?;
+    Ok(row.is_some())
+}
+
 /// How many tenants there are in each state; a state without any may be missing.
 pub(crate) async fn count_by_state(
     client: &impl GenericClient,
