@@ -515,6 +515,32 @@ async fn backups_are_kept_in_an_s3_compatible_store() {
         "{back}"
     );
 
+    // Not even when it stays away for longer than anybody tries: the last time, which others follow after 35 minutes.
+    bucket.be_gone(true);
+    stack.post(&verify, &token, json!({})).await.ok();
+    let catalog = stack.catalog().await;
+    let last = "UPDATE backup SET attempts = 12, due_at = now() WHERE id = $1 AND attempts > 0 AND attempts < 12 AND leased_by IS NULL";
+    let unread = wait_for(async || {
+        catalog.execute(last, &[&text(&made["id"])]).await.unwrap();
+        let seen = stack.get(&path, &token).await.ok();
+        (seen["verifying"] == false).then_some(seen)
+    })
+    .await;
+    assert!(
+        text(&unread["last_error"]).starts_with("backup_store_unreachable"),
+        "{unread}"
+    );
+    for of_before in ["state", "verified_at", "verify_error"] {
+        assert_eq!(unread[of_before], back[of_before], "{unread}");
+    }
+    bucket.be_gone(false);
+    let waits = format!("{verify}?wait=60");
+    let again = stack.post(&waits, &token, json!({})).await.ok();
+    assert!(
+        again["last_error"].is_null() && again["verified_at"] != back["verified_at"],
+        "{again}"
+    );
+
     bucket.change(&name, |mut bytes| {
         bytes.truncate(bytes.len() - 1);
         bytes

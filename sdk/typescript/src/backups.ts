@@ -40,14 +40,19 @@ export class Backups {
     return this.session.call('GET /customer/backups/{backup}', { path: { backup }, ...options });
   }
 
-  /** Reads all of it; what is wrong with it is in `verify_error`. Touches nothing. @throws {WaitError} `wait_timeout` */
+  /**
+   * Reads all of it; what is wrong with it is in `verify_error`. Touches nothing.
+   * @throws {WaitError} `wait_timeout`; `wait_hopeless`, with why, when it could not be read, which says nothing of the backup
+   */
   async verify(backup: string, options: RequestOptions & WaitOptions = {}): Promise<Backup> {
     const { timeoutMs = WAIT_MS, ...rest } = options;
     const { signal } = rest;
     await this.session.call('POST /customer/backups/{backup}/verify', { path: { backup }, query: {}, ...rest });
     return until(`backup ${backup} to be read`, async () => {
       const now = await this.get(backup, { signal });
-      return now.verifying ? undefined : now;
+      if (now.verifying) return undefined;
+      if (now.last_error != null) throw new WaitError(`backup ${backup} was not read: ${now.last_error}`, { code: 'wait_hopeless' });
+      return now;
     }, { timeoutMs, signal });
   }
 

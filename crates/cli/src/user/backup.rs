@@ -327,7 +327,7 @@ fn show(context: &Context, backups: &[Value]) -> Result<(), Failure> {
 /// A table has one place for what is wrong: that a backup could not be made, or that it was read since and is not whole.
 fn with_what_is_wrong(backup: &Value) -> Value {
     let mut backup = backup.clone();
-    if backup["last_error"].is_null() {
+    if !backup["verify_error"].is_null() {
         backup["last_error"] = backup["verify_error"].take();
     }
     backup
@@ -372,6 +372,11 @@ async fn verify(context: &Context, args: BackupArgs) -> Result<(), Failure> {
             Exit::Unavailable,
             "the backup is still being read",
             "",
+        )),
+        (_, "") if !backup["last_error"].is_null() => Err(Failure::new(
+            Exit::Unavailable,
+            format!("the backup was not read: {}", field(&backup, "last_error")),
+            "it is what it was before; try again",
         )),
         (_, "") if context.format == Format::Json => output::json(&backup),
         (_, "") => output::text("the backup is whole\n"),
@@ -544,6 +549,7 @@ mod tests {
         };
         assert_eq!(wrong(Value::Null, json!("damaged")), "damaged");
         assert_eq!(wrong(json!("not made"), Value::Null), "not made");
+        assert_eq!(wrong(json!("away"), json!("damaged")), "damaged");
         assert_eq!(wrong(Value::Null, Value::Null), Value::Null);
     }
 }

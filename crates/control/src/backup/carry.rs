@@ -94,6 +94,16 @@ impl CarryError {
         }
     }
 
+    /// Whether it says something of the backup, and not of the way to it: then it is no good one.
+    pub(crate) fn is_of_the_backup(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused(_)
+                | Self::Key(KeyError::Destroyed | KeyError::Wrapped)
+                | Self::Place(PlaceError::Gone)
+        )
+    }
+
     /// As programs are told.
     pub(crate) fn code(&self) -> ErrorCode {
         match self {

@@ -62,7 +62,7 @@ pub(crate) struct BackupResponse {
     tables: Option<i32>,
     rows: Option<i64>,
     /// Why it is not ready, was not removed, or, while `verifying`, was not read yet; it is tried again unless `state` is
-    /// `failed`.
+    /// `failed`. Of a ready one that nobody reads: why `verify` gave up; the backup counts as what it was before.
     last_error: Option<String>,
     /// When all of it was read last, by `verify`.
     verified_at: Option<DateTime<Utc>>,

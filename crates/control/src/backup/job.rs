@@ -274,10 +274,16 @@ async fn verify(app: &Arc<App>, backup: &Backup) -> Result<(), CatalogError> {
     let client = app.catalog.get().await?;
     match verified {
         Ok(_) => store::verified(&client, &backup.id, None).await,
-        Err(error) if error.is_final(backup.attempts) || backup.attempts >= ATTEMPTS_MAX => {
+        Err(error) if error.is_of_the_backup() => {
             tracing::warn!(tenant = %backup.tenant, backup = %backup.id, error = %chain(&error), "a backup cannot be used");
             let said = format!("{}: {}", error.code().as_str(), error.reason());
             store::verified(&client, &backup.id, Some(&said)).await
+        }
+        // Nobody knows more of it than before.
+        Err(error) if error.is_final(backup.attempts) || backup.attempts >= ATTEMPTS_MAX => {
+            tracing::warn!(tenant = %backup.tenant, backup = %backup.id, error = %chain(&error), "a backup was not read through");
+            let said = format!("{}: {}", error.code().as_str(), error.reason());
+            store::unread(&client, &backup.id, &said).await
         }
         Err(error) => {
             tracing::warn!(tenant = %backup.tenant, backup = %backup.id, error = %chain(&error), "a backup was not read; trying again");

@@ -259,7 +259,14 @@ impl BackupPlace {
     ) -> Result<Download, PlaceError> {
         Ok(match &self.0 {
             Kind::Folder(root) => {
-                let mut file = fs::File::open(file(root, tenant, backup)).await?;
+                let mut file = match fs::File::open(file(root, tenant, backup)).await {
+                    // Without its folder nothing is known of what is in it.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                        fs::metadata(root).await.map_err(PlaceError::Folder)?;
+                        return Err(PlaceError::Gone);
+                    }
+                    opened => opened?,
+                };
                 let size = file.metadata().await?.len();
                 file.rewind().await?;
                 Download {
@@ -474,6 +481,8 @@ mod tests {
             "abcdefghijkl".parse().unwrap(),
             "bkp_abcdefghijkl".parse().unwrap(),
         );
+        let away = place.open(&tenant, &backup).await;
+        assert!(matches!(away, Err(PlaceError::Folder(_))));
         let mut upload = place.begin(&tenant, &backup).await.unwrap();
         upload.write(vec![1; 100]).await.unwrap();
         let none = place.open(&tenant, &backup).await;

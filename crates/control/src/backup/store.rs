@@ -479,8 +479,24 @@ pub(crate) async fn ask_verify(
     client: &impl GenericClient,
     id: &BackupId,
 ) -> Result<(), CatalogError> {
-    let sql = "UPDATE backup SET verify_asked_at = now(), due_at = now() WHERE id = $1 AND state = 'ready'";
+    let sql =
+        "UPDATE backup SET verify_asked_at = now(), due_at = now(), attempts = 0, last_error = NULL
+        WHERE id = $1 AND state = 'ready'";
     catalog::execute(client, sql, &[&id.as_str()]).await?;
+    Ok(())
+}
+
+/// It could not be read through, for a reason that says nothing of it: it is what it was.
+pub(crate) async fn unread(
+    client: &impl GenericClient,
+    id: &BackupId,
+    error: &str,
+) -> Result<(), CatalogError> {
+    let sql =
+        "UPDATE backup SET verify_asked_at = NULL, due_at = NULL, attempts = 0, last_error = $2,
+            leased_by = NULL, leased_until = NULL
+        WHERE id = $1 AND state = 'ready'";
+    catalog::execute(client, sql, &[&id.as_str(), &error]).await?;
     Ok(())
 }
 

@@ -157,6 +157,11 @@ const MIGRATIONS: &[Migration] = &[
         name: "watched",
         sql: include_str!("../../migrations/0029_watched.sql"),
     },
+    Migration {
+        version: 30,
+        name: "unread",
+        sql: include_str!("../../migrations/0030_unread.sql"),
+    },
 ];
 
 /// Any number that nobody else uses: "tenantry" in ASCII.
