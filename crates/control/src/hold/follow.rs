@@ -37,7 +37,7 @@ pub(crate) struct Followed(HashMap<HoldId, (TenantId, Option<Wanted>)>);
 pub(crate) async fn begin(app: &Arc<App>) -> Result<Followed, CatalogError> {
     let mut followed = Followed::default();
     let rows = store::all(&app.catalog.get().await?).await?;
-    for row in rows {
+    for row in rows.into_iter().filter(|row| !row.left.is_zero()) {
         let step = Step::Drain(Duration::ZERO);
         // No answer: then there is no proxy that could serve anybody.
         let _ = timeout(BEGIN_TIME_MAX, give(app, &row, step)).await;
@@ -86,7 +86,7 @@ async fn look(app: &Arc<App>, tasks: &Tasks, followed: &mut Followed) -> Result<
             });
         }
     }
-    for row in rows {
+    for row in rows.into_iter().filter(|row| !row.left.is_zero()) {
         let known = followed.0.get(&row.id);
         if known.is_some_and(|(_, wanted)| *wanted >= Some(row.wanted)) {
             continue;

@@ -45,6 +45,7 @@ pub(super) struct Row {
     pub(super) wanted: Wanted,
     /// For running transactions.
     pub(super) drain_left: Duration,
+    /// Zero: nobody let go of it in time. Proxies do so by themselves, when sessions that listen do so again.
     pub(super) left: Duration,
 }
 
@@ -113,11 +114,11 @@ pub(super) async fn confirm(
     Ok(!rows.is_empty())
 }
 
-/// All that are not over.
+/// All, also those that nobody let go of in time, until they are removed.
 pub(super) async fn all(client: &impl GenericClient) -> Result<Vec<Row>, CatalogError> {
     let sql = "SELECT id, tenant_id, step, extract(epoch FROM drain_until - now())::float8,
             extract(epoch FROM deadline - now())::float8
-        FROM hold WHERE deadline > now()";
+        FROM hold";
     let rows = catalog::query(client, sql, &[]).await?;
     let time = |seconds: f64| Duration::try_from_secs_f64(seconds).unwrap_or_default();
     let all = rows.iter().map(|row| Row {
